@@ -1,0 +1,1 @@
+"""Endpoints as declarations, and the server that serves them."""

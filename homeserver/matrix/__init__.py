@@ -1,0 +1,1 @@
+"""The rules of Matrix as pure functions: no network, no disk, no clock."""

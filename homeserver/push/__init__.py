@@ -1,0 +1,1 @@
+"""Unread counts and notifications."""

@@ -1,0 +1,1 @@
+"""Everything that changes a room or reads its history."""

@@ -1,0 +1,1 @@
+"""Clock, tasks, logs and metrics of the process."""

@@ -1,0 +1,1 @@
+"""From one commit to everybody who must hear of it."""

@@ -1,0 +1,1 @@
+"""Durable tables on SQLite and PostgreSQL; the only place where SQL stands."""
