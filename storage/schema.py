@@ -1,0 +1,542 @@
+"""The tables, each declared once as a NamedTuple; both databases' DDL is rendered from here.
+
+A field's annotation is its column: `int` a 64-bit number, `str` text in byte order, `bytes` a blob,
+`X | None` may be NULL. `Position` is an `int` that a change may give as `Pos(k)`, the k-th position
+of its own item. `_nid` fields are numbers handed out by `Database.reserve` or `intern`; nothing is
+a foreign key of anything: what refers to what is proved by `check`. This module holds no SQL beyond
+CREATE and knows nothing of connections.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+Dialect = Literal["sqlite", "postgresql"]
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+_POSITION = "position"
+Position = Annotated[int, _POSITION]
+"""A place in the one stream: absolute (below zero: backfilled), or `Pos` in a change."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index over `columns`; `where` makes it partial."""
+
+    columns: tuple[str, ...]
+    unique: bool = False
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    kind: type
+    nullable: bool
+    position: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What the engines need to know of a table; `key_of(row)` picks the key out of a row."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    indexes: tuple[Index, ...]
+    hot: bool
+    key_of: Callable[[tuple[Any, ...]], Any]
+    position_columns: tuple[int, ...]
+    text_columns: tuple[int, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(next(c for c in self.columns if c.name == name) for name in self.key)
+
+
+TABLES: dict[type[tuple[Any, ...]], Table] = {}
+"""Every table by its row type, in order of declaration."""
+
+
+def table(
+    name: str, key: Sequence[str], indexes: Sequence[Index] = (), *, hot: bool = False
+) -> Callable[[type[Row]], type[Row]]:
+    """Declare the decorated NamedTuple as a table; `hot` rows are updated again and again."""
+
+    def declare(row_type: type[Row]) -> type[Row]:
+        columns = tuple(
+            _column(column, hint)
+            for column, hint in get_type_hints(row_type, include_extras=True).items()
+        )
+        names = [column.name for column in columns]
+        TABLES[row_type] = Table(
+            name=name,
+            columns=columns,
+            key=tuple(key),
+            indexes=tuple(indexes),
+            hot=hot,
+            key_of=itemgetter(*(names.index(k) for k in key)),
+            position_columns=tuple(i for i, column in enumerate(columns) if column.position),
+            text_columns=tuple(i for i, column in enumerate(columns) if column.kind is str),
+        )
+        return row_type
+
+    return declare
+
+
+def _column(name: str, hint: Any) -> Column:
+    nullable = position = False
+    if get_origin(hint) is UnionType or type(None) in get_args(hint):
+        nullable = True
+        (hint,) = (arg for arg in get_args(hint) if arg is not type(None))
+    if get_origin(hint) is Annotated:
+        hint, mark = get_args(hint)
+        position = mark == _POSITION
+    return Column(name, hint, nullable, position)
+
+
+_TYPES: dict[Dialect, dict[type, str]] = {
+    "sqlite": {int: "INTEGER", str: "TEXT", bytes: "BLOB"},
+    "postgresql": {int: "BIGINT", str: 'TEXT COLLATE "C"', bytes: "BYTEA"},
+}
+
+
+def create_statements(dialect: Dialect) -> list[str]:
+    """The DDL of all tables and indexes, one statement each."""
+    return [text for declared in TABLES.values() for text in _create(declared, dialect)]
+
+
+def _create(declared: Table, dialect: Dialect) -> list[str]:
+    columns = [
+        f"{column.name} {_TYPES[dialect][column.kind]}{'' if column.nullable else ' NOT NULL'}"
+        for column in declared.columns
+    ]
+    columns.append(f"PRIMARY KEY ({', '.join(declared.key)})")
+    rowid = len(declared.key) == 1 and declared.key_columns[0].kind is int
+    if dialect == "sqlite":
+        options = " STRICT" if rowid else " STRICT, WITHOUT ROWID"
+    else:
+        options = " WITH (fillfactor = 10)" if declared.hot else ""
+    statements = [f"CREATE TABLE {declared.name} ({', '.join(columns)}){options}"]
+    for index in declared.indexes:
+        unique = "UNIQUE " if index.unique else ""
+        where = f" WHERE {index.where}" if index.where else ""
+        statements.append(
+            f"CREATE {unique}INDEX {declared.name}_by_{'_'.join(index.columns)}"
+            f" ON {declared.name} ({', '.join(index.columns)}){where}"
+        )
+    return statements
+
+
+# --- The database itself -------------------------------------------------------------------------
+
+
+@table("stream", key=("one",), hot=True)
+class StreamRow(NamedTuple):
+    """The single row: the last position given out and the current view of the workers."""
+
+    one: int
+    pos: int
+    view: int
+
+
+@table("views", key=("view",))
+class ViewRow(NamedTuple):
+    """Who the workers were in a view (JSON list of their ids); never changed."""
+
+    view: int
+    members: str
+
+
+@table("workers", key=("id",), hot=True)
+class WorkerRow(NamedTuple):
+    """A process: number of its last batch, the stream's position after it, lease in ms."""
+
+    id: str
+    address: str | None
+    batch: int
+    pos: int
+    lease_until: int
+
+
+@table("numbers", key=("counter",), hot=True)
+class NumberRow(NamedTuple):
+    """The next number that was never given out, by counter."""
+
+    counter: str
+    next: int
+
+
+@table("meta", key=("key",))
+class MetaRow(NamedTuple):
+    key: str
+    value: str
+
+
+@table("timelines", key=("timeline_nid",))
+class TimelineRow(NamedTuple):
+    """One for every start of a server; a sync token is valid for the timeline that it names."""
+
+    timeline_nid: int
+    id: str
+    from_pos: int
+
+
+@table("names", key=("name_nid",), indexes=[Index(("name",), unique=True)])
+class NameRow(NamedTuple):
+    """Interned strings: user ids, event types, state keys, server names."""
+
+    name_nid: int
+    name: str
+
+
+@table("state_keys", key=("key_nid",), indexes=[Index(("type_nid", "name_nid"), unique=True)])
+class StateKeyRow(NamedTuple):
+    """Interned (event type, state key)."""
+
+    key_nid: int
+    type_nid: int
+    name_nid: int
+
+
+# --- Rooms and events ----------------------------------------------------------------------------
+
+
+@table("rooms", key=("room_nid",), indexes=[Index(("room_id",), unique=True)])
+class RoomRow(NamedTuple):
+    """flags: 1 made by a local user, 2 not federatable."""
+
+    room_nid: int
+    room_id: str
+    version: str
+    flags: int
+    created_ts: int
+
+
+REJECTED = 1
+SOFT_FAILED = 2
+REDACTED = 4
+NOTIFIES = 8
+LOCAL = 16
+LINEAR = 32
+OUTLIER = 64
+
+
+@table(
+    "events",
+    key=("event_nid",),
+    indexes=[
+        Index(("event_id", "room_nid"), unique=True),
+        Index(("room_nid", "pos"), unique=True, where="pos IS NOT NULL"),
+        Index(("room_nid",), where="key_nid IS NOT NULL"),
+    ],
+)
+class EventRow(NamedTuple):
+    """An event without its JSON.
+
+    `snap_nid` is the state before it; `prevs` and `auths` are `packing.pack_numbers` of event
+    numbers. flags: REJECTED, SOFT_FAILED, REDACTED, NOTIFIES, LOCAL (ours to send), LINEAR (the
+    state before it is the room's current state at pos - 1), OUTLIER.
+    """
+
+    event_nid: int
+    event_id: str
+    room_nid: int
+    pos: Position | None
+    depth: int
+    type_nid: int
+    key_nid: int | None
+    sender_nid: int
+    origin_ts: int
+    snap_nid: int | None
+    flags: int
+    prevs: bytes
+    auths: bytes
+
+
+@table("event_json", key=("event_nid",))
+class EventJsonRow(NamedTuple):
+    event_nid: int
+    json: bytes
+
+
+@table("event_children", key=("prev_nid", "event_nid"))
+class EventChildRow(NamedTuple):
+    prev_nid: int
+    event_nid: int
+
+
+@table("missing_prevs", key=("room_nid", "event_id", "child_nid"))
+class MissingPrevRow(NamedTuple):
+    """`event_id` is named by `child_nid` as a previous event, and is not here."""
+
+    room_nid: int
+    event_id: str
+    child_nid: int
+
+
+@table("redactions", key=("room_nid", "redacts", "event_nid"))
+class RedactionRow(NamedTuple):
+    """Event `event_nid` redacts the event of id `redacts`, here or not."""
+
+    room_nid: int
+    redacts: str
+    event_nid: int
+
+
+@table(
+    "txn_ids",
+    key=("device_nid", "path_hash", "txn_id"),
+    indexes=[Index(("event_nid",)), Index(("ts",))],
+)
+class TxnIdRow(NamedTuple):
+    device_nid: int
+    path_hash: int
+    txn_id: str
+    event_nid: int
+    ts: int
+
+
+# --- State ---------------------------------------------------------------------------------------
+
+
+@table("snapshots", key=("snap_nid",), indexes=[Index(("room_nid", "state_hash"))])
+class SnapshotRow(NamedTuple):
+    """A room's state in three levels: 0 keyframe, 1 cumulative from anchor, 2 delta from parent.
+
+    `entries` is `packing.pack_entries`; `size` the number of keys in the whole state.
+    """
+
+    snap_nid: int
+    room_nid: int
+    parent_nid: int | None
+    anchor_nid: int | None
+    level: int
+    size: int
+    state_hash: bytes
+    entries: bytes
+
+
+@table("current_state", key=("room_nid", "key_nid"))
+class CurrentStateRow(NamedTuple):
+    room_nid: int
+    key_nid: int
+    event_nid: int
+
+
+@table(
+    "state_changes",
+    key=("room_nid", "pos", "key_nid"),
+    indexes=[Index(("room_nid", "key_nid", "pos"))],
+)
+class StateChangeRow(NamedTuple):
+    """At `pos` the current state's `key_nid` went from `old_nid` to `new_nid` (None: absent)."""
+
+    room_nid: int
+    pos: Position
+    key_nid: int
+    old_nid: int | None
+    new_nid: int | None
+
+
+@table("room_heads", key=("room_nid",))
+class RoomHeadRow(NamedTuple):
+    """Forward extremities (packed numbers), the state after them, the room's last position."""
+
+    room_nid: int
+    extremities: bytes
+    snap_nid: int
+    depth: int
+    last_pos: Position
+
+
+@table("room_summary", key=("room_nid",), indexes=[Index(("joined",), where="published = 1")])
+class RoomSummaryRow(NamedTuple):
+    room_nid: int
+    name: str | None
+    topic: str | None
+    avatar: str | None
+    alias: str | None
+    room_type: str | None
+    join_rule: str
+    visibility: str
+    encryption: str | None
+    guest_access: str
+    joined: int
+    invited: int
+    published: int
+
+
+# --- Membership ----------------------------------------------------------------------------------
+
+JOIN = 1
+INVITE = 2
+KNOCK = 3
+LEAVE = 4
+BAN = 5
+
+FORGOTTEN = 1
+
+
+@table("memberships", key=("room_nid", "user_nid"), indexes=[Index(("user_nid", "membership"))])
+class MembershipRow(NamedTuple):
+    """A user's current membership: JOIN, INVITE, KNOCK, LEAVE or BAN. flags: 1 FORGOTTEN.
+
+    `stripped` is the stripped state (JSON) that came with an invite or a knock.
+    """
+
+    room_nid: int
+    user_nid: int
+    membership: int
+    event_nid: int
+    pos: Position
+    flags: int
+    stripped: bytes | None
+
+
+@table(
+    "membership_log",
+    key=("user_nid", "room_nid", "pos"),
+    indexes=[Index(("user_nid", "pos"))],
+)
+class MembershipLogRow(NamedTuple):
+    """Every change of a local user's membership."""
+
+    user_nid: int
+    room_nid: int
+    pos: Position
+    membership: int
+    event_nid: int
+
+
+@table("aliases", key=("alias",), indexes=[Index(("room_nid",))])
+class AliasRow(NamedTuple):
+    alias: str
+    room_nid: int
+    creator_nid: int
+
+
+# --- What belongs to a user ----------------------------------------------------------------------
+
+READ = 1
+READ_PRIVATE = 2
+
+
+@table(
+    "receipts",
+    key=("room_nid", "user_nid", "kind", "thread"),
+    indexes=[Index(("room_nid", "pos")), Index(("user_nid",))],
+)
+class ReceiptRow(NamedTuple):
+    """kind: 1 m.read, 2 m.read.private; `thread` is empty for an unthreaded receipt."""
+
+    room_nid: int
+    user_nid: int
+    kind: int
+    thread: str
+    event_id: str
+    event_pos: Position
+    ts: int
+    pos: Position
+
+
+@table("account_data", key=("user_nid", "room_nid", "type"), indexes=[Index(("user_nid", "pos"))])
+class AccountDataRow(NamedTuple):
+    """`room_nid` is 0 for what belongs to no room; `content` is JSON."""
+
+    user_nid: int
+    room_nid: int
+    type: str
+    content: bytes
+    pos: Position
+
+
+ADMIN = 1
+DEACTIVATED = 2
+GUEST = 4
+
+
+@table("users", key=("user_nid",), indexes=[Index(("localpart",), unique=True)])
+class UserRow(NamedTuple):
+    """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST."""
+
+    user_nid: int
+    localpart: str
+    password: str | None
+    flags: int
+    created_ts: int
+
+
+@table("profiles", key=("user_nid", "field"))
+class ProfileRow(NamedTuple):
+    """`value` is JSON."""
+
+    user_nid: int
+    field: str
+    value: bytes
+
+
+@table("devices", key=("device_nid",), indexes=[Index(("user_nid", "device_id"), unique=True)])
+class DeviceRow(NamedTuple):
+    device_nid: int
+    user_nid: int
+    device_id: str
+    name: str | None
+    last_seen_ts: int | None
+    last_ip: str | None
+
+
+@table("access_tokens", key=("token_hash",), indexes=[Index(("device_nid",))])
+class AccessTokenRow(NamedTuple):
+    token_hash: bytes
+    device_nid: int
+    user_nid: int
+    expires_ts: int | None
+
+
+@table("filters", key=("user_nid", "filter_nid"))
+class FilterRow(NamedTuple):
+    user_nid: int
+    filter_nid: int
+    json: bytes
+
+
+@table("registration_tokens", key=("token",))
+class RegistrationTokenRow(NamedTuple):
+    token: str
+    uses_allowed: int | None
+    completed: int
+    expires_ts: int | None
+
+
+@table("uia_sessions", key=("session_id",), indexes=[Index(("expires_ts",))])
+class UiaSessionRow(NamedTuple):
+    session_id: str
+    json: bytes
+    expires_ts: int
+
+
+@table("jobs", key=("job_nid",), indexes=[Index(("run_at",))])
+class JobRow(NamedTuple):
+    """Work to be done once at or after `run_at` (ms); `args` is JSON."""
+
+    job_nid: int
+    kind: str
+    args: bytes
+    run_at: int
+    tries: int
