@@ -42,7 +42,7 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds if seconds > 0 else 0)
+        await asyncio.sleep(max(0, seconds))
 
     def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
         return asyncio.get_running_loop().call_later(seconds, call)
@@ -64,6 +64,11 @@ class _Planned:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+def _wake(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 class FakeClock:
@@ -92,7 +97,7 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+        timer = self.call_later(seconds, lambda: _wake(woken))
         try:
             await woken
         finally:

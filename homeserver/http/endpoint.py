@@ -1,0 +1,281 @@
+"""The one declaration of an endpoint, and the call that its function receives.
+
+Owns `@endpoint`: method, path, older paths, authentication, specification place, and the types of
+path parameters, query and body, taken from the function's signature. The router, the server, the
+reference pages and the coverage tests all read the resulting `Endpoint`. Declarations are checked
+when the module is imported, so a wrong one never waits for its first request.
+"""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from urllib.parse import unquote_plus
+
+from aiohttp import web
+
+from homeserver.errors import MatrixError
+from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape
+from homeserver.users.sessions import Session
+
+if TYPE_CHECKING:
+    from homeserver.services import Services
+
+Result = Shape | dict[str, Any] | Raw | Empty
+Handler = Callable[..., Awaitable[Result]]
+H = TypeVar("H", bound=Handler)
+
+
+class Auth:
+    """How the caller of an endpoint proves who it is."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Client(Auth):
+    """An access token; guests and ordinary users are let in as declared.
+
+    spec: client-server-api#using-access-tokens
+    """
+
+    guests: bool = False
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalClient(Auth):
+    """An access token or none; a token that is given must be valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAuth(Auth):
+    """Open to everybody."""
+
+
+class Request:
+    """What a request says of itself beyond its declared parameters."""
+
+    __slots__ = ("_query", "query_string", "raw", "remote")
+
+    def __init__(self, raw: web.BaseRequest, query_string: str, remote: str) -> None:
+        self.raw = raw
+        self.query_string = query_string
+        self.remote = remote
+        """The client's address, taken from X-Forwarded-For only behind a trusted proxy."""
+        self._query: dict[str, list[str]] | None = None
+
+    @property
+    def user_agent(self) -> str:
+        return self.raw.headers.get("User-Agent", "")
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """The query's keys with all their values, decoded; M_INVALID_PARAM when it is no text."""
+        if self._query is None:
+            self._query = parse_query(self.query_string)
+        return self._query
+
+
+class Call:
+    """One request to one endpoint: who asks, and the services that can answer."""
+
+    __slots__ = ("app", "endpoint", "maybe_session", "params", "request")
+
+    def __init__(
+        self,
+        app: "Services",
+        endpoint: "Endpoint",
+        request: Request,
+        session: Session | None,
+        params: dict[str, str],
+    ) -> None:
+        self.app = app
+        self.endpoint = endpoint
+        self.request = request
+        self.maybe_session = session
+        self.params = params
+
+    @property
+    def session(self) -> Session:
+        """Who asks; only for endpoints declared with `Client`."""
+        if self.maybe_session is None:
+            raise RuntimeError("this endpoint takes calls without a session")
+        return self.maybe_session
+
+    @property
+    def path_hash(self) -> int:
+        """A signed 64-bit number for endpoint and path, the transaction id left out.
+
+        It scopes transaction ids, so it is the same on every server and after every restart, and
+        for all spellings of one path. spec: client-server-api#transaction-identifiers
+        """
+        parts = [text for name, text in self.params.items() if name != "txn_id"]
+        scope = "\0".join([self.endpoint.method, self.endpoint.path, *parts])
+        digest = hashlib.blake2b(scope.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PathParameter:
+    """One `{name}` of a path: `check` is the kind and validator of its type, None for any text."""
+
+    name: str
+    check: tuple[str, Callable[[str], bool]] | None
+    may_be_empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One declared operation."""
+
+    method: str
+    path: str
+    also: tuple[str, ...]
+    spec: str
+    auth: Auth
+    handler: Handler
+    parameters: Mapping[str, PathParameter]
+    query: QueryReader | None
+    query_type: type[Shape] | None
+    body: BodyReader | None
+    body_type: Any
+    body_optional: bool
+    body_default: Any
+    max_body: int | None
+
+    @property
+    def name(self) -> str:
+        """The label in metrics and logs."""
+        return f"{self.method} {self.path}"
+
+
+def endpoint(
+    route: str,
+    *,
+    spec: str,
+    auth: Auth,
+    also: tuple[str, ...] | list[str] = (),
+    max_body: int | None = None,
+) -> Callable[[H], H]:
+    """Declare the decorated coroutine function as an endpoint; it stays callable as it is.
+
+    `route` is "METHOD /path/{parameter}"; `also` names further paths of the same operation (a
+    parameter missing there needs a default). The function takes `call: Call` first, each path
+    parameter by name (typed `str` or one of the id types of `shape`; it may be empty in the path
+    only when it has a default), and may take `query: <Shape>` and `body: <Shape> | JsonObject`
+    (with a default: an absent body is allowed and gives the default). `max_body` in bytes
+    overrides the server's limit. Raises TypeError for a declaration that does not hold together.
+    """
+
+    def declare(handler: H) -> H:
+        declared = _declare(handler, route, spec, auth, tuple(also), max_body)
+        handler.__endpoint__ = declared  # type: ignore[attr-defined]
+        return handler
+
+    return declare
+
+
+def endpoints_of(module: ModuleType) -> list[Endpoint]:
+    """The endpoints declared in a module, in the order of its text."""
+    return [
+        value.__endpoint__
+        for value in vars(module).values()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and hasattr(value, "__endpoint__")
+    ]
+
+
+def endpoint_of(handler: Handler) -> Endpoint:
+    """The declaration of one endpoint function."""
+    declared = getattr(handler, "__endpoint__", None)
+    if not isinstance(declared, Endpoint):
+        raise TypeError(f"{handler!r} is not declared as an endpoint")
+    return declared
+
+
+def parse_query(query_string: str) -> dict[str, list[str]]:
+    """A query string's keys and values, `+` being a space; spec: appendices#opaque-identifiers"""
+    found: dict[str, list[str]] = {}
+    if not query_string:
+        return found
+    for part in query_string.split("&"):
+        if not part:
+            continue
+        key, _, text = part.partition("=")
+        if "%" in part or "+" in part or not part.isascii():
+            key, text = _unquoted(key), _unquoted(text)
+        if key in found:
+            found[key].append(text)
+        else:
+            found[key] = [text]
+    return found
+
+
+def _unquoted(text: str) -> str:
+    try:
+        text = unquote_plus(text, errors="strict")
+        text.encode()
+    except UnicodeError:
+        raise MatrixError.invalid_param("The query is not UTF-8") from None
+    if "\0" in text:
+        raise MatrixError.invalid_param("The query holds the character U+0000")
+    return text
+
+
+_PARAMETER = re.compile(r"\{([a-z_]+)\}")
+
+
+def _declare(
+    handler: Handler, route: str, spec: str, auth: Auth, also: tuple[str, ...], max_body: int | None
+) -> Endpoint:
+    method, _, path = route.partition(" ")
+    where = f"{handler.__module__}.{handler.__name__}"
+    if method not in {"GET", "POST", "PUT", "DELETE", "PATCH"} or not path.startswith("/"):
+        raise TypeError(f"{where}: {route!r} is not a method and a path")
+    signature = inspect.signature(handler).parameters
+    types = get_type_hints(handler)
+    if list(signature)[:1] != ["call"]:
+        raise TypeError(f"{where}: the first parameter is `call`")
+    names = set(signature) - {"call", "query", "body"}
+    in_paths = [set(_PARAMETER.findall(one)) for one in (path, *also)]
+    for one in in_paths:
+        if one - names:
+            raise TypeError(f"{where}: the path names {sorted(one - names)}, the function does not")
+    parameters = {}
+    for name in names:
+        required = signature[name].default is inspect.Parameter.empty
+        if name not in in_paths[0] or (required and any(name not in one for one in in_paths)):
+            raise TypeError(f"{where}: {name} does not stand in the path")
+        if types[name] is not str and types[name] not in VALIDATORS:
+            raise TypeError(f"{where}: {name} has a type that no path can give")
+        parameters[name] = PathParameter(name, VALIDATORS.get(types[name]), not required)
+    query_type, body_type = types.get("query"), _without_none(types.get("body"))
+    body_default = signature["body"].default if body_type is not None else None
+    body_optional = body_default is not inspect.Parameter.empty
+    return Endpoint(
+        method=method,
+        path=path,
+        also=also,
+        spec=spec,
+        auth=auth,
+        handler=handler,
+        parameters=parameters,
+        query=QueryReader(query_type) if query_type is not None else None,
+        query_type=query_type,
+        body=BodyReader(body_type) if body_type is not None else None,
+        body_type=body_type,
+        body_optional=body_optional,
+        body_default=body_default if body_optional else None,
+        max_body=max_body,
+    )
+
+
+def _without_none(kind: Any) -> Any:
+    """`X` of `X | None`: an absent body is None, a present one never."""
+    given = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
+    return given[0] if isinstance(kind, UnionType) and len(given) == 1 else kind
