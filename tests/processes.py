@@ -1,11 +1,12 @@
 """Homeservers as processes: what the client, crash and speed tests start, kill and measure.
 
-Owns the life of one server process: a configuration written into a folder, a free port, waiting until
-`/_matrix/client/versions` answers, an orderly stop, `kill -9`, and starting again on the same data.
-`OurServer` is this project, `SynapseServer` the package matrix-synapse in an environment of its own
-(see `synapse_env`), which is what scenarios are validated against and compared with. Both are set up
-alike: durable commits, no rate limits, cheap password hashes, presence off, warnings only in the log.
-It does not create databases (see `databases`) and knows nothing of what is done with a server.
+Owns the life of one server process: a configuration written into a folder, a free port, waiting
+until `/_matrix/client/versions` answers, an orderly stop, `kill -9`, and starting again on the same
+data. `OurServer` is this project, `SynapseServer` the package matrix-synapse in an environment of
+its own (see `synapse_env`), which is what scenarios are validated against and compared with. Both
+are set up alike: durable commits, no rate limits, cheap password hashes, presence off, warnings
+only in the log. It does not create databases (see `databases`) and knows nothing of what is done
+with a server.
 """
 
 import contextlib
@@ -79,7 +80,7 @@ class DidNotStart(Exception):
 
 
 class Server(ABC):
-    """One homeserver process on a folder of its own; `database` is SQLite's path or a PostgreSQL URL.
+    """One homeserver process on a folder of its own; `database` is `sqlite:PATH` or a URL.
 
     The object outlives the process: `stop` or `kill`, then `start` again on the same data and port.
     """
@@ -127,7 +128,7 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self, seconds: float = START_SECONDS) -> None:
-        """Start the process and return when it answers; DidNotStart with its log when it doesn't."""
+        """Start the process and return when it answers; DidNotStart if it doesn't."""
         if self.running:
             raise RuntimeError("the server runs already")
         with self.log.open("ab") as output:
@@ -152,7 +153,7 @@ class Server(ABC):
             time.sleep(0.005)
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """End the process in order (SIGTERM) and return its exit status; kill it when it lingers."""
+        """End the process in order (SIGTERM) and return its exit status; kill it if it lingers."""
         if self._process is None:
             return 0
         self._process.send_signal(signal.SIGTERM)
@@ -165,7 +166,7 @@ class Server(ABC):
         return status
 
     def kill(self) -> None:
-        """End the process and its children at once (SIGKILL): no buffer is written, nothing is said."""
+        """End the process and its children at once (SIGKILL): no buffer is written."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -252,8 +253,8 @@ class OurServer(Server):
 class SynapseServer(Server):
     """Synapse in one process, from the environment that `synapse_env` finds or makes.
 
-    Its SQLite database runs with journal_mode WAL (Synapse sets it) and synchronous FULL (the default
-    of Python's SQLite, which Synapse leaves alone): the same durability as ours.
+    Its SQLite database runs with journal_mode WAL (Synapse sets it) and synchronous FULL (the
+    default of Python's SQLite, which Synapse leaves alone): the same durability as ours.
     """
 
     kind = "synapse"
