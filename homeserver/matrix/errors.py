@@ -9,6 +9,10 @@ class Malformed(Exception):
     """The input breaks a format of the specification; the text says which, naming the field."""
 
 
+class TooLarge(Malformed):
+    """It is malformed only in that it, or a field of it, has too many bytes."""
+
+
 class Rejected(Exception):
     """The rules forbid it.
 
