@@ -118,10 +118,21 @@ _TYPES: dict[Dialect, dict[type, str]] = {
 
 def create_statements(dialect: Dialect) -> list[str]:
     """The DDL of all tables and indexes, one statement each."""
-    return [text for declared in TABLES.values() for text in _create(declared, dialect)]
+    statements = []
+    for declared in TABLES.values():
+        statements.append(create_table(declared, dialect))
+        for index in declared.indexes:
+            unique = "UNIQUE " if index.unique else ""
+            where = f" WHERE {index.where}" if index.where else ""
+            statements.append(
+                f"CREATE {unique}INDEX {declared.name}_by_{'_'.join(index.columns)}"
+                f" ON {declared.name} ({', '.join(index.columns)}){where}"
+            )
+    return statements
 
 
-def _create(declared: Table, dialect: Dialect) -> list[str]:
+def create_table(declared: Table, dialect: Dialect) -> str:
+    """The CREATE TABLE of one table."""
     columns = [
         f"{column.name} {_TYPES[dialect][column.kind]}{'' if column.nullable else ' NOT NULL'}"
         for column in declared.columns
@@ -132,15 +143,7 @@ def _create(declared: Table, dialect: Dialect) -> list[str]:
         options = " STRICT" if rowid else " STRICT, WITHOUT ROWID"
     else:
         options = " WITH (fillfactor = 10)" if declared.hot else ""
-    statements = [f"CREATE TABLE {declared.name} ({', '.join(columns)}){options}"]
-    for index in declared.indexes:
-        unique = "UNIQUE " if index.unique else ""
-        where = f" WHERE {index.where}" if index.where else ""
-        statements.append(
-            f"CREATE {unique}INDEX {declared.name}_by_{'_'.join(index.columns)}"
-            f" ON {declared.name} ({', '.join(index.columns)}){where}"
-        )
-    return statements
+    return f"CREATE TABLE {declared.name} ({', '.join(columns)}){options}"
 
 
 # --- The database itself -------------------------------------------------------------------------
