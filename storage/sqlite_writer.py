@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 Job = Callable[[apsw.Connection], Any]
 
 _CHECKPOINT_PAGES = 1_000
-_WAL_PAGES_MOST = 16_000
+_FINISH_PAGES = 8_000
 
 _TAKE_POSITIONS = "UPDATE stream SET pos = pos + ? WHERE one = 1 AND view = ? RETURNING pos"
 _TAKE_BATCH = "UPDATE workers SET batch = ?, pos = ? WHERE id = ? AND batch = ?"
@@ -182,6 +182,8 @@ class Writer:
         self._checkpointing = checkpointing
         self._jobs: SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = SimpleQueue()
         self._wal_pages = 0
+        self._checkpoint_at = _CHECKPOINT_PAGES
+        self._finish_at = _FINISH_PAGES
         self._wake = threading.Event()
         self._closing = False
         connection.set_wal_hook(self._on_commit)
@@ -216,16 +218,21 @@ class Writer:
                 result, failed = None, error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 future.get_loop().call_soon_threadsafe(_resolve, future, result, failed)
-            if self._wal_pages > _WAL_PAGES_MOST:
-                self._wal_pages = 0
+            if self._wal_pages > self._finish_at:
+                self._finish_at = self._wal_pages + _CHECKPOINT_PAGES
+                # Only between commits can a checkpoint reach the end, so that the WAL begins anew.
                 with contextlib.suppress(apsw.Error):
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wake.set()
         self._connection.close()
 
     def _on_commit(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._wal_pages:
+            self._checkpoint_at = _CHECKPOINT_PAGES
+            self._finish_at = _FINISH_PAGES
         self._wal_pages = pages
-        if pages > _CHECKPOINT_PAGES:
+        if pages > self._checkpoint_at:
+            self._checkpoint_at = pages + _CHECKPOINT_PAGES
             self._wake.set()
         return apsw.SQLITE_OK
 
