@@ -19,10 +19,10 @@ from aiohttp import web
 
 from homeserver.errors import MatrixError
 from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape
-from homeserver.users.sessions import Session
 
 if TYPE_CHECKING:
     from homeserver.services import Services
+    from homeserver.users.sessions import Session
 
 Result = Shape | dict[str, Any] | Raw | Empty
 Handler = Callable[..., Awaitable[Result]]
@@ -59,14 +59,20 @@ class NoAuth(Auth):
 class Request:
     """What a request says of itself beyond its declared parameters."""
 
-    __slots__ = ("_query", "query_string", "raw", "remote")
+    __slots__ = ("_query", "_remote_of", "query_string", "raw")
 
-    def __init__(self, raw: web.BaseRequest, query_string: str, remote: str) -> None:
+    def __init__(
+        self, raw: web.BaseRequest, query_string: str, remote_of: Callable[[web.BaseRequest], str]
+    ) -> None:
         self.raw = raw
         self.query_string = query_string
-        self.remote = remote
-        """The client's address, taken from X-Forwarded-For only behind a trusted proxy."""
+        self._remote_of = remote_of
         self._query: dict[str, list[str]] | None = None
+
+    @property
+    def remote(self) -> str:
+        """The client's address, taken from X-Forwarded-For only behind a trusted proxy."""
+        return self._remote_of(self.raw)
 
     @property
     def user_agent(self) -> str:
@@ -90,7 +96,7 @@ class Call:
         app: "Services",
         endpoint: "Endpoint",
         request: Request,
-        session: Session | None,
+        session: "Session | None",
         params: dict[str, str],
     ) -> None:
         self.app = app
@@ -100,7 +106,7 @@ class Call:
         self.params = params
 
     @property
-    def session(self) -> Session:
+    def session(self) -> "Session":
         """Who asks; only for endpoints declared with `Client`."""
         if self.maybe_session is None:
             raise RuntimeError("this endpoint takes calls without a session")

@@ -1,0 +1,240 @@
+"""From a request to a reply: routing, authentication, reading, calling, and every error.
+
+Owns the order of checks: path, method, token, path parameters, query, body. Invariant: whatever
+happens, the client gets a standard error with an errcode, and a fault of ours is logged with the
+same number that the client sees. What an endpoint does is not its business.
+spec: client-server-api#standard-error-response
+"""
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.client_exceptions import ClientError
+from aiohttp.http_exceptions import HttpProcessingError
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, Client, NoAuth, Request
+from homeserver.http.proxies import Proxies
+from homeserver.http.router import Route, Router
+from homeserver.http.shape import Empty, Raw, check_parameter, too_deep
+from homeserver.http.wire import COMPRESS_FROM, Reply, preflight
+from homeserver.matrix import canonical
+from homeserver.matrix.errors import Malformed, Rejected
+from homeserver.runtime.logs import REQUEST, mask
+from homeserver.runtime.metrics import EndpointMetrics, Metrics
+
+if TYPE_CHECKING:
+    from homeserver.services import Services
+    from homeserver.users.sessions import Session
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS = 60.0
+"""A body that has not come whole by then is given up, so slow senders hold nothing for ever."""
+GONE = 499
+"""The status in the metrics of a request whose client went away."""
+
+
+class Authenticator(Protocol):
+    """Turns access tokens into sessions."""
+
+    def cached(self, token: str) -> "Session | None":
+        """The session of a token that is known to be valid now, without waiting; else None."""
+
+    async def authenticate(self, token: str, request: Request) -> "Session":
+        """The session of a token.
+
+        Raises MatrixError M_UNKNOWN_TOKEN (401), or what else forbids its use.
+        """
+
+
+class Dispatcher:
+    """Answers all requests of one router."""
+
+    def __init__(
+        self,
+        router: Router,
+        services: "Services",
+        authenticator: Authenticator,
+        metrics: Metrics,
+        proxies: Proxies,
+        max_body: int,
+    ) -> None:
+        self._router = router
+        self._services = services
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._remote_of = proxies.remote_of
+        self._max_body = max_body
+        self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
+        self._numbers: Iterator[int] = itertools.count(1)
+
+    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+        """The reply to one request; raises only when the client has gone."""
+        method = raw.method
+        if method == hdrs.METH_OPTIONS:
+            return preflight()
+        began = time.perf_counter()
+        REQUEST.set(next(self._numbers))
+        route = None
+        status = GONE
+        try:
+            try:
+                path, _, query_string = _target(raw).partition("?")
+                route, values = self._router.find(method, path)
+                reply = _reply(await self._call(raw, route, values, query_string))
+            except Exception as error:
+                reply = _error_reply(error, raw)
+            if len(reply.content) > COMPRESS_FROM:
+                await reply.compress(raw)
+            status = reply.code
+            return reply
+        finally:
+            seconds = time.perf_counter() - began
+            observed = self._observed.get(route)
+            if observed is None:
+                assert route is not None
+                observed = self._observed[route] = self._metrics.endpoint(route.endpoint.name)
+            observed.observe(status, seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s %s %d %.1f ms", method, mask(raw.raw_path), status, seconds * 1000.0)
+
+    async def _call(
+        self, raw: web.BaseRequest, route: Route, values: list[str], query_string: str
+    ) -> Any:
+        endpoint = route.endpoint
+        request = Request(raw, query_string, self._remote_of)
+        auth = endpoint.auth
+        session = None
+        if type(auth) is not NoAuth:
+            session = await self._session(auth, request)
+        arguments: dict[str, Any] = {}
+        for parameter, text in zip(route.parameters, values, strict=True):
+            if parameter.check is not None:
+                check_parameter(text, parameter.name, *parameter.check)
+            arguments[parameter.name] = text
+        call = Call(self._services, endpoint, request, session, arguments)
+        if endpoint.query is None and endpoint.body is None:
+            return await endpoint.handler(call, **arguments)
+        given = arguments.copy()
+        if endpoint.query is not None:
+            given["query"] = endpoint.query.read(request.query)
+        if endpoint.body is not None:
+            data = await _read(raw, endpoint.max_body or self._max_body)
+            if data or not endpoint.body_optional:
+                given["body"] = endpoint.body.read(data)
+        return await endpoint.handler(call, **given)
+
+    async def _session(self, auth: object, request: Request) -> "Session | None":
+        token = _token(request)
+        if token is None:
+            if isinstance(auth, Client):
+                raise MatrixError("M_MISSING_TOKEN", "An access token is needed", 401)
+            return None
+        session = self._authenticator.cached(token)
+        if session is None:
+            session = await self._authenticator.authenticate(token, request)
+        if isinstance(auth, Client):
+            if session.is_guest and not auth.guests:
+                raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)
+            if auth.admin and not session.is_admin:
+                raise MatrixError.forbidden("Only administrators may do this")
+        return session
+
+
+class _CloseAfter(MatrixError):
+    """An error after which the rest of the connection can't be understood or is not wanted."""
+
+
+def _target(raw: web.BaseRequest) -> str:
+    """The path and query of the request as they came; the absolute form loses its origin."""
+    target = raw.raw_path
+    if not target.startswith("/"):
+        _, scheme, rest = target.partition("://")
+        target = "/" + rest.partition("/")[2] if scheme else "/" + target
+    return target.partition("#")[0] if "#" in target else target
+
+
+def _token(request: Request) -> str | None:
+    """The access token from the header, or else from the query."""
+    header = request.raw.headers.get(hdrs.AUTHORIZATION)
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme == "Bearer" or scheme.lower() == "bearer":
+            return token.strip() or None
+    if "access_token=" in request.query_string:
+        tokens = request.query.get("access_token")
+        return (tokens[0] or None) if tokens else None
+    return None
+
+
+async def _read(raw: web.BaseRequest, cap: int) -> bytes:
+    """The whole body, at most `cap` bytes of it."""
+    payload = raw.content
+    try:
+        if payload.is_eof():
+            data = payload.read_nowait()
+            if len(data) > cap:
+                raise _too_large(cap)
+            return data
+        if (raw.content_length or 0) > cap:
+            raise _too_large(cap)
+        if raw.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and raw.transport is not None:
+            raw.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        parts = []
+        size = 0
+        async with asyncio.timeout(BODY_SECONDS):
+            while part := await payload.readany():
+                size += len(part)
+                if size > cap:
+                    raise _too_large(cap)
+                parts.append(part)
+        return b"".join(parts)
+    except TimeoutError:
+        raise _CloseAfter("M_UNKNOWN", "The body did not come in time", 408) from None
+    except (ClientError, HttpProcessingError):
+        raise _CloseAfter("M_UNKNOWN", "The body could not be read", 400) from None
+
+
+def _too_large(cap: int) -> MatrixError:
+    return _CloseAfter("M_TOO_LARGE", f"The body is longer than {cap} bytes", 413)
+
+
+_EMPTY = b"{}"
+
+
+def _reply(result: Any) -> Reply:
+    if isinstance(result, Raw):
+        return Reply(result.status, result.body, result.content_type, result.headers)
+    if isinstance(result, Empty):
+        return Reply(200, _EMPTY)
+    return Reply(200, canonical.encode(result))
+
+
+def _error_reply(error: Exception, raw: web.BaseRequest) -> Reply:
+    if isinstance(error, Rejected):
+        error = MatrixError.forbidden(error.reason)
+    elif isinstance(error, Malformed):
+        error = MatrixError.bad_json(str(error) or "The request is malformed")
+    elif isinstance(error, RecursionError):
+        log.warning("A request was nested too deeply", exc_info=error)
+        error = too_deep()
+    elif not isinstance(error, MatrixError):
+        number = secrets.token_hex(5)
+        log.error("%s %s failed [%s]", raw.method, mask(raw.raw_path), number, exc_info=error)
+        error = MatrixError("M_UNKNOWN", f"Internal server error [{number}]", 500)
+    body = {"errcode": error.errcode, "error": error.message} if error.errcode else {}
+    content = msgspec.json.encode({**body, **error.extra})
+    return Reply(
+        error.status,
+        content,
+        headers=error.headers,
+        close=isinstance(error, _CloseAfter),
+    )

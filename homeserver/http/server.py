@@ -1,0 +1,157 @@
+"""Sockets: listeners, TLS, time-outs, and a calm end.
+
+Owns the listening sockets of the process and which of the APIs each carries. Invariants: a client
+that goes away has its handler cancelled; when `stop` returns, no request is being worked on and
+nothing listens. Replies are made in `dispatch.py`.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from homeserver.http.dispatch import Dispatcher
+from homeserver.http.endpoint import Endpoint
+from homeserver.http.router import Router
+from homeserver.runtime.health import Health
+
+log = logging.getLogger(__name__)
+protocol_log = logging.getLogger(__name__ + ".protocol")
+
+IDLE_SECONDS = 75.0
+"""How long a connection may be idle, or take to send a request's head; above usual proxies' 60."""
+DRAIN_SECONDS = 10.0
+MAX_LINE = 32_768
+"""Bytes of a request line: /sync takes whole filters in its query."""
+MAX_FIELD = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where one listener listens: an address and port (0: any free), or a unix socket's path."""
+
+    address: str
+    port: int
+    apis: tuple[str, ...]
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    socket: Path | None = None
+
+
+class Server:
+    """All listeners of the process.
+
+    `endpoints` by API name ("client", ...); `dispatcher` makes what answers one router.
+    """
+
+    def __init__(
+        self,
+        bindings: Sequence[Binding],
+        endpoints: Mapping[str, Sequence[Endpoint]],
+        dispatcher: Callable[[Router], Dispatcher],
+        health: Health,
+        r0_paths: bool = True,
+    ) -> None:
+        self._bindings = bindings
+        self._endpoints = endpoints
+        self._dispatcher = dispatcher
+        self._health = health
+        self._r0_paths = r0_paths
+        self._runners: list[web.ServerRunner] = []
+        self.addresses: list[str] = []
+        """What is listened on once started, as URLs or `unix:` paths, in the bindings' order."""
+
+    async def start(self) -> None:
+        """Listen everywhere; raises OSError naming the address that can't be had."""
+        dispatchers: dict[tuple[str, ...], Dispatcher] = {}
+        try:
+            for binding in self._bindings:
+                if binding.apis not in dispatchers:
+                    router = Router(self._of(binding.apis), self._r0_paths)
+                    dispatchers[binding.apis] = self._dispatcher(router)
+                await self._listen(binding, dispatchers[binding.apis])
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self) -> None:
+        """End in order: not ready, no new connections, requests finish within ten seconds."""
+        self._health.draining.set()
+        await self._close()
+
+    def _of(self, apis: tuple[str, ...]) -> list[Endpoint]:
+        chosen: dict[str, Endpoint] = {}
+        for api in ("health", *apis):
+            for endpoint in self._endpoints.get(api, ()):
+                chosen[endpoint.name] = endpoint
+        return list(chosen.values())
+
+    async def _listen(self, binding: Binding, dispatcher: Dispatcher) -> None:
+        server = web.Server(
+            dispatcher.handle,
+            handler_cancellation=True,
+            access_log=None,
+            logger=protocol_log,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=3.0,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            auto_decompress=False,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+        await runner.setup()
+        self._runners.append(runner)
+        if binding.socket is not None:
+            _remove_stale(binding.socket)
+            await web.UnixSite(runner, str(binding.socket)).start()
+            os.chmod(binding.socket, 0o660)
+            self.addresses.append(f"unix:{binding.socket}")
+            return
+        tls = _tls(binding)
+        try:
+            site = web.TCPSite(runner, binding.address, binding.port, ssl_context=tls, backlog=1024)
+            await site.start()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"can't listen on {binding.address} port {binding.port}: {error.strerror or error}",
+            ) from None
+        host, port = runner.addresses[0][:2]
+        shown = f"[{host}]" if ":" in host else host
+        self.addresses.append(f"{'https' if tls else 'http'}://{shown}:{port}")
+
+    async def _close(self) -> None:
+        # All listeners close at once: the slowest decides, not the sum.
+        for runner in self._runners:
+            for site in list(runner.sites):
+                await site.stop()
+        for runner in self._runners:
+            if runner.server is not None:
+                runner.server.pre_shutdown()
+        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+        self._runners.clear()
+        for binding in self._bindings:
+            if binding.socket is not None:
+                _remove_stale(binding.socket)
+
+
+def _tls(binding: Binding) -> ssl.SSLContext | None:
+    if binding.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(binding.tls_certificate, binding.tls_key)
+    return context
+
+
+def _remove_stale(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
