@@ -167,11 +167,11 @@ def check_text(text: str) -> None:
 
 
 def placed(values: Sequence[Any], start: int, positions: int) -> tuple[Any, ...]:
-    """`values` with every `Pos` made absolute and every text checked."""
+    """`values` with every `Pos` made absolute, though still a `Pos`, and every text checked."""
     for value in values:
         if isinstance(value, str):
             check_text(value)
-    return tuple(_place(v, start, positions) if type(v) is Pos else v for v in values)
+    return tuple(Pos(_place(v, start, positions)) if type(v) is Pos else v for v in values)
 
 
 def _place(pos: Pos, start: int, positions: int) -> int:
