@@ -22,8 +22,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+from psycopg.conninfo import conninfo_to_dict
 from signedjson.key import generate_signing_key, write_signing_keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,12 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
+
+
+def postgresql_url(dsn: str) -> str:
+    """The same database as a URL, from libpq's form of keywords and values."""
+    parts = conninfo_to_dict(dsn)
+    return f"postgresql://{parts['user']}@/{parts['dbname']}?host={quote(str(parts['host']), '')}"
 
 
 def process_tree(pid: int) -> list[psutil.Process]:

@@ -1,0 +1,162 @@
+"""Tables of figures: ours, Synapse's, the ratio, and what each was to be.
+
+Targets are CPU times of one operation on SQLite; on PostgreSQL, database included, twice as much is
+allowed, and 5 ms for a send by a single client (the round trips of a commit rule there).
+"""
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from bench.runs import NAMES, Figure
+
+LABELS = {
+    "registration": "registration (cheap hash)",
+    "room-creation": "room creation",
+    "send-1": "send, 1 client",
+    "send-64": "send, 64 clients",
+    "fan-out": "live delivery, 50 long polls",
+    "idle-sync": "empty incremental sync",
+    "initial-sync": "initial sync, 100 rooms",
+    "join": "join",
+    "messages": "/messages, a page of 50",
+    "memory-after-work": "memory after all this (MB)",
+    "cold-start": "cold start (s of CPU)",
+    "idle-memory": "idle memory, 10 users (MB)",
+}
+TARGETS = {
+    "send-64": 0.8,
+    "send-1": 1.2,
+    "fan-out": 0.25,
+    "idle-sync": 0.3,
+    "join": 2.0,
+    "room-creation": 5.0,
+    "cold-start": 0.8,
+    "idle-memory": 100.0,
+}
+COLUMNS = (
+    "CPU ms an operation",
+    "target",
+    "ours",
+    "Synapse",
+    "ratio",
+    "verdict",
+    "ours: per s, p50, p99 ms",
+    "Synapse: per s, p50, p99 ms",
+    "others' cores, ours / Synapse",
+)
+LEAST_RATIO = {"send-1": 25.0, "send-64": 25.0, "fan-out": 25.0}
+
+
+def target(scenario: str, database: str) -> float | None:
+    """The most that it may cost, None where only being below Synapse is asked."""
+    if database == "sqlite" or scenario in ("cold-start", "idle-memory"):
+        return TARGETS.get(scenario)
+    if scenario == "send-1":
+        return 5.0
+    allowed = TARGETS.get(scenario)
+    return None if allowed is None else 2 * allowed
+
+
+def verdict(scenario: str, database: str, ours: float, synapse: float | None) -> str:
+    """`met`, or what is missing, in words."""
+    missing = []
+    allowed = target(scenario, database)
+    if allowed is not None and ours > allowed:
+        missing.append("over target")
+    if synapse is not None and ours:
+        least = LEAST_RATIO.get(scenario, 1.0)
+        if synapse / ours < least:
+            missing.append(f"ratio under {least:.0f}")
+    return ", ".join(missing) or "met"
+
+
+def tables(figures: Sequence[Figure]) -> str:
+    """A table in Markdown for each database."""
+    parts = []
+    for database in dict.fromkeys(figure.database for figure in figures):
+        found = {(f.scenario, f.server): f for f in figures if f.database == database}
+        parts.append(_table(database, found))
+    return "\n\n".join(parts)
+
+
+def _table(database: str, found: dict[tuple[str, str], Figure]) -> str:
+    lines = [
+        f"### {'SQLite' if database == 'sqlite' else 'PostgreSQL, its processes included'}",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---|---:|---:|---:|---:|---|---|---|---|",
+    ]
+    for name in NAMES:
+        ours, synapse = found.get((name, "ours")), found.get((name, "synapse"))
+        if ours is None and synapse is None:
+            continue
+        allowed = target(name, database)
+        values = [f.value if f else None for f in (ours, synapse)]
+        ratio = f"{values[1] / values[0]:.1f}" if values[0] and values[1] else ""
+        judged = "" if values[0] is None else verdict(name, database, values[0], values[1])
+        cells = [
+            LABELS[name],
+            "" if allowed is None else f"{allowed:g}",
+            _value(ours),
+            _value(synapse),
+            ratio,
+            judged,
+            _speed(ours),
+            _speed(synapse),
+            " / ".join(_foreign(f) for f in (ours, synapse)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _value(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if figure.value is None:
+        return f"failed: {figure.failure}".replace("|", "/")[:120]
+    text = f"{figure.value:.0f}" if figure.unit == "MB" else f"{figure.value:.2f}"
+    if figure.database_share:
+        text += f" (of it database {figure.database_share:.2f})"
+    return text
+
+
+def _speed(figure: Figure | None) -> str:
+    if figure is None or figure.per_second is None:
+        return ""
+    return f"{figure.per_second:.0f}, {figure.p50_ms:.1f}, {figure.p99_ms:.1f}"
+
+
+def _foreign(figure: Figure | None) -> str:
+    return "" if figure is None or figure.per_second is None else f"{figure.foreign_cores:.2f}"
+
+
+def machine() -> str:
+    """One line on where it ran."""
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    )
+
+
+def as_json(figures: Sequence[Figure]) -> str:
+    """All figures, for programs."""
+    return json.dumps(
+        {"machine": machine(), "figures": [asdict(figure) for figure in figures]}, indent=1
+    )
+
+
+def write_page(path: Path, command: str, figures: Sequence[Figure]) -> None:
+    """Replace the part of the page between its two marks by these figures."""
+    page = path.read_text()
+    begin, end = "<!-- figures -->", "<!-- end of figures -->"
+    head, rest = page.split(begin, 1)
+    tail = rest.split(end, 1)[1]
+    text = f"{begin}\n\nLast run: `{command}` on {machine()}.\n\n{tables(figures)}\n\n{end}"
+    path.write_text(head + text + tail)
