@@ -17,7 +17,7 @@ from homeserver.matrix.canonical import (
     MAX_INT,
     JsonObject,
     check,
-    decode,
+    decode_object,
     encode,
     encode_unpadded,
     encode_unpadded_urlsafe,
@@ -119,7 +119,7 @@ class Event:
             raise Malformed("A PDU is an object")
         if "unsigned" in pdu:
             pdu = {key: value for key, value in pdu.items() if key != "unsigned"}
-        check(pdu, strict=rules.strict_json)
+        pdu = _checked(pdu, rules)
         _check_format(pdu, rules)
         if len(encode(pdu)) > MAX_PDU_BYTES:
             raise TooLarge(f"The event has more than {MAX_PDU_BYTES} bytes")
@@ -166,10 +166,7 @@ def build(
     """
     if redacts is not None and rules.redacts_in_content:
         content = {**content, "redacts": redacts}
-    check(content, strict=rules.strict_json)
-    if not rules.strict_json:
-        # Floats must be written in the notation that hashes are made over.
-        content = decode(encode(content))
+    content = _checked(content, rules)
     pdu: JsonObject = {
         "auth_events": _references(auth_event_ids, rules, reference_hashes),
         "content": content,
@@ -222,6 +219,15 @@ def _hashed_and_signed(
     else:
         event_id = event_id_from_hash(hashlib.sha256(message).digest(), rules)
     return Event(pdu, rules, event_id), data
+
+
+def _checked(value: JsonObject, rules: RoomRules) -> JsonObject:
+    """The object if it is JSON as the room version allows it, `Malformed` otherwise."""
+    check(value, strict=rules.strict_json)
+    if rules.strict_json:
+        return value
+    # Floats that `decode` has read are written in the notation that hashes are made over.
+    return decode_object(encode(value))
 
 
 def _references(

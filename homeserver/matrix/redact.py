@@ -62,8 +62,9 @@ def redact_content(event_type: object, content: object, rules: RoomRules) -> Jso
     kept = {key: content[key] for key in protected if key in content}
     if event_type == "m.room.member" and rules.redaction_v11:
         invite = content.get("third_party_invite")
-        if isinstance(invite, dict) and "signed" in invite:
-            kept["third_party_invite"] = {"signed": invite["signed"]}
+        if isinstance(invite, dict):
+            # The object stays, also when nothing is left of it: other servers hash it so.
+            kept["third_party_invite"] = {key: invite[key] for key in ("signed",) if key in invite}
     return kept
 
 
