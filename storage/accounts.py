@@ -1,24 +1,30 @@
-"""Accounts, devices, access tokens, registration tokens, user-interactive sessions, profiles.
+"""Reading accounts: users, devices, access tokens, profiles, what registration needs, jobs."""
 
-Reads take many keys and return dicts from which what does not exist is absent. The writes that stand
-here are those that a row alone can't say.
-"""
-
+from collections import defaultdict
 from collections.abc import Collection
+from typing import NamedTuple
 
-from storage.changes import Change, Do
 from storage.engine import Database
 from storage.schema import (
     AccessTokenRow,
     DeviceRow,
-    ProfileRow,
+    JobRow,
     RegistrationTokenRow,
     UiaSessionRow,
     UserRow,
 )
 
 
-async def users_by_nid(db: Database, user_nids: Collection[int]) -> dict[int, UserRow]:
+class TokenOwner(NamedTuple):
+    """An access token with the device and the account that it stands for."""
+
+    token: AccessTokenRow
+    device: DeviceRow
+    user: UserRow
+    user_id: str
+
+
+async def users(db: Database, user_nids: Collection[int]) -> dict[int, UserRow]:
     """Local accounts by number."""
     rows = await db.fetch(
         "SELECT user_nid, localpart, password, flags, created_ts FROM users WHERE user_nid IN (??)",
@@ -28,7 +34,7 @@ async def users_by_nid(db: Database, user_nids: Collection[int]) -> dict[int, Us
 
 
 async def users_by_localpart(db: Database, localparts: Collection[str]) -> dict[str, UserRow]:
-    """Local accounts by localpart, exactly as written."""
+    """Local accounts by localpart."""
     rows = await db.fetch(
         "SELECT user_nid, localpart, password, flags, created_ts FROM users"
         " WHERE localpart IN (??)",
@@ -37,20 +43,44 @@ async def users_by_localpart(db: Database, localparts: Collection[str]) -> dict[
     return {row[1]: UserRow(*row) for row in rows}
 
 
-async def has_users(db: Database) -> bool:
-    """Whether there is any account."""
-    return bool(await db.fetch("SELECT user_nid FROM users LIMIT 1"))
+async def any_user(db: Database) -> bool:
+    """Whether there is an account at all."""
+    return bool(await db.fetch("SELECT user_nid FROM users ORDER BY user_nid LIMIT 1"))
 
 
-async def profiles_of(db: Database, user_nid: int) -> dict[str, bytes]:
-    """A user's profile fields (JSON) by name."""
+async def token_owners(db: Database, token_hashes: Collection[bytes]) -> dict[bytes, TokenOwner]:
+    """Owners of access tokens by hash, expired tokens too."""
     rows = await db.fetch(
-        "SELECT user_nid, field, value FROM profiles WHERE user_nid = ?", user_nid
+        "SELECT token_hash, access_tokens.device_nid, access_tokens.user_nid, expires_ts,"
+        " devices.device_nid, devices.user_nid, device_id, devices.name, last_seen_ts, last_ip,"
+        " users.user_nid, localpart, password, flags, created_ts, names.name"
+        " FROM access_tokens JOIN devices ON devices.device_nid = access_tokens.device_nid"
+        " JOIN users ON users.user_nid = access_tokens.user_nid"
+        " JOIN names ON names.name_nid = access_tokens.user_nid WHERE token_hash IN (??)",
+        token_hashes,
     )
-    return {row.field: row.value for row in (ProfileRow(*row) for row in rows)}
+    return {
+        row[0]: TokenOwner(
+            AccessTokenRow(*row[:4]), DeviceRow(*row[4:10]), UserRow(*row[10:15]), row[15]
+        )
+        for row in rows
+    }
 
 
-async def devices_by_nid(db: Database, device_nids: Collection[int]) -> dict[int, DeviceRow]:
+async def tokens_of(db: Database, device_nids: Collection[int]) -> dict[int, list[AccessTokenRow]]:
+    """Access tokens by device."""
+    rows = await db.fetch(
+        "SELECT token_hash, device_nid, user_nid, expires_ts FROM access_tokens"
+        " WHERE device_nid IN (??)",
+        device_nids,
+    )
+    found: dict[int, list[AccessTokenRow]] = defaultdict(list)
+    for row in rows:
+        found[row[1]].append(AccessTokenRow(*row))
+    return dict(found)
+
+
+async def devices(db: Database, device_nids: Collection[int]) -> dict[int, DeviceRow]:
     """Devices by number."""
     rows = await db.fetch(
         "SELECT device_nid, user_nid, device_id, name, last_seen_ts, last_ip FROM devices"
@@ -60,88 +90,63 @@ async def devices_by_nid(db: Database, device_nids: Collection[int]) -> dict[int
     return {row[0]: DeviceRow(*row) for row in rows}
 
 
-async def devices_of_user(
-    db: Database, user_nid: int, device_ids: Collection[str] | None = None
-) -> dict[str, DeviceRow]:
-    """A user's devices by id: those of `device_ids`, or all."""
-    if device_ids is None:
-        rows = await db.fetch(
-            "SELECT device_nid, user_nid, device_id, name, last_seen_ts, last_ip FROM devices"
-            " WHERE user_nid = ?",
-            user_nid,
-        )
-    else:
-        rows = await db.fetch(
-            "SELECT device_nid, user_nid, device_id, name, last_seen_ts, last_ip FROM devices"
-            " WHERE user_nid = ? AND device_id IN (??)",
-            user_nid,
-            device_ids,
-        )
-    return {row[2]: DeviceRow(*row) for row in rows}
-
-
-def device_named(device_nid: int, name: str) -> Change:
-    """Give a device a name; the item fails with `Missed` when it is not there."""
-    return Do("UPDATE devices SET name = ? WHERE device_nid = ?", (name, device_nid), expect=1)
-
-
-def device_seen(device_nid: int, ts: int, address: str) -> Change:
-    """Note when and from where a device was last used, if it is still there."""
-    return Do(
-        "UPDATE devices SET last_seen_ts = ?, last_ip = ? WHERE device_nid = ?",
-        (ts, address, device_nid),
-    )
-
-
-async def access_token(db: Database, token_hash: bytes) -> AccessTokenRow | None:
-    """The access token of this hash."""
+async def devices_of(db: Database, user_nids: Collection[int]) -> dict[int, dict[str, DeviceRow]]:
+    """By user, devices by their id."""
     rows = await db.fetch(
-        "SELECT token_hash, device_nid, user_nid, expires_ts FROM access_tokens"
-        " WHERE token_hash = ?",
-        token_hash,
+        "SELECT device_nid, user_nid, device_id, name, last_seen_ts, last_ip FROM devices"
+        " WHERE user_nid IN (??) ORDER BY user_nid, device_id",
+        user_nids,
     )
-    return AccessTokenRow(*rows[0]) if rows else None
+    found: dict[int, dict[str, DeviceRow]] = defaultdict(dict)
+    for row in rows:
+        found[row[1]][row[2]] = DeviceRow(*row)
+    return dict(found)
 
 
-async def tokens_of_devices(db: Database, device_nids: Collection[int]) -> list[AccessTokenRow]:
-    """All access tokens of some devices."""
+async def profiles(db: Database, user_nids: Collection[int]) -> dict[int, dict[str, bytes]]:
+    """By user, the JSON of each field of the profile."""
     rows = await db.fetch(
-        "SELECT token_hash, device_nid, user_nid, expires_ts FROM access_tokens"
-        " WHERE device_nid IN (??)",
-        device_nids,
+        "SELECT user_nid, field, value FROM profiles WHERE user_nid IN (??)", user_nids
     )
-    return [AccessTokenRow(*row) for row in rows]
+    found: dict[int, dict[str, bytes]] = defaultdict(dict)
+    for user_nid, field, value in rows:
+        found[user_nid][field] = value
+    return dict(found)
 
 
-async def registration_token(db: Database, token: str) -> RegistrationTokenRow | None:
-    """The registration token of this text."""
+async def registration_tokens(
+    db: Database, tokens: Collection[str]
+) -> dict[str, RegistrationTokenRow]:
+    """Registration tokens by their text."""
     rows = await db.fetch(
         "SELECT token, uses_allowed, completed, expires_ts FROM registration_tokens"
-        " WHERE token = ?",
-        token,
+        " WHERE token IN (??)",
+        tokens,
     )
-    return RegistrationTokenRow(*rows[0]) if rows else None
+    return {row[0]: RegistrationTokenRow(*row) for row in rows}
 
 
-def registration_token_used(token: str, now: int) -> Change:
-    """Count one use; the item fails with `Missed` when the token is not good (any more)."""
-    return Do(
-        "UPDATE registration_tokens SET completed = completed + 1 WHERE token = ?"
-        " AND (uses_allowed IS NULL OR completed < uses_allowed)"
-        " AND (expires_ts IS NULL OR expires_ts > ?)",
-        (token, now),
-        expect=1,
-    )
-
-
-async def uia_session(db: Database, session_id: str) -> UiaSessionRow | None:
-    """The user-interactive session of this id."""
+async def uia_sessions(db: Database, session_ids: Collection[str]) -> dict[str, UiaSessionRow]:
+    """Sessions of user-interactive authentication by id, expired ones too."""
     rows = await db.fetch(
-        "SELECT session_id, json, expires_ts FROM uia_sessions WHERE session_id = ?", session_id
+        "SELECT session_id, json, expires_ts FROM uia_sessions WHERE session_id IN (??)",
+        session_ids,
     )
-    return UiaSessionRow(*rows[0]) if rows else None
+    return {row[0]: UiaSessionRow(*row) for row in rows}
 
 
-def uia_sessions_expired(now: int) -> Change:
-    """Remove the sessions whose time is over."""
-    return Do("DELETE FROM uia_sessions WHERE expires_ts <= ?", (now,))
+async def jobs_due(db: Database, now: int, limit: int) -> list[JobRow]:
+    """Up to `limit` jobs whose time has come (ms), those that wait longest first."""
+    rows = await db.fetch(
+        "SELECT job_nid, kind, args, run_at, tries FROM jobs WHERE run_at <= ?"
+        " ORDER BY run_at, job_nid LIMIT ?",
+        now,
+        limit,
+    )
+    return [JobRow(*row) for row in rows]
+
+
+async def next_job_at(db: Database) -> int | None:
+    """When the next job is due (ms)."""
+    rows = await db.fetch("SELECT run_at FROM jobs ORDER BY run_at LIMIT 1")
+    return rows[0][0] if rows else None

@@ -1,103 +1,132 @@
-"""Account data, receipts and filters of users, and the work that waits to be done.
+"""Reading what users keep and leave behind: account data, receipts, filters.
 
-Reads only: what is written here are whole rows. What does not exist is absent from the answers.
+Rows carry the position of their last change only: what was overwritten since is found at its new
+position, so a reader who goes on from `until` misses nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Collection
+from typing import Any
 
 from storage.engine import Database
-from storage.schema import AccountDataRow, FilterRow, JobRow, ReceiptRow
+from storage.schema import AccountDataRow, ReceiptRow
 
 
-async def account_data_of(db: Database, user_nid: int, room_nid: int, type_: str) -> bytes | None:
-    """The content (JSON) of one piece of account data; `room_nid` 0 for no room."""
-    rows = await db.fetch(
-        "SELECT content FROM account_data WHERE user_nid = ? AND room_nid = ? AND type = ?",
+async def account_data(db: Database, user_nid: int) -> list[AccountDataRow]:
+    """All of a user's account data, the global part (room_nid 0) first."""
+    rows = await db.scan(
+        "SELECT user_nid, room_nid, type, content, pos FROM account_data WHERE user_nid = ?"
+        " ORDER BY room_nid, type",
         user_nid,
-        room_nid,
-        type_,
-    )
-    return rows[0][0] if rows else None
-
-
-async def account_data_since(db: Database, user_nid: int, pos: int) -> list[AccountDataRow]:
-    """A user's account data that changed after `pos`, in order of position."""
-    rows = await db.fetch(
-        "SELECT user_nid, room_nid, type, content, pos FROM account_data"
-        " WHERE user_nid = ? AND pos > ? ORDER BY pos",
-        user_nid,
-        pos,
     )
     return [AccountDataRow(*row) for row in rows]
 
 
-async def receipts_since(
-    db: Database, room_nids: Collection[int], pos: int
-) -> dict[int, list[ReceiptRow]]:
-    """Receipts of rooms that moved after `pos`, in order of position."""
+async def account_data_between(
+    db: Database, user_nid: int, after: int, until: int
+) -> list[AccountDataRow]:
+    """A user's account data last changed at positions in (after, until], in that order."""
+    rows = await db.fetch(
+        "SELECT user_nid, room_nid, type, content, pos FROM account_data WHERE user_nid = ?"
+        " AND pos > ? AND pos <= ? ORDER BY pos, room_nid, type",
+        user_nid,
+        after,
+        until,
+    )
+    return [AccountDataRow(*row) for row in rows]
+
+
+async def account_data_in(
+    db: Database, user_nid: int, room_nids: Collection[int]
+) -> dict[int, dict[str, AccountDataRow]]:
+    """By room (0: global) and type, a user's account data."""
+    rows = await db.fetch(
+        "SELECT user_nid, room_nid, type, content, pos FROM account_data WHERE user_nid = ?"
+        " AND room_nid IN (??)",
+        user_nid,
+        room_nids,
+    )
+    found: dict[int, dict[str, AccountDataRow]] = defaultdict(dict)
+    for row in rows:
+        found[row[1]][row[2]] = AccountDataRow(*row)
+    return dict(found)
+
+
+async def account_data_of(
+    db: Database, user_nids: Collection[int], room_nid: int, type_: str
+) -> dict[int, AccountDataRow]:
+    """By user, the account data of one type in one room (0: global)."""
+    rows = await db.fetch(
+        "SELECT user_nid, room_nid, type, content, pos FROM account_data"
+        " WHERE user_nid IN (??) AND room_nid = ? AND type = ?",
+        user_nids,
+        room_nid,
+        type_,
+    )
+    return {row[0]: AccountDataRow(*row) for row in rows}
+
+
+async def receipts_in(db: Database, room_nids: Collection[int]) -> dict[int, list[ReceiptRow]]:
+    """By room all receipts, of all users and kinds."""
     rows = await db.scan(
         "SELECT room_nid, user_nid, kind, thread, event_id, event_pos, ts, pos FROM receipts"
-        " WHERE room_nid IN (??) AND pos > ? ORDER BY pos",
+        " WHERE room_nid IN (??) ORDER BY room_nid, pos, user_nid, kind, thread",
         room_nids,
-        pos,
     )
-    found: dict[int, list[ReceiptRow]] = {}
-    for row in rows:
-        found.setdefault(row[0], []).append(ReceiptRow(*row))
-    return found
+    return _by_room(rows)
+
+
+async def receipts_between(
+    db: Database, room_nids: Collection[int], after: int, until: int
+) -> dict[int, list[ReceiptRow]]:
+    """By room the receipts last moved at positions in (after, until], in that order."""
+    rows = await db.scan(
+        "SELECT room_nid, user_nid, kind, thread, event_id, event_pos, ts, pos FROM receipts"
+        " WHERE room_nid IN (??) AND pos > ? AND pos <= ?"
+        " ORDER BY room_nid, pos, user_nid, kind, thread",
+        room_nids,
+        after,
+        until,
+    )
+    return _by_room(rows)
 
 
 async def receipts_of(
-    db: Database, user_nid: int, room_nid: int
-) -> dict[tuple[int, str], ReceiptRow]:
-    """A user's receipts in a room by kind and thread."""
+    db: Database, user_nid: int, room_nids: Collection[int]
+) -> dict[int, list[ReceiptRow]]:
+    """By room a user's own receipts."""
     rows = await db.fetch(
         "SELECT room_nid, user_nid, kind, thread, event_id, event_pos, ts, pos FROM receipts"
-        " WHERE room_nid = ? AND user_nid = ?",
-        room_nid,
+        " WHERE room_nid IN (??) AND user_nid = ? ORDER BY room_nid, kind, thread",
+        room_nids,
         user_nid,
     )
-    return {(row[2], row[3]): ReceiptRow(*row) for row in rows}
+    return _by_room(rows)
 
 
-async def read_up_to(db: Database, user_nid: int, room_nid: int) -> int:
-    """The position of the furthest event that the user's receipts name in a room's main part.
-
-    Public or private, without a thread or of the thread `main`; 0 when there is none.
-    """
-    rows = await db.fetch(
-        "SELECT max(event_pos) FROM receipts WHERE room_nid = ? AND user_nid = ?"
-        " AND thread IN (??)",
-        room_nid,
-        user_nid,
-        ("", "main"),
+async def filters(db: Database, user_nid: int, filter_nids: Collection[int]) -> dict[int, bytes]:
+    """The JSON of a user's filters by number."""
+    return dict(
+        await db.fetch(
+            "SELECT filter_nid, json FROM filters WHERE user_nid = ? AND filter_nid IN (??)",
+            user_nid,
+            filter_nids,
+        )
     )
-    return rows[0][0] or 0
 
 
-async def filters_of(
-    db: Database, user_nid: int, filter_nids: Collection[int]
-) -> dict[int, FilterRow]:
-    """A user's stored filters by number."""
-    rows = await db.fetch(
-        "SELECT user_nid, filter_nid, json FROM filters WHERE user_nid = ? AND filter_nid IN (??)",
-        user_nid,
-        filter_nids,
+async def filters_of(db: Database, user_nid: int) -> dict[int, bytes]:
+    """The JSON of all filters of a user by number, lowest first."""
+    return dict(
+        await db.fetch(
+            "SELECT filter_nid, json FROM filters WHERE user_nid = ? ORDER BY filter_nid", user_nid
+        )
     )
-    return {row[1]: FilterRow(*row) for row in rows}
 
 
-async def jobs_due(db: Database, now: int, limit: int) -> list[JobRow]:
-    """At most `limit` jobs that are due, the longest due first."""
-    rows = await db.fetch(
-        "SELECT job_nid, kind, args, run_at, tries FROM jobs WHERE run_at <= ?"
-        " ORDER BY run_at, job_nid LIMIT ?",
-        now,
-        limit,
-    )
-    return [JobRow(*row) for row in rows]
-
-
-async def next_job_at(db: Database) -> int | None:
-    """When the next job is due, None when there is none."""
-    return (await db.fetch("SELECT min(run_at) FROM jobs"))[0][0]
+def _by_room(rows: list[tuple[Any, ...]]) -> dict[int, list[ReceiptRow]]:
+    found: dict[int, list[ReceiptRow]] = defaultdict(list)
+    for row in rows:
+        receipt = ReceiptRow(*row)
+        found[receipt.room_nid].append(receipt)
+    return dict(found)

@@ -1,0 +1,190 @@
+"""Reading events: rows, JSON, pages of a room's timeline, edges, redactions, transaction ids.
+
+Every function is one statement; keys that do not exist are absent from its answer. Nothing here
+decides who may see an event.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from storage.engine import Database
+from storage.schema import EventRow
+
+
+class StoredEvent(NamedTuple):
+    """An event's row and its PDU as canonical JSON."""
+
+    row: EventRow
+    json: bytes
+
+
+async def event_rows(db: Database, event_nids: Collection[int]) -> dict[int, EventRow]:
+    """Rows by number."""
+    rows = await db.fetch(
+        "SELECT event_nid, event_id, room_nid, pos, depth, type_nid, key_nid, sender_nid,"
+        " origin_ts, snap_nid, flags, prevs, auths FROM events WHERE event_nid IN (??)",
+        event_nids,
+    )
+    return {row[0]: EventRow(*row) for row in rows}
+
+
+async def event_json(db: Database, event_nids: Collection[int]) -> dict[int, bytes]:
+    """Canonical JSON by number."""
+    return dict(
+        await db.fetch("SELECT event_nid, json FROM event_json WHERE event_nid IN (??)", event_nids)
+    )
+
+
+async def events(db: Database, event_nids: Collection[int]) -> dict[int, StoredEvent]:
+    """Rows and JSON by number."""
+    rows = await db.fetch(
+        "SELECT events.event_nid, event_id, room_nid, pos, depth, type_nid, key_nid, sender_nid,"
+        " origin_ts, snap_nid, flags, prevs, auths, json FROM events"
+        " JOIN event_json ON event_json.event_nid = events.event_nid"
+        " WHERE events.event_nid IN (??)",
+        event_nids,
+    )
+    return {row[0]: StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows}
+
+
+async def events_by_id(
+    db: Database, room_nid: int, event_ids: Collection[str]
+) -> dict[str, StoredEvent]:
+    """Rows and JSON by event id, within one room: elsewhere the same id is another event."""
+    rows = await db.fetch(
+        "SELECT events.event_nid, event_id, room_nid, pos, depth, type_nid, key_nid, sender_nid,"
+        " origin_ts, snap_nid, flags, prevs, auths, json FROM events"
+        " JOIN event_json ON event_json.event_nid = events.event_nid"
+        " WHERE event_id IN (??) AND room_nid = ?",
+        event_ids,
+        room_nid,
+    )
+    return {row[1]: StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows}
+
+
+async def event_numbers(db: Database, room_nid: int, event_ids: Collection[str]) -> dict[str, int]:
+    """Numbers by event id, within one room."""
+    return dict(
+        await db.fetch(
+            "SELECT event_id, event_nid FROM events WHERE event_id IN (??) AND room_nid = ?",
+            event_ids,
+            room_nid,
+        )
+    )
+
+
+async def event_ids(db: Database, event_nids: Collection[int]) -> dict[int, str]:
+    """Event ids by number."""
+    return dict(
+        await db.fetch("SELECT event_nid, event_id FROM events WHERE event_nid IN (??)", event_nids)
+    )
+
+
+async def timeline(
+    db: Database, room_nid: int, after: int, until: int, limit: int, *, newest_first: bool
+) -> list[StoredEvent]:
+    """Up to `limit` events of the room at positions in (after, until], from one end.
+
+    Rejected and soft-failed events and outliers are left out.
+    """
+    if newest_first:
+        rows = await db.fetch(
+            "SELECT events.event_nid, event_id, room_nid, pos, depth, type_nid, key_nid,"
+            " sender_nid, origin_ts, snap_nid, flags, prevs, auths, json FROM events"
+            " JOIN event_json ON event_json.event_nid = events.event_nid"
+            " WHERE room_nid = ? AND pos > ? AND pos <= ? AND (flags & 67) = 0"
+            " ORDER BY pos DESC LIMIT ?",
+            room_nid,
+            after,
+            until,
+            limit,
+        )
+    else:
+        rows = await db.fetch(
+            "SELECT events.event_nid, event_id, room_nid, pos, depth, type_nid, key_nid,"
+            " sender_nid, origin_ts, snap_nid, flags, prevs, auths, json FROM events"
+            " JOIN event_json ON event_json.event_nid = events.event_nid"
+            " WHERE room_nid = ? AND pos > ? AND pos <= ? AND (flags & 67) = 0"
+            " ORDER BY pos LIMIT ?",
+            room_nid,
+            after,
+            until,
+            limit,
+        )
+    return [StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows]
+
+
+async def children(db: Database, prev_nids: Collection[int]) -> dict[int, list[int]]:
+    """The events that name each event as a previous one."""
+    rows = await db.fetch(
+        "SELECT prev_nid, event_nid FROM event_children WHERE prev_nid IN (??)"
+        " ORDER BY prev_nid, event_nid",
+        prev_nids,
+    )
+    return _grouped(rows)
+
+
+async def children_of_missing(
+    db: Database, room_nid: int, event_ids: Collection[str]
+) -> dict[str, list[int]]:
+    """The events that name each of these absent events as a previous one."""
+    rows = await db.fetch(
+        "SELECT event_id, child_nid FROM missing_prevs WHERE room_nid = ? AND event_id IN (??)"
+        " ORDER BY event_id, child_nid",
+        room_nid,
+        event_ids,
+    )
+    return _grouped(rows)
+
+
+async def state_auths(db: Database, room_nid: int) -> list[tuple[int, bytes]]:
+    """Number and packed auth events of all state events of a room, lowest number first."""
+    rows = await db.scan(
+        "SELECT event_nid, auths FROM events WHERE room_nid = ? AND key_nid IS NOT NULL"
+        " ORDER BY event_nid",
+        room_nid,
+    )
+    return [(nid, auths) for nid, auths in rows]
+
+
+async def redactions_of(
+    db: Database, room_nid: int, redacted_ids: Collection[str]
+) -> dict[str, list[int]]:
+    """The redaction events of each event id, valid or not, lowest number first."""
+    rows = await db.fetch(
+        "SELECT redacts, event_nid FROM redactions WHERE room_nid = ? AND redacts IN (??)"
+        " ORDER BY redacts, event_nid",
+        room_nid,
+        redacted_ids,
+    )
+    return _grouped(rows)
+
+
+async def sent_event(db: Database, device_nid: int, path_hash: int, txn_id: str) -> int | None:
+    """The number of the event that this device has sent under this transaction id."""
+    rows = await db.fetch(
+        "SELECT event_nid FROM txn_ids WHERE device_nid = ? AND path_hash = ? AND txn_id = ?",
+        device_nid,
+        path_hash,
+        txn_id,
+    )
+    return rows[0][0] if rows else None
+
+
+async def txn_ids(db: Database, device_nid: int, event_nids: Collection[int]) -> dict[int, str]:
+    """The transaction ids of those of the events that this device has sent."""
+    return dict(
+        await db.fetch(
+            "SELECT event_nid, txn_id FROM txn_ids WHERE event_nid IN (??) AND device_nid = ?",
+            event_nids,
+            device_nid,
+        )
+    )
+
+
+def _grouped(rows: list[tuple[Any, ...]]) -> dict[Any, list[int]]:
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for key, value in rows:
+        groups[key].append(value)
+    return dict(groups)

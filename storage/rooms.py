@@ -1,0 +1,76 @@
+"""Reading rooms: their rows, heads, summaries, aliases and the published ones."""
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from storage.engine import Database
+from storage.schema import AliasRow, RoomHeadRow, RoomRow, RoomSummaryRow
+
+
+async def rooms(db: Database, room_nids: Collection[int]) -> dict[int, RoomRow]:
+    """Rooms by number."""
+    rows = await db.fetch(
+        "SELECT room_nid, room_id, version, flags, created_ts FROM rooms WHERE room_nid IN (??)",
+        room_nids,
+    )
+    return {row[0]: RoomRow(*row) for row in rows}
+
+
+async def rooms_by_id(db: Database, room_ids: Collection[str]) -> dict[str, RoomRow]:
+    """Rooms by room id."""
+    rows = await db.fetch(
+        "SELECT room_nid, room_id, version, flags, created_ts FROM rooms WHERE room_id IN (??)",
+        room_ids,
+    )
+    return {row[1]: RoomRow(*row) for row in rows}
+
+
+async def heads(db: Database, room_nids: Collection[int]) -> dict[int, RoomHeadRow]:
+    """Heads by room."""
+    rows = await db.fetch(
+        "SELECT room_nid, extremities, snap_nid, depth, last_pos FROM room_heads"
+        " WHERE room_nid IN (??)",
+        room_nids,
+    )
+    return {row[0]: RoomHeadRow(*row) for row in rows}
+
+
+async def summaries(db: Database, room_nids: Collection[int]) -> dict[int, RoomSummaryRow]:
+    """Summaries by room."""
+    rows = await db.fetch(
+        "SELECT room_nid, name, topic, avatar, alias, room_type, join_rule, visibility,"
+        " encryption, guest_access, joined, invited, published FROM room_summary"
+        " WHERE room_nid IN (??)",
+        room_nids,
+    )
+    return {row[0]: RoomSummaryRow(*row) for row in rows}
+
+
+async def published(db: Database) -> list[RoomSummaryRow]:
+    """The rooms of the directory, those with most members first."""
+    rows = await db.scan(
+        "SELECT room_nid, name, topic, avatar, alias, room_type, join_rule, visibility,"
+        " encryption, guest_access, joined, invited, published FROM room_summary"
+        " WHERE published = 1 ORDER BY joined DESC, room_nid"
+    )
+    return [RoomSummaryRow(*row) for row in rows]
+
+
+async def aliases(db: Database, texts: Collection[str]) -> dict[str, AliasRow]:
+    """Aliases by their text."""
+    rows = await db.fetch(
+        "SELECT alias, room_nid, creator_nid FROM aliases WHERE alias IN (??)", texts
+    )
+    return {row[0]: AliasRow(*row) for row in rows}
+
+
+async def aliases_of(db: Database, room_nids: Collection[int]) -> dict[int, list[AliasRow]]:
+    """By room the aliases that lead to it, in order of their text."""
+    rows = await db.fetch(
+        "SELECT alias, room_nid, creator_nid FROM aliases WHERE room_nid IN (??) ORDER BY alias",
+        room_nids,
+    )
+    found: dict[int, list[AliasRow]] = defaultdict(list)
+    for row in rows:
+        found[row[1]].append(AliasRow(*row))
+    return dict(found)
