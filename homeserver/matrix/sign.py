@@ -214,7 +214,7 @@ def required_signers(event: "Event") -> frozenset[str]:
             signers.add(id_server)
     if event.rules.restricted_joins and membership == "join":
         authoriser = content.get("join_authorised_via_users_server")
-        if authoriser is not None:
+        if isinstance(authoriser, str):  # what is no user id, the auth rules reject
             signers.add(server_of(authoriser))
     return frozenset(signers)
 
