@@ -1,0 +1,56 @@
+"""`run`, `check` and `version`: what is done with a server that is set up."""
+
+import asyncio
+import os
+import platform
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import click
+
+from homeserver.cli.commands import config_option
+from homeserver.config import Config
+
+
+@click.command()
+@config_option
+def run(path: Path) -> None:
+    """Serve until told to stop (SIGTERM or Ctrl-C)."""
+    config = Config.load(path, os.environ)
+    from homeserver.app import run as serve
+
+    serve(config)
+
+
+@click.command()
+@config_option
+def check(path: Path) -> None:
+    """Derive the derived tables again from the events and report every difference.
+
+    The embedded database must not be in use; nothing is changed.
+    """
+    config = Config.load(path, os.environ)
+    differences = asyncio.run(_differences(config))
+    for difference in differences:
+        click.echo(difference)
+    if differences:
+        raise click.ClickException(f"{len(differences)} differences were found.")
+    click.echo("No differences: all derived tables agree with the events.")
+
+
+async def _differences(config: Config) -> list[str]:
+    from homeserver.app import database_settings
+    from storage.check import differences
+    from storage.engine import open_database
+
+    database = await open_database(database_settings(config))
+    try:
+        return await differences(database)
+    finally:
+        await database.close()
+
+
+@click.command()
+def version() -> None:
+    """Say which version this is, and of Python."""
+    click.echo(f"homeserver {version_of('homeserver')} (Python {platform.python_version()})")

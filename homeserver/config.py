@@ -1,0 +1,360 @@
+"""The configuration: one TOML file, and the environment on top of it.
+
+Owns every option: its type, default and the reason why one would set it. The reference page
+`docs/reference/config.md` is generated from these declarations. A configuration that loads is whole
+and checked; what depends on the world (ports, databases) shows when the server starts.
+"""
+
+import ipaddress
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from homeserver.matrix.ids import is_server_name
+from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.options import PREFIX, ConfigError, Origin, Reader, declared, option, unknown
+
+Api = Literal["client", "federation", "admin", "metrics"]
+MEGABYTE = 1_048_576
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str = option(
+        reason="The part after the colon in every user's and room's name. It is for ever."
+    )
+    public_base_url: str = option(
+        "",
+        reason="The address at which clients reach this server; it is announced in .well-known. "
+        "Empty: https:// and the name.",
+    )
+    data_dir: Path = option(
+        Path("data"), reason="Where the embedded database and the signing key are kept."
+    )
+    signing_key_file: Path | None = option(
+        None, reason="The key that signs events. Empty: signing.key in the data directory."
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        reason="Addresses or networks of reverse proxies whose X-Forwarded-For is believed, and "
+        '"unix" for those that connect by a socket.',
+    )
+
+
+@dataclass(frozen=True)
+class Listener:
+    address: str = option("127.0.0.1", reason="The address to listen on; :: and 0.0.0.0 mean all.")
+    port: int = option(8008, reason="The port to listen on.", least=0, most=65_535)
+    socket: Path | None = option(
+        None, reason="The path of a unix socket to listen on instead of an address and port."
+    )
+    tls_certificate: Path | None = option(
+        None, reason="The certificate chain (PEM) to speak TLS with. Empty: plain HTTP."
+    )
+    tls_key: Path | None = option(None, reason="The private key (PEM) of the certificate.")
+    apis: tuple[Api, ...] = option(
+        ("client", "federation", "admin"),
+        reason="What is served here: client, federation, admin (including registration by shared "
+        "secret), metrics. Health pages are everywhere.",
+    )
+
+
+@dataclass(frozen=True)
+class Database:
+    url: str = option(
+        "sqlite:homeserver.db",
+        reason="sqlite:PATH (from the data directory) or postgresql://user:password@host/name.",
+        secret=True,
+    )
+    key_file: Path | None = option(
+        None,
+        reason="A file with 64 hexadecimal digits: the embedded database is encrypted with it.",
+    )
+    synchronous: Literal["full", "normal"] = option(
+        "full",
+        reason="full: what was answered survives a power cut. normal: only a crash, but faster.",
+    )
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The file of the embedded database, None when it is PostgreSQL."""
+        return Path(self.url.removeprefix("sqlite:")) if self.url.startswith("sqlite:") else None
+
+    @property
+    def postgresql_dsn(self) -> str | None:
+        """The address of a PostgreSQL database, None when it is the embedded one."""
+        return None if self.url.startswith("sqlite:") else self.url
+
+
+@dataclass(frozen=True)
+class Registration:
+    mode: Literal["open", "token", "closed"] = option(
+        "closed",
+        reason="Who may make an account: everybody, whoever has a registration token, or nobody.",
+    )
+    shared_secret: str = option(
+        "",
+        reason="Whoever knows it may make accounts, administrators too: for tools and the command "
+        "line. Empty: not offered.",
+        secret=True,
+    )
+
+
+@dataclass(frozen=True)
+class Passwords:
+    cost: Literal["normal", "cheap"] = option(
+        "normal", reason="What hashing a password costs; cheap is for tests only."
+    )
+    passes: int = option(3, reason="Argon2id's passes at normal cost.", least=1, most=100)
+    memory_kib: int = option(
+        65_536, reason="Argon2id's memory in KiB at normal cost.", least=8_192, most=4_194_304
+    )
+
+    @property
+    def argon2(self) -> tuple[int, int]:
+        """Passes, and memory in KiB."""
+        return (1, 8) if self.cost == "cheap" else (self.passes, self.memory_kib)
+
+
+@dataclass(frozen=True)
+class Rooms:
+    default_version: str = option(
+        "12", reason="The version of new rooms whose creator does not ask for one."
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_request_bytes: int = option(
+        MEGABYTE,
+        reason="Longer request bodies are refused, uploads of media apart.",
+        least=131_072,
+        most=64 * MEGABYTE,
+    )
+
+
+@dataclass(frozen=True)
+class Sync:
+    ring_bytes: int = option(
+        64 * MEGABYTE,
+        reason="Memory for the newest events as ready bytes; live clients are served from it.",
+        least=0,
+    )
+    max_timeout_ms: int = option(
+        120_000,
+        reason="The longest that a sync request waits; proxies must not give up before it.",
+        least=1_000,
+        most=600_000,
+    )
+
+
+@dataclass(frozen=True)
+class Logging:
+    level: Literal["debug", "info", "warning", "error"] = option(
+        "info", reason="debug shows every request; info what an operator should read."
+    )
+    format: Literal["human", "json"] = option(
+        "human", reason="Lines for people, or one JSON object a line for collectors."
+    )
+
+
+@dataclass(frozen=True)
+class Metrics:
+    address: str = option("127.0.0.1", reason="The address of Prometheus' own listener.")
+    port: int = option(0, reason="Its port; 0 switches the listener off.", least=0, most=65_535)
+
+
+@dataclass(frozen=True)
+class Compat:
+    r0_paths: bool = option(
+        True, reason="Serve each /v3/ path of the client API as /r0/ too, for old clients."
+    )
+
+
+SECTIONS: dict[str, type] = {
+    "server": Server,
+    "database": Database,
+    "registration": Registration,
+    "passwords": Passwords,
+    "rooms": Rooms,
+    "limits": Limits,
+    "sync": Sync,
+    "logging": Logging,
+    "metrics": Metrics,
+    "compat": Compat,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options, checked; paths are absolute."""
+
+    server: Server
+    listeners: tuple[Listener, ...]
+    database: Database
+    registration: Registration
+    passwords: Passwords
+    rooms: Rooms
+    limits: Limits
+    sync: Sync
+    logging: Logging
+    metrics: Metrics
+    compat: Compat
+    origins: Mapping[str, Origin]
+
+    @classmethod
+    def load(cls, path: Path, environ: Mapping[str, str]) -> "Config":
+        """Read a file, with the environment's HOMESERVER_SECTION_KEY on top.
+
+        `HOMESERVER_LISTENERS` is a TOML list such as `[{port=8008}]`. Raises ConfigError with one
+        sentence that names file and key.
+        """
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"can't read {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return cls.read(document, str(path), path.absolute().parent, environ)
+
+    @classmethod
+    def read(
+        cls, document: dict[str, Any], source: str, folder: Path, environ: Mapping[str, str]
+    ) -> "Config":
+        """Like `load`, for a document that was parsed; relative paths start from `folder`."""
+        known = [*SECTIONS, "listeners"]
+        for name in document:
+            if name not in known:
+                raise ConfigError(f"{source}: {unknown(name, known)}")
+        _check_variables(environ)
+        reader = Reader(source, folder, environ)
+        sections: dict[str, Any] = {
+            name: reader.section(name, shape, document.get(name, {}))
+            for name, shape in SECTIONS.items()
+        }
+        listed = document.get("listeners", [{}])
+        reader.origins["listeners"] = "file" if "listeners" in document else "default"
+        if "HOMESERVER_LISTENERS" in environ:
+            listed = _listed(environ["HOMESERVER_LISTENERS"])
+            reader.origins["listeners"] = "environment"
+        listeners = reader.sections("listeners", Listener, listed)
+        config = cls(listeners=tuple(listeners), origins=reader.origins, **sections)
+        return _completed(config, source, folder)
+
+
+def _completed(config: Config, source: str, folder: Path) -> Config:
+    """Fill in what follows from other options, and check what no type says."""
+    server, database = config.server, config.database
+    if not is_server_name(server.name):
+        raise ConfigError(f"{source}: server.name: {server.name!r} can't be the name of a server")
+    base_url = server.public_base_url or f"https://{server.name}"
+    if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).netloc:
+        raise ConfigError(f"{source}: server.public_base_url must begin with https:// and a host")
+    for proxy in server.trusted_proxies:
+        _check_proxy(source, proxy)
+    if config.rooms.default_version not in ROOM_VERSIONS:
+        raise ConfigError(
+            f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "
+            f"not {config.rooms.default_version!r}"
+        )
+    if not config.listeners:
+        raise ConfigError(f"{source}: the server needs at least one of [[listeners]]")
+    for listener in config.listeners:
+        if (listener.tls_certificate is None) != (listener.tls_key is None):
+            raise ConfigError(f"{source}: listeners need tls_certificate and tls_key, or neither")
+    data_dir = folder / server.data_dir
+    kind, _, place = database.url.partition(":")
+    if kind == "sqlite" and place:
+        database = replace(database, url=f"sqlite:{data_dir / Path(place).expanduser()}")
+    elif kind not in {"postgresql", "postgres"}:
+        raise ConfigError(f"{source}: database.url must begin with sqlite: or postgresql://")
+    elif database.key_file is not None:
+        raise ConfigError(f"{source}: database.key_file is for sqlite: databases only")
+    server = replace(
+        server,
+        public_base_url=base_url.rstrip("/"),
+        data_dir=data_dir,
+        signing_key_file=server.signing_key_file or data_dir / "signing.key",
+    )
+    return replace(config, server=server, database=database)
+
+
+def _check_proxy(source: str, proxy: str) -> None:
+    if proxy != "unix":
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            raise ConfigError(f"{source}: server.trusted_proxies: {error}") from None
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """A variable with our prefix that sets nothing is a mistake, as an unknown key is."""
+    known = {"HOMESERVER_CONFIG", "HOMESERVER_LISTENERS"}
+    for name, shape in SECTIONS.items():
+        for one in declared(name, shape):
+            known.add(one.variable)
+            if one.option.secret:
+                known.add(one.variable + "_FILE")
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in known:
+            raise ConfigError(f"environment: {unknown(variable, sorted(known))}")
+
+
+def _listed(text: str) -> Any:
+    try:
+        listed = tomllib.loads(f"listeners = {text}")["listeners"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"environment: HOMESERVER_LISTENERS: {error}") from None
+    if not isinstance(listed, list):
+        raise ConfigError("environment: HOMESERVER_LISTENERS must be a list like [{port = 8008}]")
+    return listed
+
+
+def default_file(
+    name: str, mode: str, public_base_url: str, shared_secret_file: str, data_dir: str
+) -> str:
+    """The text of a new configuration file, at most 40 lines."""
+    return f"""\
+# The configuration of a Matrix homeserver. Every option: docs/reference/config.md
+
+[server]
+# The name is for ever: it is part of every user's and room's address.
+name = {_toml(name)}
+# Where clients reach the server, as announced to them.
+public_base_url = {_toml(public_base_url)}
+# The database and the signing key. Back it up, and keep it to yourself.
+data_dir = {_toml(data_dir)}
+# Behind a reverse proxy: whose X-Forwarded-For to believe.
+trusted_proxies = ["127.0.0.1", "::1"]
+
+[[listeners]]
+address = "127.0.0.1"
+port = 8008
+apis = ["client", "federation", "admin"]
+
+[registration]
+# open: everybody may make an account; token: whoever has a token; closed: only administrators.
+mode = {_toml(mode)}
+# The command line makes accounts with this secret.
+shared_secret_file = {_toml(shared_secret_file)}
+
+[database]
+# Or postgresql://user:password@host/name
+url = "sqlite:homeserver.db"
+
+[logging]
+level = "info"
+
+[metrics]
+# For Prometheus; 0 switches it off.
+port = 0
+"""
+
+
+def _toml(text: str) -> str:
+    """A TOML string; JSON's escapes are a part of TOML's."""
+    return json.dumps(text, ensure_ascii=False)
