@@ -1,0 +1,154 @@
+"""A person who uses a program made with matrix-js-sdk, running in a Node of its own."""
+
+import asyncio
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.clients import node
+from tests.clients.person import PASSWORD, Heard, Member, Person, RoomView, Seen
+
+
+class JsPerson(Person):
+    """Speaks with `js/program.js` in JSON lines."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        super().__init__()
+        self._url = url
+        self._log = log
+        self._numbers = count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start the program."""
+        program = node.program()
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                node.executable(),
+                program,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=64 * 1024 * 1024,
+            )
+        self._reader = asyncio.create_task(self._read())
+        await self._do("connect", url=self._url)
+
+    async def register(self, username: str) -> None:
+        await self._do("register", username=username, password=PASSWORD)
+
+    async def login(self, username: str) -> None:
+        self.user_id = await self._do("login", username=username, password=PASSWORD)
+
+    async def start(self) -> None:
+        await self._do("start")
+
+    async def quit(self) -> None:
+        if self._process is None or self._reader is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reader
+        self._process = None
+
+    async def log_out(self) -> None:
+        """End the device's session."""
+        await self._do("logout")
+
+    async def create_room(self, name: str) -> str:
+        room_id: str = await self._do("createRoom", name=name)
+        return room_id
+
+    async def invite(self, room_id: str, user_id: str) -> None:
+        await self._do("invite", roomId=room_id, userId=user_id)
+
+    async def join(self, room_id: str) -> None:
+        await self._do("join", roomId=room_id)
+
+    async def leave(self, room_id: str) -> None:
+        await self._do("leave", roomId=room_id)
+
+    async def say(self, room_id: str, text: str) -> str:
+        event_id: str = await self._do("say", roomId=room_id, text=text)
+        return event_id
+
+    async def edit(self, room_id: str, event_id: str, text: str) -> str:
+        edit_id: str = await self._do("edit", roomId=room_id, eventId=event_id, text=text)
+        return edit_id
+
+    async def react(self, room_id: str, event_id: str, key: str) -> str:
+        reaction_id: str = await self._do("react", roomId=room_id, eventId=event_id, key=key)
+        return reaction_id
+
+    async def redact(self, room_id: str, event_id: str) -> str:
+        redaction_id: str = await self._do("redact", roomId=room_id, eventId=event_id)
+        return redaction_id
+
+    async def type(self, room_id: str, typing: bool) -> None:
+        await self._do("typing", roomId=room_id, typing=typing)
+
+    async def read(self, room_id: str, event_id: str) -> None:
+        await self._do("read", roomId=room_id, eventId=event_id)
+
+    async def rename(self, name: str) -> None:
+        await self._do("rename", name=name)
+
+    async def name_room(self, room_id: str, name: str) -> None:
+        await self._do("nameRoom", roomId=room_id, name=name)
+
+    async def page_back(self, room_id: str) -> list[str]:
+        events: list[str] = await self._do("pageBack", roomId=room_id)
+        return events
+
+    async def view(self, room_id: str) -> RoomView | None:
+        found = await self._do("view", roomId=room_id)
+        if found is None:
+            return None
+        return RoomView(
+            name=found["name"],
+            membership=found["membership"],
+            members={user: Member(**member) for user, member in found["members"].items()},
+            typing=frozenset(found["typing"]),
+            receipts=found["receipts"],
+            timeline=[
+                Seen(**{**seen, "reactions": tuple(seen["reactions"])})
+                for seen in found["timeline"]
+            ],
+        )
+
+    async def heard(self, room_id: str) -> list[Heard]:
+        return [Heard(**reply) for reply in await self._do("heard", roomId=room_id)]
+
+    async def _do(self, command: str, **given: object) -> Any:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        number = next(self._numbers)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        line = json.dumps({"id": number, "do": command, "with": given})
+        self._process.stdin.write(line.encode() + b"\n")
+        async with asyncio.timeout(120):
+            return await answer
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            said = json.loads(line)
+            if "synced" in said:
+                self.notice_sync()
+                continue
+            answer = self._waiting.pop(said["id"])
+            if answer.done():
+                continue
+            if "error" in said:
+                answer.set_exception(AssertionError(f"{self.user_id}: {said['error']}"))
+            else:
+                answer.set_result(said["result"])
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(AssertionError(f"the program ended: {self._log.read_text()}"))
