@@ -6,7 +6,60 @@ what it uses in its constructor.
 
 from dataclasses import dataclass
 
+from homeserver.config import Config
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.create import CreateRoom
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.history import History
+from homeserver.rooms.members import Members
+from homeserver.rooms.pages import Pages
+from homeserver.rooms.posting import Posting
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.sync import Sync
+from homeserver.users.account_data import AccountData
+from homeserver.users.accounts import Accounts
+from homeserver.users.devices import Devices
+from homeserver.users.filters import Filters
+from homeserver.users.logins import Logins
+from homeserver.users.own_rooms import OwnRooms
+from homeserver.users.passwords import Passwords
+from homeserver.users.profiles import Profiles
+from homeserver.users.push_rules import PushRules
+from homeserver.users.receipts import Receipts
+from homeserver.users.registration import Registration, SharedSecret
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.sessions import Sessions
+from homeserver.users.typing import Typing
+from homeserver.users.uia import Interactive
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """Every service that an endpoint may call."""
+
+    config: Config
+    account_data: AccountData
+    accounts: Accounts
+    create_room: CreateRoom
+    devices: Devices
+    directory: Directory
+    filters: Filters
+    history: History
+    interactive: Interactive
+    logins: Logins
+    members: Members
+    memberships: Memberships
+    own_rooms: OwnRooms
+    pages: Pages
+    passwords: Passwords
+    posting: Posting
+    profiles: Profiles
+    push_rules: PushRules
+    receipts: Receipts
+    registration: Registration
+    registration_tokens: RegistrationTokens
+    rooms: Rooms
+    sessions: Sessions
+    shared_secret: SharedSecret
+    sync: Sync
+    typing: Typing

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from storage.changes import Change, Do
 from storage.engine import Database
-from storage.schema import EventRow
+from storage.schema import REDACTED, EventRow
 
 
 class StoredEvent(NamedTuple):
@@ -180,6 +181,36 @@ async def txn_ids(db: Database, device_nid: int, event_nids: Collection[int]) ->
             event_nids,
             device_nid,
         )
+    )
+
+
+async def notifying_tail(
+    db: Database, room_nid: int, after: int, until: int, limit: int
+) -> list[tuple[int, int]]:
+    """(sender_nid, flags) of the room's last events in (after, until], newest first."""
+    rows = await db.fetch(
+        "SELECT sender_nid, flags FROM events WHERE room_nid = ? AND pos > ? AND pos <= ?"
+        " AND (flags & 67) = 0 ORDER BY pos DESC LIMIT ?",
+        room_nid,
+        after,
+        until,
+        limit,
+    )
+    return [(sender_nid, flags) for sender_nid, flags in rows]
+
+
+async def txns_of(db: Database, event_nids: Collection[int]) -> dict[int, tuple[int, str]]:
+    """(device_nid, transaction id) with which each of the events was sent."""
+    rows = await db.fetch(
+        "SELECT event_nid, device_nid, txn_id FROM txn_ids WHERE event_nid IN (??)", event_nids
+    )
+    return {event_nid: (device_nid, txn_id) for event_nid, device_nid, txn_id in rows}
+
+
+def mark_redacted(event_nid: int) -> Change:
+    """Mark that a redaction of the event took effect."""
+    return Do(
+        "UPDATE events SET flags = flags | ? WHERE event_nid = ?", (REDACTED, event_nid), expect=1
     )
 
 

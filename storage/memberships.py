@@ -6,8 +6,9 @@ local user's. What a membership allows is not decided here.
 
 from collections.abc import Collection
 
+from storage.changes import Change, Do
 from storage.engine import Database
-from storage.schema import MembershipLogRow, MembershipRow
+from storage.schema import FORGOTTEN, MembershipLogRow, MembershipRow
 
 
 async def of_user(db: Database, user_nid: int) -> dict[int, MembershipRow]:
@@ -129,3 +130,32 @@ async def history_of_user_in(
     for row in rows:
         history.setdefault(row[1], []).append(MembershipLogRow(*row))
     return history
+
+
+async def heroes(db: Database, room_nid: int, without_nid: int, limit: int) -> list[int]:
+    """Up to `limit` users other than `without_nid`, those joined or invited first, oldest first."""
+    rows = await db.fetch(
+        "SELECT user_nid FROM memberships WHERE room_nid = ? AND membership IN (1, 2)"
+        " AND user_nid <> ? ORDER BY pos, user_nid LIMIT ?",
+        room_nid,
+        without_nid,
+        limit,
+    )
+    if not rows:
+        rows = await db.fetch(
+            "SELECT user_nid FROM memberships WHERE room_nid = ? AND membership IN (4, 5)"
+            " AND user_nid <> ? ORDER BY pos, user_nid LIMIT ?",
+            room_nid,
+            without_nid,
+            limit,
+        )
+    return [user_nid for (user_nid,) in rows]
+
+
+def forget(room_nid: int, user_nid: int) -> Change:
+    """Mark that the user has forgotten the room."""
+    return Do(
+        "UPDATE memberships SET flags = flags | ? WHERE room_nid = ? AND user_nid = ?",
+        (FORGOTTEN, room_nid, user_nid),
+        expect=1,
+    )

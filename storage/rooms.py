@@ -74,3 +74,16 @@ async def aliases_of(db: Database, room_nids: Collection[int]) -> dict[int, list
     for row in rows:
         found[row[1]].append(AliasRow(*row))
     return dict(found)
+
+
+async def changed_since(db: Database, room_nids: Collection[int], pos: int) -> set[int]:
+    """Those of the rooms in which an event or a receipt stands after position `pos`."""
+    rows = await db.scan(
+        "SELECT room_nid FROM room_heads WHERE room_nid IN (??) AND last_pos > ?"
+        " UNION SELECT room_nid FROM receipts WHERE room_nid IN (??) AND pos > ?",
+        room_nids,
+        pos,
+        room_nids,
+        pos,
+    )
+    return {room_nid for (room_nid,) in rows}

@@ -79,6 +79,28 @@ async def values_at(
     return {key_nid: event_nid for key_nid, event_nid in rows if event_nid is not None}
 
 
+async def replaced_at(
+    db: Database, room_nid: int, positions: Collection[int]
+) -> dict[tuple[int, int], int | None]:
+    """By (position, key_nid), the event whose place was taken by a change at that position."""
+    rows = await db.fetch(
+        "SELECT pos, key_nid, old_nid FROM state_changes WHERE room_nid = ? AND pos IN (??)",
+        room_nid,
+        positions,
+    )
+    return {(pos, key_nid): old_nid for pos, key_nid, old_nid in rows}
+
+
+async def key_history(db: Database, room_nid: int, key_nid: int) -> list[tuple[int, int | None]]:
+    """(position, event_nid) of all values of one key of the room, in order."""
+    rows = await db.fetch(
+        "SELECT pos, new_nid FROM state_changes WHERE room_nid = ? AND key_nid = ? ORDER BY pos",
+        room_nid,
+        key_nid,
+    )
+    return [(pos, new_nid) for pos, new_nid in rows]
+
+
 async def state_at(db: Database, room_nid: int, pos: int) -> dict[int, int]:
     """The room's whole current state as it was after position `pos`: key_nid to event_nid."""
     rows = await db.scan(

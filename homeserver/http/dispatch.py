@@ -48,8 +48,8 @@ class Authenticator(Protocol):
     def cached(self, token: str) -> "Session | None":
         """The session of a token that is known to be valid now, without waiting; else None."""
 
-    async def authenticate(self, token: str) -> "Session":
-        """The session of a token.
+    async def authenticate(self, token: str, request: Request) -> "Session":
+        """The session of a token that a request has presented.
 
         Raises MatrixError M_UNKNOWN_TOKEN (401), or what else forbids its use.
         """
@@ -140,7 +140,7 @@ class Dispatcher:
             return None
         session = self._authenticator.cached(token)
         if session is None:
-            session = await self._authenticator.authenticate(token)
+            session = await self._authenticator.authenticate(token, request)
         if isinstance(auth, Client):
             if session.is_guest and not auth.guests:
                 raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)

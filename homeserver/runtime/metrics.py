@@ -87,6 +87,13 @@ class Metrics:
         self.commit_items.observe(items)
         self.commit_seconds.observe(seconds)
 
+    def news(self, *, in_memory: bool) -> None:
+        """A sync took its news from memory, or from the database."""
+        if in_memory:
+            self.ring_hits += 1
+        else:
+            self.ring_misses += 1
+
     def gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A figure that is read when it is asked for, such as the stream's position."""
         self._gauges.append((name, meaning, read))

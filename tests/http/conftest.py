@@ -11,6 +11,7 @@ import pytest
 
 from homeserver.errors import MatrixError
 from homeserver.http.dispatch import Dispatcher
+from homeserver.http.endpoint import Request
 from homeserver.http.proxies import Proxies
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints
@@ -42,7 +43,7 @@ class Tokens:
     def cached(self, token: str) -> "Session | None":
         return SESSIONS[token] if token == "alice" else None
 
-    async def authenticate(self, token: str) -> "Session":
+    async def authenticate(self, token: str, request: Request) -> "Session":
         await asyncio.sleep(0)
         if token not in SESSIONS:
             raise MatrixError("M_UNKNOWN_TOKEN", "Unknown token", 401)

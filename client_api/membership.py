@@ -1,0 +1,158 @@
+"""Joining, leaving, inviting, removing, banning, knocking.
+
+spec: client-server-api#room-membership
+"""
+
+from client_api.rooms import RoomIDReply
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, Client, endpoint
+from homeserver.http.shape import Empty, RoomID, RoomIDOrAlias, Shape, UserID
+from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.actor import Room
+
+
+class ReasonBody(Shape):
+    reason: str | None = None
+
+
+class JoinBody(Shape):
+    reason: str | None = None
+    third_party_signed: JsonObject | None = None
+
+
+class TargetBody(Shape):
+    user_id: UserID
+    reason: str | None = None
+
+
+class InviteBody(Shape):
+    user_id: UserID | None = None
+    reason: str | None = None
+    medium: str | None = None
+
+
+@endpoint(
+    "POST /_matrix/client/v3/join/{room_id_or_alias}",
+    spec="client-server-api#post_matrixclientv3joinroomidoralias",
+    auth=Client(guests=True),
+)
+async def join(
+    call: Call, room_id_or_alias: RoomIDOrAlias, body: JoinBody = JoinBody()
+) -> RoomIDReply:
+    """Join a room by its id or an alias."""
+    return await _join(call, await _found(call, room_id_or_alias), body)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/join",
+    spec="client-server-api#post_matrixclientv3roomsroomidjoin",
+    auth=Client(guests=True),
+)
+async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) -> RoomIDReply:
+    """Join a room by its id."""
+    return await _join(call, await _found(call, room_id), body)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/knock/{room_id_or_alias}",
+    spec="client-server-api#post_matrixclientv3knockroomidoralias",
+    auth=Client(),
+)
+async def knock(
+    call: Call, room_id_or_alias: RoomIDOrAlias, body: ReasonBody = ReasonBody()
+) -> RoomIDReply:
+    """Ask to be let into a room."""
+    room = await _found(call, room_id_or_alias)
+    await call.app.members.knock(call.session.user_id, room, body.reason)
+    return RoomIDReply(room.room_id)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/leave",
+    spec="client-server-api#post_matrixclientv3roomsroomidleave",
+    auth=Client(guests=True),
+)
+async def leave(call: Call, room_id: RoomID, body: ReasonBody = ReasonBody()) -> Empty:
+    """Leave a room, or decline an invite to it."""
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.leave(call.session.user_id, room, body.reason)
+    return Empty()
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/forget",
+    spec="client-server-api#post_matrixclientv3roomsroomidforget",
+    auth=Client(guests=True),
+)
+async def forget(call: Call, room_id: RoomID) -> Empty:
+    """Forget a room that was left."""
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.forget(call.session.user_id, room)
+    return Empty()
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/invite",
+    spec="client-server-api#post_matrixclientv3roomsroomidinvite",
+    auth=Client(),
+)
+async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
+    """Invite a user."""
+    if body.user_id is None:
+        if body.medium is not None:
+            raise MatrixError("M_THREEPID_DENIED", "This server knows no identity server", 403)
+        raise MatrixError.missing_param("user_id is missing")
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.invite(call.session.user_id, room, body.user_id, body.reason)
+    return Empty()
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/kick",
+    spec="client-server-api#post_matrixclientv3roomsroomidkick",
+    auth=Client(),
+)
+async def kick(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
+    """Remove a user from a room."""
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.kick(call.session.user_id, room, body.user_id, body.reason)
+    return Empty()
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/ban",
+    spec="client-server-api#post_matrixclientv3roomsroomidban",
+    auth=Client(),
+)
+async def ban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
+    """Ban a user from a room."""
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.ban(call.session.user_id, room, body.user_id, body.reason)
+    return Empty()
+
+
+@endpoint(
+    "POST /_matrix/client/v3/rooms/{room_id}/unban",
+    spec="client-server-api#post_matrixclientv3roomsroomidunban",
+    auth=Client(),
+)
+async def unban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
+    """Lift a ban."""
+    room = await call.app.rooms.known(room_id)
+    await call.app.members.unban(call.session.user_id, room, body.user_id, body.reason)
+    return Empty()
+
+
+async def _join(call: Call, room: Room, body: JoinBody) -> RoomIDReply:
+    await call.app.members.join(call.session.user_id, room, body.reason)
+    return RoomIDReply(room.room_id)
+
+
+async def _found(call: Call, room_id_or_alias: str) -> Room:
+    room_id = room_id_or_alias
+    if room_id.startswith("#"):
+        room_id = await call.app.directory.resolve(room_id_or_alias)
+    room = await call.app.rooms.find(room_id)
+    if room is None:
+        raise MatrixError.not_found("This server doesn't know that room")
+    return room

@@ -1,0 +1,287 @@
+"""Rooms: creating, and the state and events that clients read and write.
+
+spec: client-server-api#events, client-server-api#creation
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, Client, endpoint
+from homeserver.http.shape import EventID, Raw, RoomID, Shape, UserID
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Malformed
+from homeserver.matrix.filters import EventFilter
+from homeserver.rooms.append import Txn
+from homeserver.rooms.create import InitialState, NewRoom
+from homeserver.rooms.history import content_of
+
+Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class InitialStateBody(Shape):
+    type: str
+    content: JsonObject
+    state_key: str = ""
+
+
+class CreateRoomBody(Shape):
+    visibility: Literal["public", "private"] = "private"
+    room_alias_name: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: list[UserID] = []
+    invite_3pid: list[JsonObject] = []
+    room_version: str | None = None
+    creation_content: JsonObject = {}
+    initial_state: list[InitialStateBody] = []
+    preset: Literal["private_chat", "public_chat", "trusted_private_chat"] | None = None
+    is_direct: bool = False
+    power_level_content_override: JsonObject | None = None
+
+
+class RoomIDReply(Shape):
+    room_id: str
+
+
+class EventIDReply(Shape):
+    event_id: str
+
+
+class RedactBody(Shape):
+    reason: str | None = None
+
+
+class StateQuery(Shape):
+    format: Literal["content", "event"] = "content"
+
+
+class ContextQuery(Shape):
+    limit: Limit = 10
+    filter: str | None = None
+
+
+class MessagesQuery(Shape):
+    dir: Literal["b", "f"]
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    limit: Limit = 10
+    filter: str | None = None
+
+
+class MembersQuery(Shape):
+    at: str | None = None
+    membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None
+    not_membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None
+
+
+class JoinedRoomsReply(Shape):
+    joined_rooms: list[str]
+
+
+@endpoint(
+    "POST /_matrix/client/v3/createRoom",
+    spec="client-server-api#post_matrixclientv3createroom",
+    auth=Client(),
+)
+async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
+    """Create a room."""
+    if body.invite_3pid:
+        raise MatrixError("M_THREEPID_DENIED", "This server knows no identity server", 403)
+    new = NewRoom(
+        preset=body.preset,
+        public=body.visibility == "public",
+        alias=call.app.directory.local_alias(body.room_alias_name),
+        name=body.name,
+        topic=body.topic,
+        invite=tuple(body.invite),
+        room_version=body.room_version,
+        creation_content=body.creation_content,
+        initial_state=tuple(
+            InitialState(state.type, state.content, state.state_key) for state in body.initial_state
+        ),
+        is_direct=body.is_direct,
+        power_levels=body.power_level_content_override,
+    )
+    profile = await call.app.profiles.in_rooms(call.session.user_id)
+    return RoomIDReply(await call.app.create_room(call.session.user_id, profile, new))
+
+
+@endpoint(
+    "PUT /_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
+    spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
+    auth=Client(guests=True),
+)
+async def send_event(
+    call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject
+) -> EventIDReply:
+    """Send a message event."""
+    room = await call.app.rooms.known(room_id)
+    event_id = await call.app.posting.send(
+        call.session.user_id, room, event_type, body, _txn(call, txn_id)
+    )
+    return EventIDReply(event_id)
+
+
+@endpoint(
+    "PUT /_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
+    spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
+    auth=Client(guests=True),
+    also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
+)
+async def put_state(
+    call: Call, room_id: RoomID, event_type: str, body: JsonObject, state_key: str = ""
+) -> EventIDReply:
+    """Set a piece of the room's state."""
+    room = await call.app.rooms.known(room_id)
+    event_id = await call.app.posting.put_state(
+        call.session.user_id, room, event_type, state_key, body
+    )
+    return EventIDReply(event_id)
+
+
+@endpoint(
+    "PUT /_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}",
+    spec="client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid",
+    auth=Client(),
+)
+async def redact_event(
+    call: Call, room_id: RoomID, event_id: EventID, txn_id: str, body: RedactBody = RedactBody()
+) -> EventIDReply:
+    """Redact an event."""
+    room = await call.app.rooms.known(room_id)
+    content: JsonObject = {} if body.reason is None else {"reason": body.reason}
+    redaction_id = await call.app.posting.redact(
+        call.session.user_id, room, event_id, content, _txn(call, txn_id)
+    )
+    return EventIDReply(redaction_id)
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/event/{event_id}",
+    spec="client-server-api#get_matrixclientv3roomsroomideventeventid",
+    auth=Client(guests=True),
+)
+async def get_event(call: Call, room_id: RoomID, event_id: EventID) -> Raw:
+    """One event."""
+    history = call.app.history
+    looking = await history.look(call.session, room_id)
+    return Raw(history.json(looking, await history.event(looking, event_id)))
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
+    spec="client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey",
+    auth=Client(guests=True),
+    also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
+)
+async def get_state_event(
+    call: Call, room_id: RoomID, event_type: str, query: StateQuery, state_key: str = ""
+) -> Raw:
+    """One piece of the room's state, its content or the whole event."""
+    history = call.app.history
+    looking = await history.look(call.session, room_id)
+    view = await history.state_event(looking, (event_type, state_key))
+    if query.format == "event":
+        return Raw(history.json(looking, view))
+    return Raw.json(content_of(view))
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/state",
+    spec="client-server-api#get_matrixclientv3roomsroomidstate",
+    auth=Client(guests=True),
+)
+async def get_state(call: Call, room_id: RoomID) -> Raw:
+    """The room's whole state."""
+    history = call.app.history
+    looking = await history.look(call.session, room_id)
+    return Raw(history.json_list(looking, await history.state(looking)))
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/context/{event_id}",
+    spec="client-server-api#get_matrixclientv3roomsroomidcontexteventid",
+    auth=Client(guests=True),
+)
+async def get_context(call: Call, room_id: RoomID, event_id: EventID, query: ContextQuery) -> Raw:
+    """An event and what happened around it."""
+    looking = await call.app.history.look(call.session, room_id)
+    context = await call.app.pages.context(
+        looking, event_id, query.limit, event_filter(query.filter)
+    )
+    return Raw(context)
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/messages",
+    spec="client-server-api#get_matrixclientv3roomsroomidmessages",
+    auth=Client(guests=True),
+)
+async def get_messages(call: Call, room_id: RoomID, query: MessagesQuery) -> Raw:
+    """A page of the room's history."""
+    looking = await call.app.history.look(call.session, room_id)
+    page = await call.app.pages.messages(
+        looking,
+        event_filter(query.filter),
+        start=query.from_,
+        to=query.to,
+        limit=query.limit,
+        backwards=query.dir == "b",
+    )
+    return Raw(page)
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/members",
+    spec="client-server-api#get_matrixclientv3roomsroomidmembers",
+    auth=Client(guests=True),
+)
+async def get_members(call: Call, room_id: RoomID, query: MembersQuery) -> Raw:
+    """The room's member events."""
+    looking = await call.app.history.look(call.session, room_id)
+    members = await call.app.pages.members(
+        looking, at=query.at, only=query.membership, but=query.not_membership
+    )
+    return Raw(members)
+
+
+@endpoint(
+    "GET /_matrix/client/v3/rooms/{room_id}/joined_members",
+    spec="client-server-api#get_matrixclientv3roomsroomidjoined_members",
+    auth=Client(guests=True),
+)
+async def get_joined_members(call: Call, room_id: RoomID) -> Raw:
+    """The joined members with their names and pictures."""
+    looking = await call.app.history.look(call.session, room_id)
+    return Raw.json({"joined": await call.app.pages.joined_members(looking)})
+
+
+@endpoint(
+    "GET /_matrix/client/v3/joined_rooms",
+    spec="client-server-api#get_matrixclientv3joined_rooms",
+    auth=Client(guests=True),
+)
+async def get_joined_rooms(call: Call) -> JoinedRoomsReply:
+    """The rooms that the user is in."""
+    user = await call.app.memberships.of(call.session.user_nid)
+    rooms = await call.app.rooms.by_nids(user.joined)
+    return JoinedRoomsReply([room.room_id for room in rooms.values()])
+
+
+def event_filter(text: str | None) -> EventFilter:
+    """The `filter` parameter of an endpoint that takes a RoomEventFilter as JSON."""
+    try:
+        return EventFilter.parse(canonical.decode_object(text) if text else {})
+    except Malformed as error:
+        raise MatrixError.bad_json(f"filter: {error}") from None
+
+
+def _txn(call: Call, txn_id: str) -> Txn | None:
+    if call.session.device_nid is None:
+        return None
+    if len(txn_id.encode()) > 255:
+        raise MatrixError.invalid_param("txnId: longer than 255 bytes")
+    return Txn(call.session.device_nid, call.path_hash, txn_id)

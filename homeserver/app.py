@@ -1,0 +1,350 @@
+"""The process: every object, built once and connected, started and stopped in order.
+
+Owns the wiring and nothing else. Only this module builds services; everything else gets what it
+uses in its constructor.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import client_api
+from homeserver.config import Config
+from homeserver.http.dispatch import Dispatcher
+from homeserver.http.proxies import Proxies
+from homeserver.http.router import Router
+from homeserver.http.server import Binding, Server
+from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
+from homeserver.matrix.sign import SigningKey
+from homeserver.push.unread import Unread
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.create import CreateRoom
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.history import History
+from homeserver.rooms.members import Members
+from homeserver.rooms.pages import Pages
+from homeserver.rooms.posting import Posting
+from homeserver.rooms.readable import Readers
+from homeserver.rooms.send import Author
+from homeserver.rooms.state import RoomState
+from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.views import Views
+from homeserver.runtime import logs
+from homeserver.runtime.clock import Clock, SystemClock
+from homeserver.runtime.health import Health
+from homeserver.runtime.jobs import Jobs
+from homeserver.runtime.metrics import Metrics
+from homeserver.runtime.tasks import Supervisor
+from homeserver.runtime.watch import LoopWatch
+from homeserver.services import Services
+from homeserver.streams.answer import RoomAnswers
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.extras import RoomExtras
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.lazy import LazyMembers
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.news import StoredNews
+from homeserver.streams.notifier import Notifier
+from homeserver.streams.numbers import Names, Numbers
+from homeserver.streams.publish import Publisher
+from homeserver.streams.ring import Ring
+from homeserver.streams.sections import Sections
+from homeserver.streams.sync import NewsDesk, Sync
+from homeserver.streams.tokens import Timelines
+from homeserver.users import profiles
+from homeserver.users.account_data import AccountData
+from homeserver.users.accounts import Accounts
+from homeserver.users.devices import Devices
+from homeserver.users.filters import Filters
+from homeserver.users.inbox import UserInbox
+from homeserver.users.logins import Logins
+from homeserver.users.passwords import PasswordCost, Passwords
+from homeserver.users.profiles import Profiles, ProfileSpread
+from homeserver.users.push_rules import PushRules
+from homeserver.users.receipts import Receipts
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.sessions import Sessions
+from homeserver.users.typing import Typing
+from homeserver.users.uia import Interactive
+from storage.engine import Database, DatabaseSettings, open_database
+
+log = logging.getLogger(__name__)
+
+_SAVE_SEEN_SECONDS = 60.0
+# State keys that every room has: known from the start, so that no send waits for them.
+_COMMON_KEYS = (
+    ("m.room.create", ""),
+    ("m.room.power_levels", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.history_visibility", ""),
+    ("m.room.guest_access", ""),
+    ("m.room.name", ""),
+    ("m.room.topic", ""),
+    ("m.room.avatar", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
+_COMMON_NAMES = ("m.room.member", "m.room.message", "m.room.encrypted", "m.reaction")
+
+
+def database_settings(config: Config) -> DatabaseSettings:
+    """Where the configured database is."""
+    return DatabaseSettings(
+        path=config.database.sqlite_path,
+        dsn=config.database.postgresql_dsn,
+        key_file=config.database.key_file,
+        durable=config.database.synchronous == "full",
+    )
+
+
+class App:
+    """One server process. `start` listens; `stop` ends in order; `services` is there between."""
+
+    services: Services
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self.metrics = Metrics()
+        self.health = Health()
+        self.notifier = Notifier(clock)
+        self._tasks = Supervisor(clock)
+        self._watch = LoopWatch(self.metrics)
+        self._server: Server | None = None
+        self._database: Database | None = None
+        self._commits: CommitQueue | None = None
+        self._inbox = UserInbox()
+        self._passwords: Passwords | None = None
+        self._sessions: Sessions | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on, as URLs."""
+        return self._server.addresses if self._server is not None else []
+
+    async def start(self) -> None:
+        """Open the database, build everything, listen.
+
+        Raises `StorageError` or OSError with a sentence for the operator.
+        """
+        self.config.server.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._database = await open_database(database_settings(self.config))
+        try:
+            self.services = await self._build(self._database)
+            self._server = self._listeners()
+            await self._server.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._watch.start()
+        self.health.started = True
+        # What exists now stays: full collections need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        """Answer what waits, finish what was begun, close the database."""
+        self.health.draining.set()
+        self.notifier.close()
+        if self._server is not None:
+            await self._server.stop()
+        self._watch.stop()
+        await self._inbox.close()
+        await self._tasks.stop()
+        if self._sessions is not None and self._commits is not None:
+            await self._sessions.save_seen()
+        if self._commits is not None:
+            await self._commits.close()
+        if self._passwords is not None:
+            self._passwords.close()
+        if self._database is not None:
+            await self._database.close()
+            self._database = None
+
+    async def _build(self, database: Database) -> Services:
+        config, clock, server_name = self.config, self.clock, self.config.server.name
+        timeline_rows = await database.start_timeline()
+        timelines = Timelines([(row.timeline_nid, row.id, row.from_pos) for row in timeline_rows])
+        names, numbers = Names(database), Numbers(database)
+        await names.load(_COMMON_NAMES, _COMMON_KEYS)
+
+        ring = Ring(config.sync.ring_bytes, await database.position())
+        views = Views(database, names)
+        memberships, ignored = Memberships(database), Ignored(database)
+        publisher = Publisher(ring, views, memberships, ignored, self.notifier)
+        commits = CommitQueue(database, clock, self.metrics, ring.advance, publisher.lost)
+        commits.start()
+        self._commits = commits
+        typing = Typing(clock, publisher.typing)
+        publisher.on_leave(typing.stop)
+
+        author = Author(server_name, signing_key(config), clock, numbers)
+        rooms = Rooms(database, names, commits, author, publisher.events)
+        jobs = Jobs(database, commits, numbers, clock)
+        user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
+        members = Members(rooms, commits, memberships, database, names, user_profiles.in_rooms)
+        spread = ProfileSpread(rooms, members, memberships, names)
+        jobs.handle({profiles.JOB: spread.run})
+
+        timeline, state, readers = (
+            Timeline(database, views),
+            RoomState(database, names),
+            Readers(database, names),
+        )
+        history = History(rooms, timeline, state, readers, ignored, clock)
+        sections = Sections(timeline, state, names, timelines, LazyMembers())
+        answers = RoomAnswers(
+            database,
+            rooms,
+            sections,
+            RoomExtras(typing, Unread(database, ring)),
+            readers,
+            state,
+            StoredNews(database, names, timeline, -1, 2**62),
+        )
+        sync = Sync(
+            NewsDesk(ring, database, names, timeline, self.metrics),
+            answers,
+            memberships,
+            ignored,
+            self.notifier,
+            typing,
+            timelines,
+            clock,
+            secrets.token_hex(4),
+        )
+
+        account_data = AccountData(database, commits, publisher, self._inbox)
+        passwords = Passwords(PasswordCost(*config.passwords.argon2))
+        self._passwords = passwords
+        sessions = Sessions(database, commits, numbers, self._inbox, clock)
+        self._sessions = sessions
+        registration_tokens = RegistrationTokens(database, commits, clock)
+        interactive = Interactive(
+            database, commits, passwords, registration_tokens, clock, server_name
+        )
+        self._tasks.service("jobs", jobs.run)
+        self._tasks.service("save when devices were seen", lambda: self._save_seen(sessions))
+        self.metrics.gauge(
+            "homeserver_stream_position", "The last position published", lambda: ring.pos
+        )
+        self.metrics.gauge(
+            "homeserver_waiting_syncs", "Parked /sync requests", lambda: self.notifier.waiting
+        )
+        return Services(
+            config=config,
+            account_data=account_data,
+            accounts=Accounts(database, commits, names, sessions, passwords, clock, server_name),
+            create_room=CreateRoom(
+                rooms, names, numbers, clock, server_name, config.rooms.default_version
+            ),
+            devices=Devices(database, commits, sessions),
+            directory=Directory(rooms, commits, database, names, server_name),
+            filters=Filters(database, commits),
+            history=history,
+            interactive=interactive,
+            logins=Logins(database, passwords, clock, server_name),
+            members=members,
+            memberships=memberships,
+            pages=Pages(history, timelines, ring),
+            passwords=passwords,
+            posting=Posting(rooms, database),
+            profiles=user_profiles,
+            push_rules=PushRules(account_data, self._inbox),
+            receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
+            registration_tokens=registration_tokens,
+            rooms=rooms,
+            sessions=sessions,
+            sync=sync,
+            typing=typing,
+        )
+
+    def _listeners(self) -> Server:
+        config = self.config
+        bindings = [
+            Binding(
+                listener.address,
+                listener.port,
+                listener.apis,
+                listener.tls_certificate,
+                listener.tls_key,
+                listener.socket,
+            )
+            for listener in config.listeners
+        ]
+        if config.metrics.port:
+            bindings.append(Binding(config.metrics.address, config.metrics.port, ("metrics",)))
+        proxies = Proxies(config.server.trusted_proxies)
+
+        def dispatcher(router: Router) -> Dispatcher:
+            return Dispatcher(
+                router,
+                self.services,
+                self.services.sessions,
+                self.metrics,
+                proxies,
+                config.limits.max_request_bytes,
+            )
+
+        endpoints = {
+            "health": health_endpoints(self.health),
+            "metrics": metrics_endpoints(self.metrics),
+            "client": [*client_api.endpoints(), *welcome_endpoints(config.server.name)],
+            "admin": client_api.admin_endpoints(),
+        }
+        return Server(bindings, endpoints, dispatcher, self.health, config.compat.r0_paths)
+
+    async def _save_seen(self, sessions: Sessions) -> None:
+        while True:
+            await self.clock.sleep(_SAVE_SEEN_SECONDS)
+            await sessions.save_seen()
+
+
+def signing_key(config: Config) -> SigningKey:
+    """The server's signing key, made at the first start.
+
+    Raises OSError or Malformed when the file can't be used.
+    """
+    path = config.server.signing_key_file or config.server.data_dir / "signing.key"
+    with suppress(FileNotFoundError):
+        return SigningKey.load(path.read_text(encoding="ascii"))
+    key = SigningKey.generate()
+    _write_secret(path, key.serialise())
+    return key
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a new file that nobody else may read; it is there whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    import uvloop
+
+    logs.set_up(config.logging.level, config.logging.format)
+    uvloop.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    app = App(config, SystemClock())
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await app.start()
+    log.info("%s is served on %s", config.server.name, ", ".join(app.addresses))
+    await ended.wait()
+    log.info("stopping: finishing what was begun")
+    await app.stop()

@@ -1,0 +1,250 @@
+"""One actor per active room: all that changes a room passes through its turn, one verb at a time.
+
+Owns the loaded heads and the order of verbs in a room, so that no verb needs a lock. A verb is a
+synchronous function `verb(sending) -> result`; what it misses is loaded and it is run again. Its
+events are handed to the commit queue before the next verb's turn, and its caller is answered after
+the commit. When a commit fails, the head is dropped and the verbs behind it run again on a fresh
+one: verbs are repeated, never their changes. It holds no rule about any verb.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
+from homeserver.rooms.append import Appended
+from homeserver.rooms.head import EventsMissing, Head
+from homeserver.rooms.send import Author, Sending
+from homeserver.rooms.snapshots import SnapshotChain
+from homeserver.rooms.stored import load_events
+from homeserver.streams.commit import CommitQueue, Lane, Superseded
+from homeserver.streams.numbers import Names, NamesMissing, NumbersExhausted
+from storage import rooms as room_store
+from storage import state as state_store
+from storage.changes import Change
+from storage.engine import Database
+from storage.events import event_ids
+from storage.packing import unpack_numbers
+
+T = TypeVar("T")
+
+_MAX_HEADS = 2_000
+_MAX_TURNS_WAITING = 1_000
+_MAX_ATTEMPTS = 8
+_MAX_RUNS = 64
+
+
+class PublishEvents(Protocol):
+    """Tells everybody who must hear of a room's events, after their commit."""
+
+    def __call__(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What never changes of a room."""
+
+    nid: int
+    room_id: str
+    rules: RoomRules
+
+
+class _Actor:
+    __slots__ = ("generation", "head", "lane", "last", "turn", "waiting")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.lane = Lane()
+        self.head: Head | None = None
+        self.generation = 0
+        self.waiting = 0
+        self.last: asyncio.Future[int] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.waiting == 0 and (self.last is None or self.last.done())
+
+
+class Rooms:
+    """All rooms of this server, by id and by number."""
+
+    def __init__(
+        self,
+        database: Database,
+        names: Names,
+        commits: CommitQueue,
+        author: Author,
+        publish: PublishEvents,
+    ) -> None:
+        self._database = database
+        self._names = names
+        self._commits = commits
+        self._author = author
+        self._publish = publish
+        self._by_id: dict[str, Room] = {}
+        self._by_nid: dict[int, Room] = {}
+        self._actors: OrderedDict[int, _Actor] = OrderedDict()
+
+    async def find(self, room_id: str) -> Room | None:
+        """The room of an id, None if this server has never heard of it."""
+        found = self._by_id.get(room_id)
+        if found is None:
+            rows = await room_store.rooms_by_id(self._database, [room_id])
+            if room_id not in rows:
+                return None
+            row = rows[room_id]
+            found = self._remember(Room(row.room_nid, row.room_id, ROOM_VERSIONS[row.version]))
+        return found
+
+    async def known(self, room_id: str) -> Room:
+        """The room of an id, for who wants to change it.
+
+        Raises `MatrixError` M_FORBIDDEN, the same that a stranger gets for a room that exists.
+        """
+        room = await self.find(room_id)
+        if room is None:
+            raise MatrixError.forbidden("You are not in this room")
+        return room
+
+    async def by_nids(self, nids: Collection[int]) -> dict[int, Room]:
+        """Rooms by number; numbers that don't exist are absent."""
+        missing = [nid for nid in nids if nid not in self._by_nid]
+        if missing:
+            for row in (await room_store.rooms(self._database, missing)).values():
+                self._remember(Room(row.room_nid, row.room_id, ROOM_VERSIONS[row.version]))
+        return {nid: self._by_nid[nid] for nid in nids if nid in self._by_nid}
+
+    async def change(self, room: Room, verb: Callable[[Sending], T]) -> T:
+        """Run a verb on the room's head, commit what it did, and return its result.
+
+        The commit goes on when the caller is cancelled. Raises what the verb raises, `Conflict` of
+        storage when a row stood in the way (nothing was written), and `MatrixError` 503 when too
+        many wait for this room.
+        """
+        actor = self._actor(room.nid)
+        if actor.waiting >= _MAX_TURNS_WAITING:
+            raise MatrixError("M_LIMIT_EXCEEDED", "This room is busy; try again shortly", 429)
+        for _ in range(_MAX_ATTEMPTS):
+            actor.waiting += 1
+            try:
+                async with actor.turn:
+                    sending, result = await self._run(actor, verb, lambda: self._load(room))
+                    if sending.changes:
+                        actor.last = self._submit(room, actor, sending.changes, sending.events)
+                    done = actor.last
+            finally:
+                actor.waiting -= 1
+            if done is None:
+                return result
+            try:
+                # Also a verb that changed nothing answers from what must be committed first.
+                await asyncio.shield(done)
+                return result
+            except Superseded:
+                continue
+            except Exception:
+                if sending.changes:
+                    raise
+        raise MatrixError("M_UNKNOWN", "The room's changes could not be stored", 503)
+
+    async def create(
+        self, nid: int, new_head: Callable[[], Head], verb: Callable[[Sending], None]
+    ) -> Room:
+        """Make the room of number `nid`: run the verb on `new_head()`, which it gives its id."""
+
+        async def load() -> Head:
+            return new_head()
+
+        actor = self._actor(nid)
+        async with actor.turn:
+            sending, _ = await self._run(actor, verb, load)
+            room = Room(nid, sending.head.room_id, sending.head.rules)
+            done = actor.last = self._submit(room, actor, sending.changes, sending.events)
+        await asyncio.shield(done)
+        return self._remember(room)
+
+    async def read(self, room: Room, look: Callable[[Head], T]) -> T:
+        """What `look` finds on the head, once everything before it is committed."""
+        return await self.change(room, lambda sending: look(sending.head))
+
+    def _submit(
+        self, room: Room, actor: _Actor, changes: list[Change], events: list[Appended]
+    ) -> "asyncio.Future[int]":
+        return self._commits.submit(
+            changes,
+            len(events),
+            lambda first: self._publish(room.nid, first, events),
+            actor.lane,
+        )
+
+    async def _run(
+        self,
+        actor: _Actor,
+        verb: Callable[[Sending], T],
+        load: Callable[[], Awaitable[Head]],
+    ) -> tuple[Sending, T]:
+        missing_events: frozenset[int] = frozenset()
+        for _ in range(_MAX_RUNS):
+            head = actor.head
+            if head is None or actor.generation != actor.lane.generation:
+                actor.generation = actor.lane.generation
+                head = actor.head = await load()
+            if missing_events:
+                head.remember(await load_events(self._database, missing_events, head.rules))
+            sending = Sending(head, self._author)
+            try:
+                result = verb(sending)
+                sending.done = True
+                return sending, result
+            except NamesMissing as missing:
+                await self._names.load(missing.names, missing.keys)
+            except EventsMissing as missing:
+                missing_events |= missing.nids
+            except NumbersExhausted as missing:
+                await self._author.numbers.refill(missing.counter)
+            finally:
+                if sending.events and not sending.done:
+                    # The verb broke off after its first event: that head stands on nothing.
+                    actor.head = None
+        raise MatrixError("M_UNKNOWN", "The change needs more of the room than fits", 500)
+
+    async def _load(self, room: Room) -> Head:
+        heads = await room_store.heads(self._database, [room.nid])
+        row = heads[room.nid]
+        extremities = unpack_numbers(row.extremities)
+        ids = await event_ids(self._database, extremities)
+        summaries = await room_store.summaries(self._database, [room.nid])
+        return Head(
+            room_nid=room.nid,
+            room_id=room.room_id,
+            rules=room.rules,
+            names=self._names,
+            extremities=[(nid, ids[nid]) for nid in extremities],
+            depth=row.depth,
+            state=(await state_store.current_states(self._database, [room.nid]))[room.nid],
+            summary=summaries[room.nid],
+            snapshots=await SnapshotChain.load(self._database, row.snap_nid),
+        )
+
+    def _actor(self, nid: int) -> _Actor:
+        actor = self._actors.get(nid)
+        if actor is None:
+            actor = self._actors[nid] = _Actor()
+            if len(self._actors) > _MAX_HEADS:
+                self._drop_idle()
+        else:
+            self._actors.move_to_end(nid)
+        return actor
+
+    def _drop_idle(self) -> None:
+        for nid, actor in list(self._actors.items())[: _MAX_HEADS // 4]:
+            if actor.idle:
+                del self._actors[nid]
+
+    def _remember(self, room: Room) -> Room:
+        self._by_id[room.room_id] = room
+        self._by_nid[room.nid] = room
+        return room

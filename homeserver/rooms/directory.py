@@ -1,0 +1,119 @@
+"""Room aliases of this server, and which rooms its directory lists.
+
+Owns the mapping from alias to room and the published flag. An alias belongs to the server it
+names; aliases of other servers are looked up there. The canonical alias is an event like others.
+spec: client-server-api#room-aliases, client-server-api#published-room-directory
+"""
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.ids import is_room_alias, server_of
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.head import Head
+from homeserver.rooms.send import Sending
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
+from homeserver.users.sessions import Session
+from storage.changes import Conflict, Delete, Insert, Put
+from storage.engine import Database
+from storage.rooms import aliases, aliases_of, summaries
+from storage.schema import AliasRow
+
+_CANONICAL = "m.room.canonical_alias"
+
+
+class Directory:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        commits: CommitQueue,
+        database: Database,
+        names: Names,
+        server_name: str,
+    ) -> None:
+        self._rooms = rooms
+        self._commits = commits
+        self._database = database
+        self._names = names
+        self._server_name = server_name
+
+    def local_alias(self, localpart: str | None) -> str | None:
+        """The complete alias of a local part. Raises `MatrixError` M_INVALID_PARAM."""
+        if localpart is None:
+            return None
+        alias = f"#{localpart}:{self._server_name}"
+        if not localpart or ":" in localpart or not is_room_alias(alias):
+            raise MatrixError.invalid_param("room_alias_name: not the local part of an alias")
+        return alias
+
+    async def resolve(self, alias: str) -> str:
+        """The room id that an alias stands for. Raises `MatrixError` M_NOT_FOUND."""
+        rows = await aliases(self._database, [alias])
+        if alias not in rows:
+            raise MatrixError.not_found(f"There is no room {alias}")
+        room_nid = rows[alias].room_nid
+        return (await self._rooms.by_nids([room_nid]))[room_nid].room_id
+
+    async def put(self, session: Session, alias: str, room: Room) -> None:
+        """Let an alias stand for a room that the user is in.
+
+        Raises `MatrixError` M_INVALID_PARAM for another server's alias, M_FORBIDDEN, and M_UNKNOWN
+        (409) when the alias is taken.
+        """
+        if server_of(alias) != self._server_name:
+            raise MatrixError.invalid_param(f"room_alias: {alias} belongs to another server")
+        if await self._rooms.read(room, lambda head: head.membership(session.user_id)) != "join":
+            raise MatrixError.forbidden("You are not in this room")
+        try:
+            await self._commits.commit([Insert(AliasRow(alias, room.nid, session.user_nid))])
+        except Conflict as error:
+            raise MatrixError("M_UNKNOWN", f"{alias} is taken", 409) from error
+
+    async def delete(self, session: Session, alias: str) -> None:
+        """Remove an alias: for its maker, for who may set the canonical alias, administrators.
+
+        Raises `MatrixError` M_NOT_FOUND or M_FORBIDDEN.
+        """
+        rows = await aliases(self._database, [alias])
+        if alias not in rows:
+            raise MatrixError.not_found(f"There is no room {alias}")
+        row = rows[alias]
+        if row.creator_nid != session.user_nid and not session.is_admin:
+            room = (await self._rooms.by_nids([row.room_nid]))[row.room_nid]
+            if not await self._rooms.read(room, lambda head: _may_set(head, session.user_id)):
+                raise MatrixError.forbidden("You have not made this alias")
+        await self._commits.commit([Delete(AliasRow, (alias,))])
+
+    async def of_room(self, room: Room) -> list[str]:
+        """The local aliases of a room."""
+        rows = await aliases_of(self._database, [room.nid])
+        return [row.alias for row in rows.get(room.nid, ())]
+
+    async def is_published(self, room: Room) -> bool:
+        """Whether the directory lists the room."""
+        rows = await summaries(self._database, [room.nid])
+        return bool(rows[room.nid].published)
+
+    async def publish(self, session: Session, room: Room, published: bool) -> None:
+        """List the room in the directory, or no longer.
+
+        Raises `MatrixError` M_FORBIDDEN for who may not set the canonical alias.
+        """
+
+        def verb(sending: Sending) -> None:
+            head = sending.head
+            if not session.is_admin and not _may_set(head, session.user_id):
+                raise MatrixError.forbidden("You may not change the directory's entry of this room")
+            if bool(head.summary.published) != published:
+                head.summary = head.summary._replace(published=int(published))
+                sending.changes.append(Put(head.summary))
+
+        await self._rooms.change(room, verb)
+
+
+def _may_set(head: Head, user_id: str) -> bool:
+    levels = head.power_levels()
+    return head.membership(user_id) == "join" and levels.user_level(user_id) >= levels.event_level(
+        _CANONICAL, True
+    )

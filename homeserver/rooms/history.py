@@ -1,0 +1,200 @@
+"""A room's events and state, for the clients that may read them.
+
+Owns what the reading endpoints answer: pages of history, an event and its surroundings, the state
+and the members as the reader may see them (a member: now; who has left: as it was on leaving; in
+world readable rooms anybody: now). Everything that leaves has been asked of a `Reader`.
+spec: client-server-api#getting-events-for-a-room
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.filters import EventFilter
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.readable import Reader, Readers
+from homeserver.rooms.state import RoomState
+from homeserver.rooms.timeline import NEWEST, OLDEST, Timeline
+from homeserver.rooms.views import EventView
+from homeserver.runtime.clock import Clock
+from homeserver.streams.ignored import Ignored
+from homeserver.users.sessions import Session
+
+_MEMBER = "m.room.member"
+# How many events one request looks at, when most of them are hidden or filtered out.
+_MOST_LOOKED_AT = 2_000
+_MOST_SHOWN = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events in the order asked for, and the position to go on from; None at the end."""
+
+    views: list[EventView]
+    next_pos: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """One user looking at one room. `until` bounds what of its state may be seen: None for now."""
+
+    session: Session
+    room: Room
+    reader: Reader
+    until: int | None
+    ignored: frozenset[str]
+
+    def shows(self, view: EventView, event_filter: EventFilter) -> bool:
+        """Whether the event passes the filter, isn't ignored, and may be read."""
+        if view.state_key is None and view.sender in self.ignored:
+            return False
+        room_id = self.room.room_id
+        return event_filter.matches(
+            view.type, view.sender, room_id, view.contains_url
+        ) and self.reader.sees(view)
+
+
+class History:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        timeline: Timeline,
+        state: RoomState,
+        readers: Readers,
+        ignored: Ignored,
+        clock: Clock,
+    ) -> None:
+        self._rooms = rooms
+        self._timeline = timeline
+        self._state = state
+        self._readers = readers
+        self._ignored = ignored
+        self._clock = clock
+
+    async def look(self, session: Session, room_id: str) -> Looking:
+        """Begin to read a room. Raises `MatrixError` M_FORBIDDEN for who may read nothing of it."""
+        room = await self._rooms.find(room_id)
+        if room is not None:
+            ignored = await self._ignored.by(session.user_nid)
+            reader = await self._readers.of(session.user_nid, room)
+            if reader.is_member or reader.open_now:
+                return Looking(session, room, reader, None, ignored)
+            if reader.was_member:
+                return Looking(session, room, reader, reader.left_at, ignored)
+        raise MatrixError.forbidden("You are not in this room, and its history is not public")
+
+    async def page(
+        self,
+        looking: Looking,
+        event_filter: EventFilter,
+        *,
+        pos: int | None,
+        to: int | None,
+        limit: int,
+        backwards: bool,
+    ) -> Page:
+        """At most `limit` events, newest first if `backwards`.
+
+        `pos` is the point to begin at (None: the end or the beginning), `to` where to stop.
+        """
+        limit = min(limit, _MOST_SHOWN)
+        if pos is None:
+            pos = NEWEST if backwards else OLDEST
+        if backwards and looking.until is not None:
+            pos = min(pos, looking.until)
+        shown: list[EventView] = []
+        looked_at = 0
+        while looked_at < _MOST_LOOKED_AT:
+            room = looking.room
+            wanted = max(limit - len(shown), 10)
+            if backwards:
+                views = await self._timeline.before(
+                    room.nid, room.rules, pos, wanted, OLDEST if to is None else to
+                )
+            else:
+                views = await self._timeline.after(
+                    room.nid, room.rules, pos, wanted, NEWEST if to is None else to
+                )
+            for view in views:
+                here = view.pos or 0
+                pos = here - 1 if backwards else here
+                if looking.shows(view, event_filter):
+                    shown.append(view)
+                    if len(shown) == limit:
+                        return Page(shown, pos)
+            if len(views) < wanted:
+                return Page(shown, None)
+            looked_at += len(views)
+        return Page(shown, pos)
+
+    async def event(self, looking: Looking, event_id: str) -> EventView:
+        """One event. Raises `MatrixError` M_NOT_FOUND, the same for absent and hidden ones."""
+        view = await self._timeline.event(looking.room, event_id)
+        if view is None or not looking.reader.sees(view):
+            raise MatrixError.not_found("There is no such event, or you may not read it")
+        return view
+
+    async def state(self, looking: Looking, pos: int | None = None) -> list[EventView]:
+        """The state that may be seen, now or after position `pos`."""
+        return await self._views(looking, (await self._state_nids(looking, pos)).values())
+
+    async def state_event(self, looking: Looking, key: tuple[str, str]) -> EventView:
+        """The state event of a (type, state key). Raises `MatrixError` M_NOT_FOUND."""
+        found = await self._state.event_nids(looking.room, [key], looking.until)
+        if key not in found:
+            raise MatrixError.not_found("The room has no such state")
+        return (await self._views(looking, found.values()))[0]
+
+    async def members(self, looking: Looking, pos: int | None = None) -> list[EventView]:
+        """The member events that may be seen, now or after position `pos`."""
+        state = await self._state_nids(looking, pos)
+        keys = await self._state.keys(state)
+        return await self._views(
+            looking, [nid for key_nid, nid in state.items() if keys[key_nid][0] == _MEMBER]
+        )
+
+    async def senders(
+        self, looking: Looking, views: Iterable[EventView], pos: int | None = None
+    ) -> list[EventView]:
+        """The member events of the events' senders, for clients that load members lazily."""
+        keys = {(_MEMBER, view.sender) for view in views}
+        found = await self._state.event_nids(looking.room, keys, self._bounded(looking, pos))
+        return await self._views(looking, found.values())
+
+    def json(self, looking: Looking, view: EventView) -> bytes:
+        """The event as the reader sees it."""
+        return view.render(
+            self._clock.now_ms(),
+            room_id=looking.room.room_id,
+            membership=looking.reader.membership_at(view.pos or 0),
+            device_nid=looking.session.device_nid,
+        )
+
+    def json_list(self, looking: Looking, views: Iterable[EventView]) -> bytes:
+        """A JSON list of events."""
+        return b"[%b]" % b",".join(self.json(looking, view) for view in views)
+
+    async def _state_nids(self, looking: Looking, pos: int | None) -> dict[int, int]:
+        pos = self._bounded(looking, pos)
+        if pos is None:
+            return await self._state.current(looking.room)
+        return await self._state.at(looking.room, pos)
+
+    def _bounded(self, looking: Looking, pos: int | None) -> int | None:
+        if looking.until is None:
+            return pos
+        return looking.until if pos is None else min(pos, looking.until)
+
+    async def _views(self, looking: Looking, nids: Collection[int]) -> list[EventView]:
+        views = await self._timeline.views(nids, looking.room.rules)
+        return [views[nid] for nid in sorted(views)]
+
+
+def content_of(view: EventView) -> JsonObject:
+    """The content of an event."""
+    content: JsonObject = canonical.decode_object(view.body + b"}")["content"]
+    return content

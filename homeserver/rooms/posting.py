@@ -1,0 +1,132 @@
+"""Sending into a room on a client's behalf: messages, state and redactions, each once.
+
+Owns idempotence: the same transaction of a device answers the same event id, also when both
+requests run at once, after a restart, or when the first answer was lost.
+spec: client-server-api#transaction-identifiers
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.append import Txn
+from homeserver.rooms.send import Draft, Sending, unchanged
+from storage.changes import Conflict
+from storage.engine import Database
+from storage.events import event_ids, event_numbers, sent_event
+
+_REDACTION = "m.room.redaction"
+
+
+class Posting:
+    """See the module."""
+
+    def __init__(self, rooms: Rooms, database: Database) -> None:
+        self._rooms = rooms
+        self._database = database
+        self._pending: dict[Txn, asyncio.Future[None]] = {}
+
+    async def send(
+        self,
+        user_id: str,
+        room: Room,
+        type: str,  # noqa: A002
+        content: JsonObject,
+        txn: Txn | None = None,
+        ts: int | None = None,
+    ) -> str:
+        """Send a message event; returns its id. A redaction takes its effect."""
+        if type == _REDACTION:
+            target = content.get("redacts")
+            if not isinstance(target, str):
+                raise MatrixError.missing_param("redacts: a redaction must name an event")
+            rest = {key: value for key, value in content.items() if key != "redacts"}
+            return await self.redact(user_id, room, target, rest, txn)
+
+        def verb(sending: Sending) -> str:
+            return sending.add(Draft(user_id, type, content, txn=txn, ts=ts)).event_id
+
+        return await self._once(txn, lambda: self._rooms.change(room, verb))
+
+    async def put_state(
+        self,
+        user_id: str,
+        room: Room,
+        type: str,  # noqa: A002
+        state_key: str,
+        content: JsonObject,
+        ts: int | None = None,
+    ) -> str:
+        """Set state; returns the event's id: the current one's where nothing would change."""
+        draft = Draft(user_id, type, content, state_key, ts=ts)
+
+        def verb(sending: Sending) -> str:
+            same = unchanged(sending.head, draft)
+            return (same or sending.add(draft)).event_id
+
+        return await self._rooms.change(room, verb)
+
+    async def redact(
+        self,
+        user_id: str,
+        room: Room,
+        event_id: str,
+        content: JsonObject,
+        txn: Txn | None = None,
+    ) -> str:
+        """Redact an event of the room; returns the redaction's id.
+
+        Raises `MatrixError` M_NOT_FOUND for an event that isn't there, M_FORBIDDEN for who has
+        neither sent it nor the power to redact.
+        spec: client-server-api#redactions
+        """
+
+        async def run() -> str:
+            found = await event_numbers(self._database, room.nid, [event_id])
+            if event_id not in found:
+                raise MatrixError.not_found("The room has no such event")
+            nid = found[event_id]
+
+            def verb(sending: Sending) -> str:
+                head = sending.head
+                target = head.loaded(nid)
+                levels = head.power_levels()
+                own = target.sender == user_id
+                if not own and levels.user_level(user_id) < levels.redact:
+                    raise MatrixError.forbidden("You may not redact what others have sent")
+                draft = Draft(user_id, _REDACTION, content, redacts=event_id, txn=txn)
+                return sending.add(draft, redacted=(nid, target)).event_id
+
+            return await self._rooms.change(room, verb)
+
+        return await self._once(txn, run)
+
+    async def _once(self, txn: Txn | None, run: Callable[[], Awaitable[str]]) -> str:
+        """The event id of the transaction, running `run` only if nobody has done so."""
+        if txn is None:
+            return await run()
+        while (pending := self._pending.get(txn)) is not None:
+            await asyncio.wait([pending])
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending[txn] = mine
+        try:
+            stored = await self._stored(txn)
+            if stored is not None:
+                return stored
+            try:
+                return await run()
+            except Conflict:
+                # It was committed by a request whose client had gone.
+                stored = await self._stored(txn)
+                if stored is None:
+                    raise
+                return stored
+        finally:
+            del self._pending[txn]
+            mine.set_result(None)
+
+    async def _stored(self, txn: Txn) -> str | None:
+        nid = await sent_event(self._database, txn.device_nid, txn.path_hash, txn.txn_id)
+        return None if nid is None else (await event_ids(self._database, [nid]))[nid]

@@ -1,0 +1,125 @@
+"""What one user may read of one room.
+
+Owns the loading of a reader's memberships and of the room's history visibility over time, and the
+question for each event. Invariant: no event leaves the server towards a user without having been
+asked here or lying in a stretch in which the user was joined all along.
+spec: client-server-api#room-history-visibility
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+
+from homeserver.matrix.visibility import Visibility, allows, visibility_of, visible
+from homeserver.rooms.actor import Room
+from homeserver.rooms.membership import NAME_OF
+from homeserver.rooms.stored import load_events
+from homeserver.rooms.views import EventView
+from homeserver.streams.numbers import Names
+from storage.engine import Database
+from storage.memberships import history_of_user_in
+from storage.schema import JOIN
+from storage.state import key_history
+
+
+class Reader:
+    """One user's view of one room's history; see `sees` and `membership_at`."""
+
+    __slots__ = ("_joins", "_memberships", "_positions", "_visibilities", "_visibility_positions")
+
+    def __init__(
+        self,
+        memberships: Iterable[tuple[int, int]],
+        visibilities: Iterable[tuple[int, Visibility]],
+    ) -> None:
+        """Both are (position, value from there on), in order of position."""
+        self._memberships: list[str] = []
+        self._positions: list[int] = []
+        self._joins: list[int] = []
+        for pos, number in memberships:
+            self._positions.append(pos)
+            self._memberships.append(NAME_OF[number])
+            if number == JOIN:
+                self._joins.append(pos)
+        self._visibilities: list[Visibility] = []
+        self._visibility_positions: list[int] = []
+        for pos, visibility in visibilities:
+            self._visibility_positions.append(pos)
+            self._visibilities.append(visibility)
+
+    @property
+    def was_member(self) -> bool:
+        """Whether the user was ever joined."""
+        return bool(self._joins)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the user is joined now."""
+        return bool(self._memberships) and self._memberships[-1] == "join"
+
+    @property
+    def left_at(self) -> int:
+        """The position of the event that ended the user's last stay."""
+        last = bisect_right(self._positions, self._joins[-1])
+        return self._positions[last] if last < len(self._positions) else self._positions[-1]
+
+    @property
+    def open_now(self) -> bool:
+        """Whether anybody may read what is sent to the room now."""
+        return self._visible(len(self._visibilities)) == "world_readable"
+
+    def membership_at(self, pos: int) -> str:
+        """The user's membership after the event at `pos`."""
+        return self._at(bisect_right(self._positions, pos))
+
+    def sees(self, view: EventView) -> bool:
+        """Whether the user may read the event."""
+        pos = view.pos
+        if pos is None:
+            return False
+        joined_later = bisect_right(self._joins, pos) < len(self._joins)
+        before = bisect_left(self._positions, pos)
+        after = bisect_right(self._positions, pos)
+        seen_before = bisect_left(self._visibility_positions, pos)
+        seen_after = bisect_right(self._visibility_positions, pos)
+        if before == after and seen_before == seen_after:
+            membership = self._at(before)
+            # Between a join and what ends it every event may be read.
+            return allows(self._visible(seen_before), membership, joined_later)
+        return visible(
+            self._visible(seen_before),
+            self._visible(seen_after),
+            self._at(before),
+            self._at(after),
+            joined_later,
+        )
+
+    def _at(self, index: int) -> str:
+        return self._memberships[index - 1] if index else "leave"
+
+    def _visible(self, index: int) -> Visibility:
+        return self._visibilities[index - 1] if index else "shared"
+
+
+class Readers:
+    """Loads readers."""
+
+    def __init__(self, database: Database, names: Names) -> None:
+        self._database = database
+        self._names = names
+
+    async def of(self, user_nid: int, room: Room) -> Reader:
+        """The reader of a user in a room, the user's memberships there being none or many."""
+        history = await history_of_user_in(self._database, user_nid, [room.nid])
+        await self._names.load(keys=[("m.room.history_visibility", "")])
+        key_nid = self._names.key_nid("m.room.history_visibility", "")
+        changes = await key_history(self._database, room.nid, key_nid)
+        events = await load_events(
+            self._database, [nid for _, nid in changes if nid is not None], room.rules
+        )
+        return Reader(
+            [(row.pos, row.membership) for row in history.get(room.nid, ())],
+            [
+                (pos, visibility_of(events[nid].content if nid is not None else None))
+                for pos, nid in changes
+            ],
+        )

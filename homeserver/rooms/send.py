@@ -1,0 +1,134 @@
+"""Making an event of ours and putting it at the head of its room.
+
+Owns the way from a draft to a signed, authorised event. Everything here is synchronous and works
+on a loaded head; what is missing is asked for by the exceptions of `head` and `numbers`, raised
+before anything has changed. It does not wait for the commit (`actor.py`).
+spec: server-server-api#authorization-rules
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.auth import auth_keys, authorise
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Malformed, TooLarge
+from homeserver.matrix.event import Event, build
+from homeserver.matrix.sign import SigningKey
+from homeserver.rooms.append import Appended, Txn, append
+from homeserver.rooms.head import Head
+from homeserver.runtime.clock import Clock
+from homeserver.streams.numbers import Numbers
+from storage.changes import Change
+
+# More previous events than this never go into one event.
+_MAX_PREV = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who we are when we make events: the server's name, its key, the clock and the numbers."""
+
+    server_name: str
+    key: SigningKey
+    clock: Clock
+    numbers: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event to be made. `ts` is for application services; others send now."""
+
+    sender: str
+    type: str
+    content: JsonObject
+    state_key: str | None = None
+    redacts: str | None = None
+    txn: Txn | None = None
+    ts: int | None = None
+
+
+class Sending:
+    """The events that one verb puts into one room, in one commit."""
+
+    def __init__(self, head: Head, author: Author) -> None:
+        self.head = head
+        self.events: list[Appended] = []
+        self.changes: list[Change] = []
+        self.done = False
+        self._author = author
+
+    def add(self, draft: Draft, redacted: tuple[int, Event] | None = None) -> Event:
+        """Make the event and append it.
+
+        `redacted` is the (number, event) that a redaction takes effect on. Raises `Rejected` when
+        the room's rules forbid it, `MatrixError` M_TOO_LARGE or M_BAD_JSON when it can't be an
+        event, and the exceptions of missing things; in each case this event has changed nothing.
+        """
+        head, author = self.head, self._author
+        now = author.clock.now_ms()
+        auth: list[tuple[int, Event]] = []
+        for type_, key in auth_keys(
+            head.rules, draft.type, draft.sender, draft.state_key, draft.content
+        ):
+            nid = head.event_nid(type_, key)
+            if nid is not None:
+                auth.append((nid, head.loaded(nid)))
+        try:
+            event, pdu = build(
+                head.rules,
+                room_id=head.room_id,
+                sender=draft.sender,
+                type=draft.type,
+                content=draft.content,
+                state_key=draft.state_key,
+                prev_event_ids=[event_id for _, event_id in head.extremities[-_MAX_PREV:]],
+                auth_event_ids=[event.event_id for _, event in auth],
+                depth=head.depth + 1,
+                origin_server_ts=now if draft.ts is None else draft.ts,
+                redacts=draft.redacts,
+                event_id_domain=author.server_name,
+                sign=author.key,
+                server_name=author.server_name,
+            )
+        except TooLarge as error:
+            raise MatrixError.too_large(str(error)) from error
+        except Malformed as error:
+            raise MatrixError.bad_json(str(error)) from error
+        authorise(event, head.event)
+        appended, changes = append(
+            head,
+            author.numbers,
+            event,
+            pdu,
+            index=len(self.events),
+            auth_nids=[nid for nid, _ in auth],
+            local_server=author.server_name,
+            txn=draft.txn,
+            redacted=redacted,
+            now=now,
+        )
+        self.events.append(appended)
+        self.changes.extend(changes)
+        return event
+
+
+def unchanged(head: Head, draft: Draft) -> Event | None:
+    """The current event that already says what a state draft would say, from the same sender.
+
+    spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+    """
+    if draft.state_key is None:
+        return None
+    current = head.event(draft.type, draft.state_key)
+    if current is None or current.sender != draft.sender or current.content != draft.content:
+        return None
+    return current
+
+
+def random_id() -> str:
+    """An opaque part of a room id, 18 letters."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(18))
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

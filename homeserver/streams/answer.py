@@ -1,0 +1,205 @@
+"""Which rooms stand in a sync answer, and in which section.
+
+Owns the walk over the rooms that concern a user between two positions, and the answer's JSON. What
+a section holds is made by `sections.py` and `extras.py`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.readable import Readers
+from homeserver.rooms.state import RoomState
+from homeserver.streams.extras import RoomExtras
+from homeserver.streams.memberships import Membership, UserRooms
+from homeserver.streams.news import News, StoredNews
+from homeserver.streams.ring import AccountDataEntry
+from homeserver.streams.sections import Asker, Sections
+from storage.engine import Database
+from storage.memberships import log_between, of_user_at
+from storage.schema import INVITE, JOIN, KNOCK
+
+
+@dataclass(slots=True)
+class Answer:
+    """The sections of one answer: room id to JSON."""
+
+    join: dict[str, bytes] = field(default_factory=dict)
+    invite: dict[str, bytes] = field(default_factory=dict)
+    knock: dict[str, bytes] = field(default_factory=dict)
+    leave: dict[str, bytes] = field(default_factory=dict)
+    account_data: list[bytes] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.join or self.invite or self.knock or self.leave or self.account_data)
+
+    def json(self, token: str) -> bytes:
+        """The answer's body; `token` is its `next_batch`."""
+        parts = [b'"next_batch":"%b"' % token.encode()]
+        rooms = [
+            b'"%b":{%b}'
+            % (
+                name,
+                b",".join(b'"%b":%b' % (room.encode(), json) for room, json in found.items()),
+            )
+            for name, found in (
+                (b"join", self.join),
+                (b"invite", self.invite),
+                (b"knock", self.knock),
+                (b"leave", self.leave),
+            )
+            if found
+        ]
+        if rooms:
+            parts.append(b'"rooms":{%b}' % b",".join(rooms))
+        if self.account_data:
+            parts.append(b'"account_data":{"events":[%b]}' % b",".join(self.account_data))
+        return b"{%b}" % b",".join(parts)
+
+
+class RoomAnswers:
+    """Fills answers."""
+
+    def __init__(
+        self,
+        database: Database,
+        rooms: Rooms,
+        sections: Sections,
+        extras: RoomExtras,
+        readers: Readers,
+        state: RoomState,
+        everything: StoredNews,
+    ) -> None:
+        """`everything` are the news since the beginning, for receipts of rooms told afresh."""
+        self._database = database
+        self._rooms = rooms
+        self._sections = sections
+        self._extras = extras
+        self._readers = readers
+        self._state = state
+        self._everything = everything
+
+    async def fill(
+        self, answer: Answer, asker: Asker, news: News, user: UserRooms, typing: Collection[int]
+    ) -> None:
+        """Add what happened in (news.since, news.until].
+
+        `user` are the user's rooms at `news.until`; `typing` the rooms whose typing is to be told.
+        `news.since` is -1 for a client that knows nothing.
+        """
+        by_room: dict[int, list[AccountDataEntry]] = {}
+        own: list[AccountDataEntry] = []
+        for entry in await news.account_data(asker.user_nid):
+            (by_room.setdefault(entry.room_nid, []) if entry.room_nid else own).append(entry)
+        answer.account_data = self._extras.own_account_data(asker, own, afresh=news.since < 0)
+        told = {*by_room, *typing} & user.joined
+        if user.latest <= news.since:
+            moves = _NO_MOVES
+            moved: set[int] = set()
+        else:
+            moved = {nid for nid, member in user.rooms.items() if member.pos > news.since}
+            moves = await self._moves(asker, news, moved)
+        wanted: Collection[int]
+        if news.since < 0 or asker.full_state:
+            wanted = user.joined | moved
+        else:
+            wanted = told | moved | await news.rooms(user.joined)
+        if not wanted:
+            return
+        rooms = await self._rooms.by_nids(wanted)
+        for nid in sorted(wanted):
+            room, member = rooms[nid], user.rooms[nid]
+            if not asker.filter.room.admits_room(room.room_id):
+                continue
+            if member.membership == JOIN:
+                answer.join[room.room_id] = await self._joined(
+                    asker,
+                    room,
+                    member,
+                    news,
+                    by_room.get(nid, ()),
+                    typing=nid in typing,
+                    stayed=nid not in moved or nid in moves.stayed,
+                )
+            elif member.membership in (INVITE, KNOCK):
+                await self._stripped(answer, asker, room, member)
+            elif news.since >= 0 or (asker.filter.room.include_leave and not member.forgotten):
+                section = await self._left(asker, room, member, news, moves)
+                answer.leave[room.room_id] = section
+
+    async def _moves(self, asker: Asker, news: News, moved: Collection[int]) -> "_Moves":
+        """How the user came and went in (news.since, news.until]."""
+        before = await of_user_at(self._database, asker.user_nid, moved, news.since)
+        log = await log_between(self._database, asker.user_nid, news.since, news.until)
+        joined = {nid for nid, row in before.items() if row.membership == JOIN}
+        broken = {row.room_nid for row in log if row.membership != JOIN}
+        joins = {row.room_nid for row in log if row.membership == JOIN}
+        return _Moves(frozenset(joined - broken), frozenset(joined), frozenset(joined | joins))
+
+    async def _joined(
+        self,
+        asker: Asker,
+        room: Room,
+        member: Membership,
+        news: News,
+        account_data: Collection[AccountDataEntry],
+        *,
+        typing: bool,
+        stayed: bool,
+    ) -> bytes:
+        if news.since >= 0 and stayed:
+            parts = await self._sections.update(asker, room, news, None, news.until)
+            receipts = await news.receipts(room.nid, asker.user_nid)
+        else:
+            reader = await self._readers.of(asker.user_nid, room)
+            parts = await self._sections.afresh(asker, room, reader, news.until)
+            receipts = await self._everything.receipts(room.nid, asker.user_nid)
+        for part in (
+            self._extras.ephemeral(asker, room, receipts, typing=typing),
+            self._extras.account_data(asker, room, account_data),
+            await self._extras.unread(asker, room, member, news.until),
+        ):
+            if part is not None:
+                parts.append(part)
+        return b"{%b}" % b",".join(parts)
+
+    async def _stripped(self, answer: Answer, asker: Asker, room: Room, member: Membership) -> None:
+        """An invite, unless it comes from somebody the user ignores, or a knock."""
+        invited = member.membership == INVITE
+        if invited and asker.ignored:
+            view = await self._sections.view(room, member.event_nid)
+            if view.sender in asker.ignored:
+                return
+        stripped = await self._state.stripped(room, asker.user_id)
+        if invited:
+            answer.invite[room.room_id] = b'{"invite_state":{"events":%b}}' % stripped
+        else:
+            answer.knock[room.room_id] = b'{"knock_state":{"events":%b}}' % stripped
+
+    async def _left(
+        self, asker: Asker, room: Room, member: Membership, news: News, moves: "_Moves"
+    ) -> bytes:
+        """A room that the user has left, up to and with the leaving."""
+        if room.nid in moves.was_in or news.since < 0:
+            reader = await self._readers.of(asker.user_nid, room)
+            if room.nid in moves.was_joined and news.since >= 0:
+                parts = await self._sections.update(asker, room, news, reader, member.pos)
+            elif reader.was_member:
+                parts = await self._sections.afresh(asker, room, reader, member.pos)
+            else:
+                parts = await self._sections.farewell(asker, room, member.event_nid)
+        else:
+            parts = await self._sections.farewell(asker, room, member.event_nid)
+        return b"{%b}" % b",".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Rooms the user was in all along; was joined to at the start; was joined to at any time."""
+
+    stayed: frozenset[int] = frozenset()
+    was_joined: frozenset[int] = frozenset()
+    was_in: frozenset[int] = frozenset()
+
+
+_NO_MOVES = _Moves()

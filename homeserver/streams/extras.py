@@ -1,0 +1,91 @@
+"""What a joined room's section holds beside its history: receipts, typing, account data, counts.
+
+Owns their JSON. Finding the receipts and account data is done by `news.py`.
+"""
+
+from collections.abc import Collection
+
+from homeserver.matrix import canonical
+from homeserver.push.unread import Unread
+from homeserver.rooms.actor import Room
+from homeserver.streams.memberships import Membership
+from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
+from homeserver.streams.sections import Asker
+from homeserver.users import push_rules
+from homeserver.users.account_data import PUSH_RULES
+from homeserver.users.typing import Typing
+
+
+class RoomExtras:
+    """See the module."""
+
+    def __init__(self, typing: Typing, unread: Unread) -> None:
+        self._typing = typing
+        self._unread = unread
+
+    def ephemeral(
+        self, asker: Asker, room: Room, receipts: Collection[ReceiptEntry], *, typing: bool
+    ) -> bytes | None:
+        """The `ephemeral` part; `typing` says whether typing is to be told."""
+        wanted = asker.filter.room.ephemeral
+        if not wanted.admits_room(room.room_id):
+            return None
+        events: list[bytes] = []
+        if typing and wanted.matches("m.typing", room_id=room.room_id):
+            events.append(self._typing.event(room.nid))
+        if receipts and wanted.matches("m.receipt", room_id=room.room_id):
+            shown = [entry for entry in receipts if entry.user_id not in asker.ignored]
+            if shown:
+                events.append(_receipts(shown))
+        return b'"ephemeral":{"events":[%b]}' % b",".join(events) if events else None
+
+    def account_data(
+        self, asker: Asker, room: Room, entries: Collection[AccountDataEntry]
+    ) -> bytes | None:
+        """The `account_data` part."""
+        wanted = asker.filter.room.account_data
+        events = [
+            _account_data(entry.type, entry.content)
+            for entry in entries
+            if wanted.matches(entry.type, room_id=room.room_id)
+        ]
+        return b'"account_data":{"events":[%b]}' % b",".join(events) if events else None
+
+    def own_account_data(
+        self, asker: Asker, entries: Collection[AccountDataEntry], *, afresh: bool
+    ) -> list[bytes]:
+        """The events of the account's own `account_data` section.
+
+        Push rules are shown whole; a client told `afresh` gets them also when they are the default.
+        """
+        contents = {entry.type: entry.content for entry in entries}
+        if afresh or PUSH_RULES in contents:
+            contents[PUSH_RULES] = push_rules.content(asker.user_id, contents.get(PUSH_RULES))
+        wanted = asker.filter.account_data
+        return [
+            _account_data(type_, content)
+            for type_, content in contents.items()
+            if wanted.matches(type_)
+        ]
+
+    async def unread(self, asker: Asker, room: Room, member: Membership, until: int) -> bytes:
+        """The `unread_notifications` part."""
+        count = await self._unread.count(asker.user_nid, asker.user_id, room.nid, member.pos, until)
+        return b'"unread_notifications":{"highlight_count":0,"notification_count":%d}' % count
+
+
+def _account_data(type_: str, content: bytes) -> bytes:
+    """An account data event of a sync answer."""
+    return b'{"content":%b,"type":%b}' % (content, canonical.encode(type_))
+
+
+def _receipts(receipts: Collection[ReceiptEntry]) -> bytes:
+    """An `m.receipt` event. spec: client-server-api#mreceipt"""
+    content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
+    for entry in receipts:
+        kind = "m.read.private" if entry.private else "m.read"
+        data: dict[str, object] = {"ts": entry.ts}
+        if entry.thread:
+            data["thread_id"] = entry.thread
+        content.setdefault(entry.event_id, {}).setdefault(kind, {})[entry.user_id] = data
+    return canonical.encode({"type": "m.receipt", "content": content})

@@ -1,0 +1,53 @@
+"""Whom each user ignores.
+
+Owns the cache of `m.ignored_user_list`, kept current by publication.
+spec: client-server-api#ignoring-users
+"""
+
+from collections import OrderedDict
+
+from homeserver.matrix import canonical
+from homeserver.matrix.errors import Malformed
+from storage.engine import Database
+from storage.user_data import account_data_of
+
+IGNORED_USERS = "m.ignored_user_list"
+_CACHED = 20_000
+
+
+class Ignored:
+    """See the module."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._users: OrderedDict[int, frozenset[str]] = OrderedDict()
+
+    async def by(self, user_nid: int) -> frozenset[str]:
+        """The ids of the users whom the user ignores."""
+        known = self._users.get(user_nid)
+        if known is None:
+            rows = await account_data_of(self._database, [user_nid], 0, IGNORED_USERS)
+            content = rows[user_nid].content if user_nid in rows else None
+            # A change that was published meanwhile is newer than what was read.
+            known = self._users.setdefault(user_nid, _users(content))
+            if len(self._users) > _CACHED:
+                self._users.popitem(last=False)
+        return known
+
+    def changed(self, user_nid: int, content: bytes) -> None:
+        """The user's list is now `content` (JSON)."""
+        self._users[user_nid] = _users(content)
+
+    def clear(self) -> None:
+        """Drop everything: publications were lost."""
+        self._users.clear()
+
+
+def _users(content: bytes | None) -> frozenset[str]:
+    if content is None:
+        return frozenset()
+    try:
+        users = canonical.decode_object(content).get("ignored_users")
+    except Malformed:
+        return frozenset()
+    return frozenset(users) if isinstance(users, dict) else frozenset()

@@ -1,0 +1,67 @@
+"""Waking the requests that wait for news.
+
+Owns the parked requests by user. A wake-up touches only the users whom it concerns; several in one
+turn of the loop are one wake-up. It carries no news itself: whoever wakes looks for them.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from homeserver.runtime.clock import Clock
+
+
+class Notifier:
+    """Parked requests by user number."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._parked: dict[int, set[asyncio.Future[None]]] = {}
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are parked."""
+        return sum(len(futures) for futures in self._parked.values())
+
+    async def wait(self, user_nid: int, timeout: float) -> bool:
+        """Park until the user is woken, at most `timeout` seconds; whether it was woken.
+
+        Returns at once when the server is stopping.
+        """
+        if self._closed or timeout <= 0:
+            return False
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        parked = self._parked.setdefault(user_nid, set())
+        parked.add(future)
+        timer = self._clock.call_later(timeout, lambda: _wake(future))
+        try:
+            await future
+        finally:
+            timer.cancel()
+            parked.discard(future)
+            if not parked and self._parked.get(user_nid) is parked:
+                del self._parked[user_nid]
+        return not self._closed
+
+    def wake(self, users: Iterable[int]) -> None:
+        """Wake the parked requests of these users."""
+        for user_nid in users:
+            for future in self._parked.get(user_nid, ()):
+                _wake(future)
+
+    def wake_among(self, users: Collection[int]) -> None:
+        """`wake`, by going over the smaller of the given and the parked users."""
+        if len(users) <= len(self._parked):
+            self.wake(users)
+        else:
+            self.wake([user_nid for user_nid in self._parked if user_nid in users])
+
+    def close(self) -> None:
+        """Answer everybody now, and whoever comes later at once."""
+        self._closed = True
+        self.wake(list(self._parked))
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

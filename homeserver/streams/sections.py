@@ -1,0 +1,320 @@
+"""The sections of a sync response, one room at a time.
+
+Owns what a client is told of a room: which events make its timeline, which state it lacks at the
+timeline's start, and their JSON. Invariant: a client that applies `state` and then the timeline's
+state events holds the room's state at the token it is given. It doesn't choose the rooms
+(`answer.py`) and doesn't find the news (`news.py`).
+spec: client-server-api#syncing
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from homeserver.matrix import canonical
+from homeserver.matrix.filters import Filter, select_fields
+from homeserver.rooms.actor import Room
+from homeserver.rooms.readable import Reader
+from homeserver.rooms.state import RoomState
+from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.views import EventView
+from homeserver.streams.lazy import LazyMembers
+from homeserver.streams.news import KeyChange, News, collect
+from homeserver.streams.numbers import Names
+from homeserver.streams.tokens import Timelines
+from storage.schema import LEAVE
+
+DEFAULT_LIMIT = 10
+MOST_EVENTS = 1_000
+_PAGES = 5
+_MEMBER = "m.room.member"
+StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores."""
+
+    user_id: str
+    user_nid: int
+    device_nid: int | None
+    filter: Filter
+    full_state: bool
+    state_name: StateName
+    ignored: frozenset[str]
+    now: int
+
+    @property
+    def use_state_after(self) -> bool:
+        """Whether state is that at the end of the timeline (MSC4222, v1.16)."""
+        return self.state_name != "state"
+
+    def shows(self, view: EventView, room_id: str) -> bool:
+        """Whether the timeline may show the event: it passes the filter and isn't ignored."""
+        if view.state_key is None and view.sender in self.ignored:
+            return False
+        return self.filter.room.timeline.matches(view.type, view.sender, room_id, view.contains_url)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The events a section shows, oldest first; all after position `start` were looked at."""
+
+    views: list[EventView]
+    limited: bool
+    start: int
+
+
+class Sections:
+    """See the module."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        state: RoomState,
+        names: Names,
+        timelines: Timelines,
+        lazy: LazyMembers,
+    ) -> None:
+        self._timeline = timeline
+        self._state = state
+        self._names = names
+        self._timelines = timelines
+        self._lazy = lazy
+
+    async def afresh(self, asker: Asker, room: Room, reader: Reader, until: int) -> list[bytes]:
+        """`timeline`, `state` and `summary` for a client that knows nothing of the room."""
+        stretch = await self._latest(asker, room, reader, until)
+        whole = await self._whole_state(asker, room, stretch, until)
+        state = await self._loaded(asker, room, whole.values())
+        return await self._parts(asker, room, stretch, state, reader, until, summary=True)
+
+    async def update(
+        self,
+        asker: Asker,
+        room: Room,
+        news: News,
+        reader: Reader | None,
+        until: int,
+    ) -> list[bytes]:
+        """`timeline`, `state` and `summary` for a client that knows the room up to `news.since`.
+
+        `reader` is None when the user was joined all along: then it may read everything.
+        """
+        stretch = await self._since(asker, room, news, reader, until)
+        if asker.full_state:
+            whole = await self._whole_state(asker, room, stretch, until)
+            state = await self._loaded(asker, room, whole.values())
+            members = True
+        else:
+            changes = await news.state(room.nid, until)
+            owed = self._owed_state(asker, stretch, changes) if changes else []
+            state = await self._loaded(asker, room, owed)
+            state += await self._owed_members(asker, room, stretch, state, news.since)
+            members = any(view.type == _MEMBER for view in (*state, *stretch.views))
+        return await self._parts(asker, room, stretch, state, reader, until, summary=members)
+
+    async def farewell(self, asker: Asker, room: Room, event_nid: int) -> list[bytes]:
+        """`timeline` and `state` for a user who was never in: the end of the invite or knock."""
+        view = await self.view(room, event_nid)
+        stretch = Stretch([view], limited=False, start=(view.pos or 0) - 1)
+        reader = Reader([(view.pos or 0, LEAVE)], ())
+        return await self._parts(asker, room, stretch, [], reader, view.pos or 0, summary=False)
+
+    async def view(self, room: Room, event_nid: int) -> EventView:
+        """One event of the room."""
+        return (await self._timeline.views([event_nid], room.rules))[event_nid]
+
+    # --- timeline
+
+    async def _latest(self, asker: Asker, room: Room, reader: Reader, until: int) -> Stretch:
+        limit = asker.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
+        shown: list[EventView] = []
+        pos = until
+        for _ in range(_PAGES):
+            page = await self._timeline.before(room.nid, room.rules, pos, limit + 1)
+            for view in page:
+                pos = (view.pos or 0) - 1
+                if not asker.shows(view, room.room_id) or not reader.sees(view):
+                    continue
+                if len(shown) == limit:
+                    return _stretch(shown, limited=True)
+                shown.append(view)
+            if len(page) <= limit:
+                shown.reverse()
+                return Stretch(shown, limited=False, start=pos)
+        if shown:
+            return _stretch(shown, limited=True)
+        return Stretch([], limited=True, start=pos)
+
+    async def _since(
+        self, asker: Asker, room: Room, news: News, reader: Reader | None, until: int
+    ) -> Stretch:
+        event_filter = asker.filter.room.timeline
+        limit = event_filter.capped(DEFAULT_LIMIT, MOST_EVENTS)
+        # With a filter some of what is found falls away; how far back is looked is bounded.
+        most = limit if event_filter.plain and not asker.ignored else MOST_EVENTS
+        views = await news.events(room.nid, room.rules, until, most + 1)
+        cut = len(views) > most
+        shown = [
+            view
+            for view in views[-most:]
+            if asker.shows(view, room.room_id) and (reader is None or reader.sees(view))
+        ]
+        if len(shown) > limit:
+            return Stretch(shown[-limit:], True, (shown[-limit].pos or 0) - 1)
+        if cut:
+            return Stretch(shown, True, (views[-most].pos or 0) - 1)
+        return Stretch(shown, limited=False, start=news.since)
+
+    # --- state
+
+    async def _whole_state(
+        self, asker: Asker, room: Room, stretch: Stretch, until: int
+    ) -> dict[int, int]:
+        """The state at the start of the timeline, with what the timeline doesn't tell."""
+        state = await self._state.at(room, stretch.start)
+        changes = await self._state.changes(room, stretch.start, until)
+        shown = {view.nid for view in stretch.views}
+        for key_nid, change in collect(changes).items():
+            in_timeline = any(nid in shown for _, nid in change.steps)
+            if in_timeline and not asker.use_state_after:
+                continue
+            if change.after is None:
+                state.pop(key_nid, None)
+            else:
+                state[key_nid] = change.after
+        if asker.filter.room.state.lazy_load_members:
+            return await self._without_members(asker, room, stretch, state)
+        return state
+
+    async def _without_members(
+        self, asker: Asker, room: Room, stretch: Stretch, state: Mapping[int, int]
+    ) -> dict[int, int]:
+        """The state with only the members that the client needs to show the timeline."""
+        wanted = {view.sender for view in stretch.views}
+        wanted.add(asker.user_id)
+        wanted.update(await self._state.heroes(room, asker.user_nid))
+        keys = await self._state.keys(state)
+        return {
+            key_nid: nid
+            for key_nid, nid in state.items()
+            if keys[key_nid][0] != _MEMBER or keys[key_nid][1] in wanted
+        }
+
+    def _owed_state(
+        self, asker: Asker, stretch: Stretch, changes: Mapping[int, KeyChange]
+    ) -> list[int]:
+        """Events of the keys that changed and whose value the timeline doesn't tell."""
+        shown = {view.nid for view in stretch.views}
+        owed: list[int] = []
+        for change in changes.values():
+            if asker.use_state_after:
+                value = change.after
+            elif any(nid in shown for _, nid in change.steps):
+                value = change.at(stretch.start + 1)
+            else:
+                value = change.after
+            if value is not None and value != change.before:
+                owed.append(value)
+        return owed
+
+    async def _owed_members(
+        self,
+        asker: Asker,
+        room: Room,
+        stretch: Stretch,
+        state: Iterable[EventView],
+        since: int,
+    ) -> list[EventView]:
+        """Member events of the timeline's senders that a lazily loading client doesn't have."""
+        state_filter = asker.filter.room.state
+        if not state_filter.lazy_load_members or asker.device_nid is None:
+            return []
+        senders = {view.sender for view in stretch.views}
+        senders.difference_update(view.state_key for view in state if view.type == _MEMBER)
+        if not state_filter.include_redundant_members:
+            senders -= self._lazy.known(asker.device_nid, room.nid, since)
+        senders.discard(asker.user_id)
+        if not senders:
+            return []
+        nids = await self._state.event_nids(
+            room, [(_MEMBER, user) for user in senders], stretch.start
+        )
+        return await self._loaded(asker, room, nids.values())
+
+    async def _loaded(self, asker: Asker, room: Room, nids: Collection[int]) -> list[EventView]:
+        if not nids:
+            return []
+        views = await self._timeline.views(nids, room.rules)
+        state_filter = asker.filter.room.state
+        return [
+            view
+            for nid in sorted(views)
+            if state_filter.matches(
+                (view := views[nid]).type, view.sender, room.room_id, view.contains_url
+            )
+        ]
+
+    # --- JSON
+
+    async def _parts(
+        self,
+        asker: Asker,
+        room: Room,
+        stretch: Stretch,
+        state: list[EventView],
+        reader: Reader | None,
+        until: int,
+        *,
+        summary: bool,
+    ) -> list[bytes]:
+        if asker.filter.room.state.lazy_load_members and asker.device_nid is not None:
+            told = [view.state_key for view in (*state, *stretch.views) if view.type == _MEMBER]
+            self._lazy.sent(asker.device_nid, room.nid, until, filter(None, told))
+        if asker.filter.event_format == "federation":
+            pdus = await self._timeline.pdus(
+                {view.nid for view in (*state, *stretch.views)}, room.rules
+            )
+        else:
+            pdus = {}
+        timeline = [
+            _render(
+                asker,
+                view,
+                "join" if reader is None else reader.membership_at(view.pos or 0),
+                pdus.get(view.nid),
+            )
+            for view in stretch.views
+        ]
+        parts = [
+            b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}'
+            % (
+                b",".join(timeline),
+                b"true" if stretch.limited else b"false",
+                self._timelines.room_token(stretch.start).encode(),
+            ),
+            b'"%b":{"events":[%b]}'
+            % (
+                asker.state_name.encode(),
+                b",".join(_render(asker, view, None, pdus.get(view.nid)) for view in state),
+            ),
+        ]
+        if summary:
+            parts.append(b'"summary":' + await self._state.summary(room, asker.user_nid))
+        return parts
+
+
+def _stretch(newest_first: list[EventView], *, limited: bool) -> Stretch:
+    newest_first.reverse()
+    return Stretch(newest_first, limited, (newest_first[0].pos or 0) - 1)
+
+
+def _render(asker: Asker, view: EventView, membership: str | None, pdu: bytes | None) -> bytes:
+    if pdu is not None:
+        return pdu
+    rendered = view.render(asker.now, membership=membership, device_nid=asker.device_nid)
+    if asker.filter.event_fields is None:
+        return rendered
+    event = canonical.decode_object(rendered)
+    return canonical.encode(select_fields(event, asker.filter.event_fields))

@@ -1,0 +1,161 @@
+"""/sync: from a client's token to everything that has happened since.
+
+Owns the stretch that an answer covers, the waiting, and the token of the answer. Invariant: what
+lies between two tokens that a client was given is in the answer that came with the second, once; an
+answer's token never names a position whose events are not in it. Which rooms an answer holds is in
+`answer.py`, how one is told in `sections.py`.
+spec: client-server-api#get_matrixclientv3sync
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from homeserver.matrix.filters import Filter
+from homeserver.ports import SyncMetrics
+from homeserver.rooms.timeline import Timeline
+from homeserver.runtime.clock import Clock
+from homeserver.streams.answer import Answer, RoomAnswers
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.memberships import Memberships, UserRooms
+from homeserver.streams.news import News, RingNews, StoredNews
+from homeserver.streams.notifier import Notifier
+from homeserver.streams.numbers import Names
+from homeserver.streams.ring import Ring
+from homeserver.streams.sections import Asker, StateName
+from homeserver.streams.tokens import SyncToken, Timelines
+from homeserver.users.sessions import Session
+from homeserver.users.typing import Typing
+from storage.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a client asks: `since` None for everything, `timeout` in seconds.
+
+    `state_name` is the name of the rooms' state sections; any but `state` means the state at the
+    end of the timeline.
+    """
+
+    session: Session
+    since: str | None
+    filter: Filter
+    timeout: float
+    full_state: bool = False
+    state_name: StateName = "state"
+
+
+class NewsDesk:
+    """Gives the news of a stretch, from memory where it reaches back far enough."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        database: Database,
+        names: Names,
+        timeline: Timeline,
+        metrics: SyncMetrics,
+    ) -> None:
+        self._ring = ring
+        self._database = database
+        self._names = names
+        self._timeline = timeline
+        self._metrics = metrics
+
+    @property
+    def pos(self) -> int:
+        """The last position that was published."""
+        return self._ring.pos
+
+    def since(self, since: int, *, stored: bool = False) -> News:
+        """What happened in (since, pos]; `stored` reads the tables whatever the ring holds."""
+        in_memory = not stored and since >= 0 and self._ring.floor <= since
+        self._metrics.news(in_memory=in_memory)
+        if in_memory:
+            return RingNews(self._ring, since, self._ring.pos)
+        return StoredNews(self._database, self._names, self._timeline, since, self._ring.pos)
+
+    def still_whole(self, news: News) -> bool:
+        """Whether nothing was dropped from memory while the news were read."""
+        return isinstance(news, StoredNews) or self._ring.floor <= news.since
+
+
+class Sync:
+    """See the module; one instance serves all clients of this process."""
+
+    def __init__(
+        self,
+        desk: NewsDesk,
+        answers: RoomAnswers,
+        memberships: Memberships,
+        ignored: Ignored,
+        notifier: Notifier,
+        typing: Typing,
+        timelines: Timelines,
+        clock: Clock,
+        incarnation: str,
+    ) -> None:
+        self._desk = desk
+        self._answers = answers
+        self._memberships = memberships
+        self._ignored = ignored
+        self._notifier = notifier
+        self._typing = typing
+        self._timelines = timelines
+        self._clock = clock
+        self._incarnation = incarnation
+
+    async def __call__(self, request: SyncRequest) -> bytes:
+        """The answer's JSON. Raises `MatrixError` M_INVALID_PARAM for a wrong `since`."""
+        token = SyncToken(-1, "", 0)
+        if request.since is not None:
+            token = self._timelines.parse_sync(request.since, self._desk.pos)
+        deadline = self._clock.monotonic() + request.timeout
+        while True:
+            answer, reached = await self._answer(request, token)
+            if answer or token.pos < 0 or request.full_state:
+                break
+            token = reached
+            if self._desk.pos > reached.pos or self._typing.counter > reached.ephemeral:
+                # Something came while this was looked at; it may concern this user.
+                continue
+            left = deadline - self._clock.monotonic()
+            if not await self._notifier.wait(request.session.user_nid, left):
+                break
+        return answer.json(self._timelines.sync_token(reached))
+
+    async def _answer(self, request: SyncRequest, token: SyncToken) -> tuple[Answer, SyncToken]:
+        """What has happened since `token`, and the token that says so."""
+        session = request.session
+        ignored = await self._ignored.by(session.user_nid)
+        stored = False
+        while True:
+            user = await self._memberships.of(session.user_nid)
+            # From here to the first await below, everything is as of one position.
+            news = self._desk.since(token.pos, stored=stored)
+            reached = SyncToken(news.until, self._incarnation, self._typing.counter)
+            typing = self._typing_rooms(token, user)
+            asker = Asker(
+                user_id=session.user_id,
+                user_nid=session.user_nid,
+                device_nid=session.device_nid,
+                filter=request.filter,
+                full_state=request.full_state,
+                state_name=request.state_name,
+                ignored=ignored,
+                now=self._clock.now_ms(),
+            )
+            answer = Answer()
+            if news.until > news.since or typing or request.full_state:
+                await self._answers.fill(answer, asker, news, user, typing)
+            if self._desk.still_whole(news):
+                return answer, reached
+            stored = True
+
+    def _typing_rooms(self, token: SyncToken, user: UserRooms) -> Collection[int]:
+        """The rooms whose typing users the client must be told."""
+        if token.incarnation == self._incarnation:
+            return self._typing.changed_since(token.ephemeral, user.joined)
+        if token.ephemeral:
+            # Who was typing before this process began may be shown still, in any room.
+            return user.joined
+        return self._typing.changed_since(-1, user.joined)

@@ -1,0 +1,81 @@
+"""Sync and pagination tokens.
+
+Owns their text form. A token is opaque to clients, versioned, and names the timeline of the
+database in which its position was handed out. The database gets a new timeline at every start and
+keeps the list, so a token is good exactly as long as its stretch of history is: after an older copy
+of the database was put back, tokens from the lost stretch are recognised by themselves.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from homeserver.errors import MatrixError
+
+_SYNC = re.compile(r"s1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})")
+_ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncToken:
+    """Where a client's sync stands.
+
+    `pos` is the last durable stream position it has seen; `incarnation` and `ephemeral` say the
+    same of what is kept only in this process's memory (typing). `pos` is -1 for a token of a lost
+    timeline: everything has to be sent again.
+    """
+
+    pos: int
+    incarnation: str
+    ephemeral: int
+
+
+class Timelines:
+    """The database's timelines, the current one last."""
+
+    def __init__(self, rows: list[tuple[int, str, int]]) -> None:
+        """`rows`: (number, id, first position after which it holds), in order."""
+        self._rows = {
+            nid: (id_, start, rows[index + 1][2] if index + 1 < len(rows) else None)
+            for index, (nid, id_, start) in enumerate(rows)
+        }
+        self._nid, self._id, _ = rows[-1]
+
+    def sync_token(self, token: SyncToken) -> str:
+        """The text form of a token of the current timeline."""
+        return f"s1_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}"
+
+    def room_token(self, pos: int) -> str:
+        """A point between two events of a room: after position `pos`."""
+        return f"t1_{self._nid}_{self._id}_{pos}"
+
+    def parse_sync(self, text: str, applied: int) -> SyncToken:
+        """A client's `since`; `applied` is the position this process has applied.
+
+        Raises `MatrixError` M_INVALID_PARAM when it was never a token of ours.
+        """
+        found = _SYNC.fullmatch(text)
+        if found is None:
+            raise MatrixError.invalid_param("since: this is not a token of this server")
+        nid, id_, pos, incarnation, ephemeral = found.groups()
+        if not self._holds(int(nid), id_, int(pos), applied):
+            return SyncToken(-1, "", 0)
+        return SyncToken(int(pos), incarnation, int(ephemeral))
+
+    def parse_room(self, text: str, name: Literal["from", "to", "at"]) -> int:
+        """A pagination token, or a sync token used as one; the position after which it points.
+
+        A token of a lost timeline is taken by its position: in a room's history that is at worst a
+        few events off. Raises `MatrixError` M_INVALID_PARAM, naming the parameter `name`.
+        """
+        found = _ROOM.fullmatch(text) or _SYNC.fullmatch(text)
+        if found is None:
+            raise MatrixError.invalid_param(f"{name}: this is not a token of this server")
+        return int(found.group(3))
+
+    def _holds(self, nid: int, id_: str, pos: int, applied: int) -> bool:
+        row = self._rows.get(nid)
+        if row is None or row[0] != id_ or pos < row[1]:
+            return False
+        end = row[2] if row[2] is not None else applied
+        return pos <= end
