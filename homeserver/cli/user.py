@@ -92,10 +92,13 @@ def _running(config: Config) -> Listener | None:
     """The listener of a running server that can make accounts, None when nothing answers."""
     answering = None
     for listener in config.listeners:
+        connection = _connect(listener)
         try:
-            _connect(listener).connect()
+            connection.connect()
         except OSError:
             continue
+        finally:
+            connection.close()
         answering = listener
         if "admin" in listener.apis:
             return listener
