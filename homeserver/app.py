@@ -63,10 +63,14 @@ from homeserver.users.devices import Devices
 from homeserver.users.filters import Filters
 from homeserver.users.inbox import UserInbox
 from homeserver.users.logins import Logins
+from homeserver.users.own_rooms import OwnRooms
+from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.profiles import Profiles, ProfileSpread
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
+from homeserver.users.registration import Registration, SharedSecret
+from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.typing import Typing
@@ -75,7 +79,7 @@ from storage.engine import Database, DatabaseSettings, open_database
 
 log = logging.getLogger(__name__)
 
-_SAVE_SEEN_SECONDS = 60.0
+_TIDY_UP_SECONDS = 60.0
 # State keys that every room has: known from the start, so that no send waits for them.
 _COMMON_KEYS = (
     ("m.room.create", ""),
@@ -228,8 +232,13 @@ class App:
         interactive = Interactive(
             database, commits, passwords, registration_tokens, clock, server_name
         )
+        accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
+        registration = Registration(
+            config.registration.mode, accounts, interactive, registration_tokens
+        )
+        accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
         self._tasks.service("jobs", jobs.run)
-        self._tasks.service("save when devices were seen", lambda: self._save_seen(sessions))
+        self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive))
         self.metrics.gauge(
             "homeserver_stream_position", "The last position published", lambda: ring.pos
         )
@@ -239,11 +248,11 @@ class App:
         return Services(
             config=config,
             account_data=account_data,
-            accounts=Accounts(database, commits, names, sessions, passwords, clock, server_name),
+            accounts=accounts,
             create_room=CreateRoom(
                 rooms, names, numbers, clock, server_name, config.rooms.default_version
             ),
-            devices=Devices(database, commits, sessions),
+            devices=Devices(database, commits, sessions, interactive),
             directory=Directory(rooms, commits, database, names, server_name),
             filters=Filters(database, commits),
             history=history,
@@ -251,15 +260,23 @@ class App:
             logins=Logins(database, passwords, clock, server_name),
             members=members,
             memberships=memberships,
+            own_rooms=OwnRooms(rooms, memberships),
+            own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
             posting=Posting(rooms, database),
             profiles=user_profiles,
             push_rules=PushRules(account_data, self._inbox),
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
+            registration=registration,
+            registration=Registration(
+                config.registration.mode, accounts, interactive, registration_tokens
+            ),
             registration_tokens=registration_tokens,
             rooms=rooms,
             sessions=sessions,
+            shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
+            shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sync=sync,
             typing=typing,
         )
@@ -299,10 +316,11 @@ class App:
         }
         return Server(bindings, endpoints, dispatcher, self.health, config.compat.r0_paths)
 
-    async def _save_seen(self, sessions: Sessions) -> None:
+    async def _tidy_up(self, sessions: Sessions, interactive: Interactive) -> None:
         while True:
-            await self.clock.sleep(_SAVE_SEEN_SECONDS)
+            await self.clock.sleep(_TIDY_UP_SECONDS)
             await sessions.save_seen()
+            await interactive.forget_expired()
 
 
 def signing_key(config: Config) -> SigningKey:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.canonical import JsonObject, encode
 from homeserver.matrix.errors import Malformed, Rejected
 
 Kind = Literal["override", "content", "room", "sender", "underride"]
@@ -70,8 +70,8 @@ def kind_of(name: str) -> Kind:
 def ruleset(user_id: str, changes: Changes) -> JsonObject:
     """The user's complete ruleset, `{kind: [rule, ...]}`, most important rules first.
 
-    This object under the key `global` is the content of `m.push_rules` and the reply of
-    `GET /pushrules/`. spec: client-server-api#predefined-rules
+    Under the key `global` it is the reply of `GET /pushrules/`.
+    spec: client-server-api#predefined-rules
     """
     defaults = _default_rules(user_id, changes.defaults)
     full: JsonObject = {}
@@ -83,6 +83,15 @@ def ruleset(user_id: str, changes: Changes) -> JsonObject:
         else:
             full[kind] = own + defaults.get(kind, [])
     return full
+
+
+def push_rules_content(user_id: str, stored: bytes | None) -> bytes:
+    """The content of the user's `m.push_rules` as JSON.
+
+    `stored` are their `Changes` in stored form, None when they never changed anything.
+    """
+    changes = Changes.decode(stored) if stored is not None else Changes()
+    return encode({"global": ruleset(user_id, changes)})
 
 
 def find_rule(user_id: str, changes: Changes, kind: Kind, rule_id: str) -> JsonObject | None:

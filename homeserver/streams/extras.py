@@ -6,12 +6,12 @@ Owns their JSON. Finding the receipts and account data is done by `news.py`.
 from collections.abc import Collection
 
 from homeserver.matrix import canonical
+from homeserver.matrix.pushrules import push_rules_content
 from homeserver.push.unread import Unread
 from homeserver.rooms.actor import Room
 from homeserver.streams.memberships import Membership
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
 from homeserver.streams.sections import Asker
-from homeserver.users import push_rules
 from homeserver.users.account_data import PUSH_RULES
 from homeserver.users.typing import Typing
 
@@ -60,7 +60,7 @@ class RoomExtras:
         """
         contents = {entry.type: entry.content for entry in entries}
         if afresh or PUSH_RULES in contents:
-            contents[PUSH_RULES] = push_rules.content(asker.user_id, contents.get(PUSH_RULES))
+            contents[PUSH_RULES] = push_rules_content(asker.user_id, contents.get(PUSH_RULES))
         wanted = asker.filter.account_data
         return [
             _account_data(type_, content)

@@ -1,0 +1,112 @@
+"""Registration and the account that is logged in.
+
+spec: client-server-api#account-registration
+"""
+
+from typing import Literal
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
+from homeserver.http.shape import Reply, Shape
+from homeserver.matrix.canonical import JsonObject
+from homeserver.users.registration import RegistrationRequest
+from homeserver.users.sessions import DeviceRequest
+
+
+class RegisterQuery(Shape):
+    kind: Literal["user", "guest"] = "user"
+
+
+class RegisterBody(Shape):
+    auth: JsonObject | None = None
+    username: str | None = None
+    password: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    inhibit_login: bool | None = None
+    refresh_token: bool | None = None
+
+
+class Registered(Reply):
+    user_id: str
+    access_token: str | None = None
+    device_id: str | None = None
+
+
+@endpoint(
+    "POST /_matrix/client/v3/register",
+    spec="client-server-api#post_matrixclientv3register",
+    auth=NoAuth(),
+)
+async def register(call: Call, query: RegisterQuery, body: RegisterBody) -> Registered:
+    """Make an account, step by step."""
+    if query.kind == "guest":
+        raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "This server takes no guests", 403)
+    made = await call.app.registration.register(
+        RegistrationRequest(
+            username=body.username,
+            password=body.password,
+            auth=body.auth,
+            device=DeviceRequest(body.device_id, body.initial_device_display_name),
+            inhibit_login=bool(body.inhibit_login),
+        )
+    )
+    if made.session is None:
+        return Registered(made.user_id)
+    return Registered(made.user_id, made.session.access_token, made.session.device_id)
+
+
+class UsernameQuery(Shape):
+    username: str
+
+
+class Available(Shape):
+    available: bool
+
+
+@endpoint(
+    "GET /_matrix/client/v3/register/available",
+    spec="client-server-api#get_matrixclientv3registeravailable",
+    auth=NoAuth(),
+)
+async def available(call: Call, query: UsernameQuery) -> Available:
+    """Whether a name can be registered."""
+    call.app.registration.check_open()
+    await call.app.accounts.check_free(query.username)
+    return Available(True)
+
+
+class TokenQuery(Shape):
+    token: str
+
+
+class Validity(Shape):
+    valid: bool
+
+
+@endpoint(
+    "GET /_matrix/client/v1/register/m.login.registration_token/validity",
+    spec="client-server-api#get_matrixclientv1registermloginregistration_tokenvalidity",
+    auth=NoAuth(),
+)
+async def token_validity(call: Call, query: TokenQuery) -> Validity:
+    """Whether a registration token is good."""
+    call.app.registration.check_open()
+    return Validity(await call.app.registration_tokens.is_valid(query.token))
+
+
+class WhoAmI(Reply):
+    user_id: str
+    device_id: str | None = None
+    is_guest: bool = False
+
+
+@endpoint(
+    "GET /_matrix/client/v3/account/whoami",
+    spec="client-server-api#get_matrixclientv3accountwhoami",
+    auth=Client(guests=True),
+)
+async def whoami(call: Call) -> WhoAmI:
+    """Whose access token this is."""
+    session = call.session
+    return WhoAmI(session.user_id, session.device_id, session.is_guest)

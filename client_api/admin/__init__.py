@@ -1,0 +1,1 @@
+"""The API of administrators and their tools."""

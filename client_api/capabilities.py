@@ -1,0 +1,32 @@
+"""What a client may count on.
+
+spec: client-server-api#capabilities-negotiation
+"""
+
+from homeserver.http.endpoint import Call, Client, endpoint
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.versions import ROOM_VERSIONS
+
+
+@endpoint(
+    "GET /_matrix/client/v3/capabilities",
+    spec="client-server-api#get_matrixclientv3capabilities",
+    auth=Client(),
+)
+async def get_capabilities(call: Call) -> JsonObject:
+    """The capabilities of the server."""
+    return {
+        "capabilities": {
+            "m.change_password": {"enabled": False},
+            "m.forget_forced_upon_leave": {"enabled": False},
+            "m.room_versions": {
+                "default": call.app.config.rooms.default_version,
+                "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+            },
+            "m.set_displayname": {"enabled": True},
+            "m.set_avatar_url": {"enabled": True},
+            "m.profile_fields": {"enabled": True},
+            "m.3pid_changes": {"enabled": False},
+            "m.get_login_token": {"enabled": False},
+        }
+    }

@@ -1,0 +1,34 @@
+"""The versions of the specification.
+
+spec: client-server-api#api-versions
+"""
+
+from homeserver.http.endpoint import Call, NoAuth, endpoint
+from homeserver.http.shape import Shape
+
+VERSIONS = [
+    "r0.0.1",
+    "r0.1.0",
+    "r0.2.0",
+    "r0.3.0",
+    "r0.4.0",
+    "r0.5.0",
+    "r0.6.0",
+    "r0.6.1",
+    *(f"v1.{minor}" for minor in range(1, 20)),
+]
+
+
+class Versions(Shape):
+    versions: list[str]
+    unstable_features: dict[str, bool]
+
+
+@endpoint(
+    "GET /_matrix/client/versions",
+    spec="client-server-api#get_matrixclientversions",
+    auth=NoAuth(),
+)
+async def get_versions(call: Call) -> Versions:
+    """The versions that this server speaks."""
+    return Versions(VERSIONS, {})

@@ -1,0 +1,39 @@
+"""Where clients and servers find this server.
+
+spec: client-server-api#well-known-uris
+"""
+
+from urllib.parse import urlsplit
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, NoAuth, endpoint
+from homeserver.matrix.canonical import JsonObject
+
+
+@endpoint(
+    "GET /.well-known/matrix/client",
+    spec="client-server-api#getwell-knownmatrixclient",
+    auth=NoAuth(),
+)
+async def get_client(call: Call) -> JsonObject:
+    """The address for clients."""
+    return {"m.homeserver": {"base_url": _base_url(call)}}
+
+
+@endpoint(
+    "GET /.well-known/matrix/server",
+    spec="server-server-api#getwell-knownmatrixserver",
+    auth=NoAuth(),
+)
+async def get_server(call: Call) -> JsonObject:
+    """The address for servers, which is that for clients as long as it speaks TLS."""
+    url = urlsplit(_base_url(call))
+    if url.scheme != "https" or url.hostname is None:
+        raise MatrixError.not_found("This server is reached under its own name")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return {"m.server": f"{host}:{url.port or 443}"}
+
+
+def _base_url(call: Call) -> str:
+    server = call.app.config.server
+    return server.public_base_url or f"https://{server.name}"

@@ -1,0 +1,143 @@
+"""Making accounts.
+
+Owns which names may be registered and the one transaction that makes an account: user, profile,
+first session, the use of a token. The first account of a server is its administrator; two that are
+made at once do not both become it. Who may register is decided by `registration.py`.
+spec: client-server-api#account-registration
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import encode
+from homeserver.matrix.ids import fits, is_new_localpart
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
+from homeserver.users.passwords import Passwords
+from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_device
+from storage import accounts as store
+from storage.changes import Change, Conflict, Insert, Missed
+from storage.engine import Database
+from storage.schema import ADMIN, GUEST, MetaRow, ProfileRow, UserRow
+
+_FIRST_ACCOUNT = "first_account"
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to be made. Without a `device` nobody is logged in."""
+
+    localpart: str
+    password: str | None = None
+    admin: bool = False
+    guest: bool = False
+    displayname: str | None = None
+    device: DeviceRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The account that was made, and its first session."""
+
+    user_id: str
+    session: Begun | None
+
+
+class Accounts:
+    """Makes accounts and knows which names are free."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        names: Names,
+        sessions: Sessions,
+        passwords: Passwords,
+        clock: Clock,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._names = names
+        self._sessions = sessions
+        self._passwords = passwords
+        self._clock = clock
+        self._server_name = server_name
+        self._has_accounts = False
+
+    async def check_free(self, localpart: str) -> str:
+        """The localpart as it would be registered: capitals become small letters.
+
+        Raises `MatrixError` M_INVALID_USERNAME or M_USER_IN_USE.
+        spec: client-server-api#get_matrixclientv3registeravailable
+        """
+        localpart = self._checked(localpart)
+        if await store.users_by_localpart(self._database, [localpart]):
+            raise _in_use()
+        return localpart
+
+    async def create(self, new: NewAccount, also: tuple[Change, ...] = ()) -> Registered:
+        """Make the account, and whatever else must happen with it, in one transaction.
+
+        Raises `MatrixError` M_INVALID_USERNAME, M_USER_IN_USE, those of password and device, and
+        M_FORBIDDEN when something in `also` was no longer possible (a token that was used up).
+        """
+        localpart = await self.check_free(new.localpart)
+        if new.device is not None:
+            check_device(new.device)
+        hashed = await self._passwords.hash(new.password) if new.password is not None else None
+        user_id = f"@{localpart}:{self._server_name}"
+        user_nid = (await self._names.nids([user_id]))[user_id]
+        flags = (ADMIN if new.admin else 0) | (GUEST if new.guest else 0)
+        user = UserRow(user_nid, localpart, hashed, flags, self._clock.now_ms())
+        changes: list[Change] = list(also)
+        if new.displayname is not None:
+            changes.append(Insert(ProfileRow(user_nid, "displayname", encode(new.displayname))))
+        begun = None
+        if new.device is not None:
+            begun, added = await self._sessions.first(user_nid, new.device)
+            changes += added
+        try:
+            await self._commit(user, changes)
+        except Missed:
+            raise MatrixError.forbidden("The registration token can't be used any more") from None
+        return Registered(user_id, begun)
+
+    def random_localpart(self) -> str:
+        """A name for those who asked for none."""
+        return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(12))
+
+    async def _commit(self, user: UserRow, changes: list[Change]) -> None:
+        if not self._has_accounts:
+            self._has_accounts = await store.any_user(self._database)
+        if not self._has_accounts and not user.flags & GUEST:
+            first = Insert(MetaRow(_FIRST_ACCOUNT, user.localpart))
+            admin = user._replace(flags=user.flags | ADMIN)
+            try:
+                await self._commits.commit([Insert(admin), first, *changes])
+                return
+            except Conflict as conflict:
+                if conflict.table != "meta":
+                    raise _in_use() from None
+        try:
+            await self._commits.commit([Insert(user), *changes])
+        except Conflict:
+            raise _in_use() from None
+
+    def _checked(self, localpart: str) -> str:
+        localpart = localpart.lower() if localpart.isascii() else localpart
+        if not is_new_localpart(localpart):
+            raise MatrixError(
+                "M_INVALID_USERNAME",
+                "User names have the characters a-z, 0-9 and ._=-/+ only",
+                400,
+            )
+        if not fits(f"@{localpart}:{self._server_name}"):
+            raise MatrixError("M_INVALID_USERNAME", "The user name is too long", 400)
+        return localpart
+
+
+def _in_use() -> MatrixError:
+    return MatrixError("M_USER_IN_USE", "This user name is taken", 400)

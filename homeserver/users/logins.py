@@ -1,0 +1,119 @@
+"""Logging in with a password.
+
+Owns how a client names the account it wants, and the answer to a wrong password, which is the same
+in words and time whether the account exists or not. After too many wrong ones in a row an account
+is closed to further tries for a while, from wherever they come.
+spec: client-server-api#legacy-login
+"""
+
+from collections import OrderedDict
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import JsonObject
+from homeserver.runtime.clock import Clock
+from homeserver.users.passwords import Passwords
+from storage import accounts as store
+from storage.engine import Database
+from storage.schema import DEACTIVATED, UserRow
+
+# Wrong passwords that an account may see at once, and how soon one is forgotten.
+FREE_FAILURES = 10
+FORGET_FAILURE_MS = 6_000
+MAX_REMEMBERED = 20_000
+
+
+class Logins:
+    """Finds and checks the account of a login by password."""
+
+    def __init__(
+        self, database: Database, passwords: Passwords, clock: Clock, server_name: str
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._clock = clock
+        self._server_name = server_name
+        # By localpart: when all its failures will be forgotten.
+        self._failures: OrderedDict[str, int] = OrderedDict()
+
+    async def check(self, request: JsonObject, password: str) -> UserRow:
+        """The account that the request names, when this is its password.
+
+        `request` holds `identifier`, or the older `user`, `medium` and `address`. Raises
+        `MatrixError` M_FORBIDDEN for a wrong password or account, M_USER_DEACTIVATED,
+        M_LIMIT_EXCEEDED, and those of `localpart_of`.
+        """
+        localpart = localpart_of(request, self._server_name)
+        if localpart is not None:
+            self._check_failures(localpart)
+        user = await self.find(localpart) if localpart is not None else None
+        right = await self._passwords.matches(password, user.password if user else None)
+        if user is not None and user.flags & DEACTIVATED and (right or user.password is None):
+            raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
+        if user is None or not right:
+            if localpart is not None:
+                self._failed(localpart)
+            raise MatrixError.forbidden("The name or the password is wrong")
+        self._failures.pop(user.localpart, None)
+        return user
+
+    async def find(self, localpart: str) -> UserRow | None:
+        """The local account of this localpart; capitals are overlooked if it is not there as is."""
+        wanted = {localpart, localpart.lower()}
+        found = await store.users_by_localpart(self._database, wanted)
+        return found.get(localpart) or found.get(localpart.lower())
+
+    def _check_failures(self, localpart: str) -> None:
+        wait = self._failures.get(localpart.lower(), 0) - self._clock.now_ms()
+        allowed = FREE_FAILURES * FORGET_FAILURE_MS
+        if wait >= allowed:
+            raise MatrixError(
+                "M_LIMIT_EXCEEDED",
+                "Too many wrong passwords; try again later",
+                429,
+                extra={"retry_after_ms": wait - allowed + FORGET_FAILURE_MS},
+            )
+
+    def _failed(self, localpart: str) -> None:
+        key = localpart.lower()
+        start = max(self._failures.get(key, 0), self._clock.now_ms())
+        self._failures[key] = start + FORGET_FAILURE_MS
+        self._failures.move_to_end(key)
+        if len(self._failures) > MAX_REMEMBERED:
+            self._failures.popitem(last=False)
+
+
+def localpart_of(request: JsonObject, server_name: str) -> str | None:
+    """The localpart that a login names, None when it can't be an account of this server.
+
+    Third-party identifiers are known to no account here. Raises `MatrixError` M_MISSING_PARAM,
+    M_BAD_JSON, or M_UNKNOWN for an unknown kind of identifier.
+    spec: client-server-api#identifier-types
+    """
+    identifier = request.get("identifier")
+    if identifier is None:
+        if request.get("user") is None and request.get("medium") is not None:
+            return None
+        return _localpart(request.get("user"), "user", server_name)
+    if not isinstance(identifier, dict):
+        raise MatrixError.bad_json("identifier must be an object")
+    kind = identifier.get("type")
+    if kind == "m.id.user":
+        return _localpart(identifier.get("user"), "identifier.user", server_name)
+    required = {"m.id.thirdparty": ("medium", "address"), "m.id.phone": ("country", "phone")}
+    if not isinstance(kind, str) or kind not in required:
+        raise MatrixError("M_UNKNOWN", "identifier.type is not known", 400)
+    for key in required[kind]:
+        if not isinstance(identifier.get(key), str):
+            raise MatrixError.missing_param(f"identifier.{key} is missing")
+    return None
+
+
+def _localpart(user: object, field: str, server_name: str) -> str | None:
+    if user is None:
+        raise MatrixError.missing_param(f"{field} is missing")
+    if not isinstance(user, str):
+        raise MatrixError.bad_json(f"{field} must be a string")
+    if not user.startswith("@"):
+        return user
+    localpart, _, server = user[1:].partition(":")
+    return localpart if server == server_name else None

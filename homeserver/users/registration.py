@@ -1,0 +1,127 @@
+"""Who may register, and by which steps.
+
+Owns the policy (open, by token, closed), the order of checks, and registration by shared secret,
+which tools and administrators use. Making the account itself is done by `accounts.py`.
+spec: client-server-api#post_matrixclientv3register
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import JsonObject
+from homeserver.runtime.clock import Clock
+from homeserver.users.accounts import Accounts, NewAccount, Registered
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.sessions import DeviceRequest, check_device
+from homeserver.users.uia import DUMMY, REGISTRATION_TOKEN, Flow, Interactive, Operation
+
+Mode = Literal["open", "token", "closed"]
+
+NONCE_LIFETIME_MS = 60_000
+MAX_NONCES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRequest:
+    """What a client asks for; `auth` is its user-interactive step."""
+
+    username: str | None
+    password: str | None
+    auth: JsonObject | None
+    device: DeviceRequest
+    inhibit_login: bool
+
+
+class Registration:
+    """Registration by clients."""
+
+    def __init__(
+        self, mode: Mode, accounts: Accounts, interactive: Interactive, tokens: RegistrationTokens
+    ) -> None:
+        self._mode = mode
+        self._accounts = accounts
+        self._interactive = interactive
+        self._tokens = tokens
+
+    async def register(self, request: RegistrationRequest) -> Registered:
+        """Make an account when every step is done.
+
+        Raises `MatrixError`: M_FORBIDDEN when registration is closed, M_INVALID_USERNAME and
+        M_USER_IN_USE before any step is asked for, the 401 of the next step, M_MISSING_PARAM for a
+        password that is missing at the end.
+        """
+        self.check_open()
+        if request.username is not None:
+            await self._accounts.check_free(request.username)
+        check_device(request.device)
+        flow: Flow = (DUMMY,) if self._mode == "open" else (REGISTRATION_TOKEN,)
+        proven = await self._interactive.check(Operation("register", [flow]), request.auth)
+        if request.password is None:
+            raise MatrixError.missing_param("password is missing")
+        new = NewAccount(
+            localpart=request.username or self._accounts.random_localpart(),
+            password=request.password,
+            device=None if request.inhibit_login else request.device,
+        )
+        also = proven.changes
+        if proven.registration_token is not None:
+            also = (*also, self._tokens.use(proven.registration_token))
+        return await self._accounts.create(new, also)
+
+    def check_open(self) -> None:
+        """Raise `MatrixError` M_FORBIDDEN when nobody may register."""
+        if self._mode == "closed":
+            raise MatrixError.forbidden("Registration is closed on this server")
+
+
+class SharedSecret:
+    """Registration by whoever knows the server's secret, proven by a code over a nonce."""
+
+    def __init__(self, secret: str, accounts: Accounts, clock: Clock) -> None:
+        self._secret = secret.encode()
+        self._accounts = accounts
+        self._clock = clock
+        self._nonces: OrderedDict[str, int] = OrderedDict()
+
+    def nonce(self) -> str:
+        """A new nonce, good once and for a minute; `MatrixError` M_UNKNOWN if not offered."""
+        self._check_offered()
+        now = self._clock.now_ms()
+        while self._nonces:
+            oldest, expires = next(iter(self._nonces.items()))
+            if expires > now and len(self._nonces) < MAX_NONCES:
+                break
+            del self._nonces[oldest]
+        nonce = secrets.token_hex(64)
+        self._nonces[nonce] = now + NONCE_LIFETIME_MS
+        return nonce
+
+    async def register(
+        self, new: NewAccount, nonce: str, mac: str, user_type: str | None
+    ) -> Registered:
+        """Make the account if `mac` proves the secret.
+
+        `mac` is the hexadecimal HMAC-SHA1 over nonce, user name, password, `admin` or `notadmin`
+        and, if given, the user type, joined by NUL. Raises `MatrixError` M_UNKNOWN for a nonce
+        that is not good (any more), M_FORBIDDEN for a wrong code, and those of making an account.
+        """
+        self._check_offered()
+        expires = self._nonces.pop(nonce, None)
+        if expires is None or expires <= self._clock.now_ms():
+            raise MatrixError("M_UNKNOWN", "nonce: not known, used or expired", 400)
+        parts = [nonce, new.localpart, new.password or "", "admin" if new.admin else "notadmin"]
+        if user_type is not None:
+            parts.append(user_type)
+        code = hmac.new(self._secret, "\0".join(parts).encode(), hashlib.sha1).hexdigest()
+        if not hmac.compare_digest(code.encode(), mac.lower().encode()):
+            raise MatrixError.forbidden("The code is wrong")
+        return await self._accounts.create(new)
+
+    def _check_offered(self) -> None:
+        if not self._secret:
+            raise MatrixError("M_UNKNOWN", "Registration by shared secret is not offered", 400)

@@ -1,0 +1,189 @@
+"""User-interactive authentication: proving more than an access token before something is done.
+
+Owns the sessions of that exchange and the checks of its stages. A session belongs to one operation
+of one user; it is written only when a step is missing, so a client that sends all at once costs
+nothing. What the operation does is its caller's business, who commits the end of the session with
+it: when the operation fails, the session is still there to try again.
+spec: client-server-api#user-interactive-authentication-api
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import JsonObject
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from homeserver.users.logins import localpart_of
+from homeserver.users.passwords import Passwords
+from homeserver.users.registration_tokens import RegistrationTokens
+from storage import accounts as store
+from storage.account_changes import uia_sessions_expired
+from storage.changes import Change, Delete, Put
+from storage.engine import Database
+from storage.schema import UiaSessionRow, UserRow
+
+DUMMY = "m.login.dummy"
+PASSWORD = "m.login.password"
+REGISTRATION_TOKEN = "m.login.registration_token"
+
+LIFETIME_MS = 30 * 60_000
+
+Flow = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is to be done: a text that names it with its target, by which user, by which flows."""
+
+    name: str
+    flows: Sequence[Flow]
+    user: UserRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """All stages of a flow are done. `changes` end the session, together with the operation."""
+
+    registration_token: str | None
+    changes: tuple[Change, ...]
+
+
+class _Progress(msgspec.Struct):
+    operation: str
+    user_nid: int | None
+    completed: list[str] = []
+    registration_token: str | None = None
+
+
+class Interactive:
+    """Checks the `auth` of requests against the flows of their operation."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        passwords: Passwords,
+        tokens: RegistrationTokens,
+        clock: Clock,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._passwords = passwords
+        self._tokens = tokens
+        self._clock = clock
+        self._server_name = server_name
+        self._look_again = clock.now_ms() + LIFETIME_MS
+
+    async def check(self, operation: Operation, auth: JsonObject | None) -> Proven:
+        """Take the step that `auth` offers; returns when no other is needed.
+
+        Raises `MatrixError`: the 401 that tells what is missing; M_UNKNOWN for a session that does
+        not exist, M_FORBIDDEN (403) for one of another operation or when somebody else's password
+        is offered; M_BAD_JSON and M_MISSING_PARAM for the fields of the stage.
+        """
+        user_nid = operation.user.user_nid if operation.user is not None else None
+        progress = _Progress(operation.name, user_nid)
+        if auth is None:
+            raise await self._challenge(operation, None, progress)
+        session_id = _optional(auth, "session")
+        if session_id is not None:
+            progress = await self._load(session_id, progress)
+        error = await self._step(operation, progress, auth) if "type" in auth else None
+        if error is None and any(flow == tuple(progress.completed) for flow in operation.flows):
+            ended = [Delete(UiaSessionRow, (session_id,))] if session_id is not None else []
+            return Proven(progress.registration_token, tuple(ended))
+        raise await self._challenge(operation, session_id, progress, error)
+
+    async def forget_expired(self) -> None:
+        """Remove the sessions whose time is over; looks once in a session's lifetime."""
+        now = self._clock.now_ms()
+        if now >= self._look_again:
+            self._look_again = now + LIFETIME_MS
+            await self._commits.commit([uia_sessions_expired(now)])
+
+    async def _load(self, session_id: str, wanted: _Progress) -> _Progress:
+        row = (await store.uia_sessions(self._database, [session_id])).get(session_id)
+        if row is None or row.expires_ts <= self._clock.now_ms():
+            raise MatrixError("M_UNKNOWN", "session: there is no such session", 400)
+        progress = msgspec.json.decode(row.json, type=_Progress)
+        if (progress.operation, progress.user_nid) != (wanted.operation, wanted.user_nid):
+            raise MatrixError.forbidden("This session was begun for something else")
+        return progress
+
+    async def _step(
+        self, operation: Operation, progress: _Progress, auth: JsonObject
+    ) -> MatrixError | None:
+        """Try one stage; the error if it can be tried again."""
+        stage = _required(auth, "type")
+        if stage in progress.completed:
+            return None
+        done = len(progress.completed)
+        reached = [flow for flow in operation.flows if list(flow[:done]) == progress.completed]
+        if not any(flow[done : done + 1] == (stage,) for flow in reached):
+            return MatrixError("M_UNRECOGNIZED", f"type: {stage} is not the next stage", 401)
+        if stage == PASSWORD:
+            error = await self._check_password(operation, auth)
+        elif stage == REGISTRATION_TOKEN:
+            token = _required(auth, "token")
+            error = None
+            if await self._tokens.is_valid(token):
+                progress.registration_token = token
+            else:
+                error = MatrixError("M_UNAUTHORIZED", "The registration token is not valid", 401)
+        else:
+            error = None
+        if error is None:
+            progress.completed.append(stage)
+        return error
+
+    async def _check_password(self, operation: Operation, auth: JsonObject) -> MatrixError | None:
+        user = operation.user
+        password = _required(auth, "password")
+        localpart = localpart_of(auth, self._server_name)
+        if user is None or localpart is None or localpart.lower() != user.localpart.lower():
+            raise MatrixError.forbidden("This is not the account that is logged in")
+        if await self._passwords.matches(password, user.password):
+            return None
+        return MatrixError("M_FORBIDDEN", "The password is wrong", 401)
+
+    async def _challenge(
+        self,
+        operation: Operation,
+        session_id: str | None,
+        progress: _Progress,
+        error: MatrixError | None = None,
+    ) -> MatrixError:
+        session_id = session_id or secrets.token_urlsafe(18)
+        expires = self._clock.now_ms() + LIFETIME_MS
+        row = UiaSessionRow(session_id, msgspec.json.encode(progress), expires)
+        await self._commits.commit([Put(row)])
+        extra: JsonObject = {
+            "flows": [{"stages": list(flow)} for flow in operation.flows],
+            "params": {},
+            "session": session_id,
+        }
+        if progress.completed:
+            extra["completed"] = progress.completed
+        if error is None:
+            # The first answer of the exchange is no error of the client's and names none.
+            return MatrixError("", "", 401, extra=extra)
+        return MatrixError(error.errcode, error.message, 401, extra=extra)
+
+
+def _required(auth: JsonObject, key: str) -> str:
+    value = _optional(auth, key)
+    if value is None:
+        raise MatrixError.missing_param(f"auth.{key} is missing")
+    return value
+
+
+def _optional(auth: JsonObject, key: str) -> str | None:
+    value = auth.get(key)
+    if value is not None and not isinstance(value, str):
+        raise MatrixError.bad_json(f"auth.{key} must be a string")
+    return value
