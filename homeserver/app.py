@@ -64,12 +64,10 @@ from homeserver.users.filters import Filters
 from homeserver.users.inbox import UserInbox
 from homeserver.users.logins import Logins
 from homeserver.users.own_rooms import OwnRooms
-from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.profiles import Profiles, ProfileSpread
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
-from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
@@ -236,7 +234,6 @@ class App:
         registration = Registration(
             config.registration.mode, accounts, interactive, registration_tokens
         )
-        accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
         self._tasks.service("jobs", jobs.run)
         self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive))
         self.metrics.gauge(
@@ -261,7 +258,6 @@ class App:
             members=members,
             memberships=memberships,
             own_rooms=OwnRooms(rooms, memberships),
-            own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
             posting=Posting(rooms, database),
@@ -269,13 +265,9 @@ class App:
             push_rules=PushRules(account_data, self._inbox),
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
             registration=registration,
-            registration=Registration(
-                config.registration.mode, accounts, interactive, registration_tokens
-            ),
             registration_tokens=registration_tokens,
             rooms=rooms,
             sessions=sessions,
-            shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sync=sync,
             typing=typing,

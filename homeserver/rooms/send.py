@@ -3,7 +3,7 @@
 Owns the way from a draft to a signed, authorised event. Everything here is synchronous and works
 on a loaded head; what is missing is asked for by the exceptions of `head` and `numbers`, raised
 before anything has changed. It does not wait for the commit (`actor.py`).
-spec: server-server-api#authorization-rules
+spec: server-server-api#authorisation-rules
 """
 
 import secrets
