@@ -64,7 +64,7 @@ class Unread:
     async def _counted(self, user_nid: int, room_nid: int, joined_pos: int, until: int) -> int:
         receipts = await receipts_of(self._database, user_nid, [room_nid])
         read = (row.event_pos for row in receipts.get(room_nid, ()) if not row.thread)
-        marker = max(joined_pos, *read)
+        marker = max((joined_pos, *read))
         count = 0
         tail = await notifying_tail(self._database, room_nid, marker, until, CAP)
         for sender_nid, flags in tail:
