@@ -5,6 +5,7 @@ Owns every option: its type, default and the reason why one would set it. The re
 and checked; what depends on the world (ports, databases) shows when the server starts.
 """
 
+import difflib
 import ipaddress
 import json
 import tomllib
@@ -20,6 +21,8 @@ from homeserver.options import PREFIX, ConfigError, Origin, Reader, declared, op
 
 Api = Literal["client", "federation", "admin", "metrics"]
 MEGABYTE = 1_048_576
+NEARLY = 0.9
+"""How like a known variable an unknown one must be to count as a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,11 @@ def _check_proxy(source: str, proxy: str) -> None:
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    """A variable with our prefix that sets nothing is a mistake, as an unknown key is."""
+    """A variable that is nearly one of ours is a mistake, as an unknown key is.
+
+    Others with our prefix are left alone: Kubernetes sets HOMESERVER_SERVICE_HOST and the like for
+    a service of that name.
+    """
     known = {"HOMESERVER_CONFIG", "HOMESERVER_LISTENERS"}
     for name, shape in SECTIONS.items():
         for one in declared(name, shape):
@@ -301,7 +308,11 @@ def _check_variables(environ: Mapping[str, str]) -> None:
                 known.add(one.variable + "_FILE")
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in known:
-            raise ConfigError(f"environment: {unknown(variable, sorted(known))}")
+            near = difflib.get_close_matches(variable, known, 1, NEARLY)
+            if near:
+                raise ConfigError(
+                    f"environment: there is no option {variable}. Did you mean {near[0]}?"
+                )
 
 
 def _listed(text: str) -> Any:

@@ -133,6 +133,13 @@ def test_secrets_are_read_from_files(one: Declared, tmp_path: Path) -> None:
         read(MINIMAL, {f"{one.variable}_FILE": str(tmp_path / "none")})
 
 
+@pytest.mark.parametrize(
+    "variable", ["HOMESERVER_SERVICE_HOST", "HOMESERVER_SERVICE_PORT", "HOMESERVER_PORT_8008_TCP"]
+)
+def test_variables_that_others_set_do_no_harm(variable: str) -> None:
+    assert read(MINIMAL, {variable: "10.0.0.1"}).server.name == "example.org"
+
+
 def test_the_environment_comes_before_the_file() -> None:
     config = read({**MINIMAL, "logging": {"level": "error"}}, {"HOMESERVER_LOGGING_LEVEL": "debug"})
     assert config.logging.level == "debug"
