@@ -6,7 +6,7 @@ change of a key replaces an earlier one, so a row that two items touch is writte
 form. This module holds and runs no SQL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString, NamedTuple
 
 from storage.schema import TABLES, Table
@@ -166,11 +166,19 @@ def check_text(text: str) -> None:
             raise Malformed("text holds a lone surrogate") from None
 
 
-def placed(values: Sequence[Any], start: int, positions: int) -> tuple[Any, ...]:
-    """`values` with every `Pos` made absolute, though still a `Pos`, and every text checked."""
+def check_texts(values: Iterable[Any]) -> None:
+    """`check_text` of every text among the values."""
     for value in values:
         if isinstance(value, str):
             check_text(value)
+
+
+def placed(values: Sequence[Any], start: int, positions: int) -> tuple[Any, ...]:
+    """`values` with every `Pos` made absolute, though still a `Pos`, and every text checked."""
+    check_texts(values)
+    for value in values:
+        if isinstance(value, list | tuple | set | frozenset):
+            check_texts(value)
     return tuple(Pos(_place(v, start, positions)) if type(v) is Pos else v for v in values)
 
 

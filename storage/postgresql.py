@@ -9,6 +9,7 @@ committed. Reads go over a few shared connections; see `postgres_wire`.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import secrets
@@ -29,6 +30,7 @@ from storage.changes import (
     Missed,
     Pos,
     Rows,
+    check_texts,
     first_positions,
     plan,
 )
@@ -73,6 +75,7 @@ _ADD_KEYS = (
     " ON CONFLICT (type_nid, name_nid) DO NOTHING"
 )
 _ADD_WORKER = "INSERT INTO workers (id, batch, pos, lease_until) VALUES ($1, 0, 0, 0)"
+_LEAVE = "DELETE FROM workers WHERE id = $1"
 _VIEW = "SELECT view FROM stream WHERE one = 1"
 _RAISE_VIEW = "UPDATE stream SET view = view + 1 WHERE one = 1"
 _ADD_VIEW = "INSERT INTO views (view, members) SELECT view, $1 FROM stream WHERE one = 1"
@@ -183,6 +186,7 @@ class PostgresDatabase(Database):
         return int(row[0])
 
     async def intern(self, names: Collection[str]) -> dict[str, int]:
+        check_texts(names)
         look = Statement(_NAMES, (Array(str, list(names)),))
         known: dict[str, int] = dict((await next(self._next_reader).run(look))[0])
         missing = sorted({name for name in names if name not in known})
@@ -228,6 +232,8 @@ class PostgresDatabase(Database):
 
     async def close(self) -> None:
         async with self._one_batch:
+            with contextlib.suppress(Lost, Refused):
+                await (await self._writer.wire()).run([Statement(_LEAVE, (self._worker_id,))])
             for line in (self._writer, self._side, *self._readers, *self._scanners):
                 await line.close()
 
@@ -375,6 +381,7 @@ def statement(sql: LiteralString, args: Sequence[Any]) -> Statement:
 
 
 def _collection(values: Collection[Any]) -> Array | None:
+    check_texts(values)
     for value in values:
         return Array(int if isinstance(value, int) else type(value), values)
     return None

@@ -6,6 +6,7 @@ keys and settings and `sqlite_writer` for the commit.
 """
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Callable, Collection, Sequence
@@ -16,7 +17,7 @@ from typing import Any, LiteralString, TypeVar
 
 import apsw
 
-from storage.changes import DatabaseGone, Item, Malformed, check_text
+from storage.changes import CommitFailed, DatabaseGone, Item, Malformed, check_text, check_texts
 from storage.engine import TIMELINES_KEPT, Database, StorageError
 from storage.migrations import statements_from, version_table
 from storage.schema import TimelineRow
@@ -95,8 +96,6 @@ class SQLiteDatabase(Database):
 
     async def intern(self, names: Collection[str]) -> dict[str, int]:
         wanted = tuple(names)
-        for name in wanted:
-            check_text(name)
         known: dict[str, int] = dict(_read(self._reader, _NAMES, (wanted,)))
         if len(known) < len(wanted):
             missing = sorted({name for name in wanted if name not in known})
@@ -117,6 +116,7 @@ class SQLiteDatabase(Database):
         return await self._writer.run(lambda connection: _start(connection, self._batches))
 
     async def close(self) -> None:
+        self._writer.run(lambda connection: _leave(connection, self._batches))
         await self._writer.close()
         self._scan_threads.shutdown()
         while not self._scanners.empty():
@@ -133,6 +133,7 @@ def _read(
         if isinstance(arg, str):
             check_text(arg)
         elif isinstance(arg, Collection) and not isinstance(arg, bytes):
+            check_texts(arg)
             bindings[i] = carray(arg)
     try:
         return connection.execute(translated(sql), bindings).fetchall()
@@ -177,6 +178,11 @@ def _prepare(connection: apsw.Connection) -> Batches:
     except apsw.Error as error:
         raise StorageError(f"The database can't be prepared: {error}") from error
     return batches
+
+
+def _leave(connection: apsw.Connection, batches: Batches) -> None:
+    with contextlib.suppress(CommitFailed), transaction(connection):
+        connection.execute("DELETE FROM workers WHERE id = ?", (batches.worker_id,))
 
 
 def _take_numbers(connection: apsw.Connection, counter: str, count: int) -> int:
