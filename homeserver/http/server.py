@@ -119,10 +119,9 @@ class Server:
             site = web.TCPSite(runner, binding.address, binding.port, ssl_context=tls, backlog=1024)
             await site.start()
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"can't listen on {binding.address} port {binding.port}: {error.strerror or error}",
-            ) from None
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            place = f"{binding.address} port {binding.port}"
+            raise OSError(error.errno, f"can't listen on {place}: {reason}") from None
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
         self.addresses.append(f"{'https' if tls else 'http'}://{shown}:{port}")
