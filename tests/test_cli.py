@@ -196,6 +196,10 @@ class TestUserOnARunningServer:
         result = run("user", "create", "alice", "--password-stdin", given="\n")
         assert "must not be empty" in failed(result)
 
+    def test_another_server_at_the_address_is_noticed(self, server: None, folder: Path) -> None:
+        (folder / "data" / "registration_secret").write_text("of somebody else")
+        assert "is another server" in failed(run("user", "create", "alice", "--generate"))
+
     def test_without_the_secret_nothing_is_tried(
         self, server: None, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -145,9 +145,18 @@ def _request(listener: Listener, method: str, body: JsonObject | None) -> JsonOb
         raise click.ClickException("What answers at the server's address is not it.") from None
     finally:
         connection.close()
+    if response.status == 403:
+        raise click.ClickException(
+            f"The server at {_where(listener)} refuses registration.shared_secret: it runs with "
+            "another configuration, or is another server."
+        )
     if response.status != 200:
         raise click.ClickException(str(answer.get("error", f"status {response.status}")))
     return answer
+
+
+def _where(listener: Listener) -> str:
+    return str(listener.socket) if listener.socket else f"{listener.address}:{listener.port}"
 
 
 class _SocketConnection(http.client.HTTPConnection):
