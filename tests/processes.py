@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -83,6 +83,11 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
+def _environment() -> dict[str, str]:
+    """Ours, without what would configure the server or what only tests read."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HOMESERVER_")}
+
+
 class DidNotStart(Exception):
     """The process ended, or did not answer in time; carries the end of its log."""
 
@@ -114,10 +119,6 @@ class Server(ABC):
     def command(self) -> Sequence[str]:
         """What to execute."""
 
-    def environment(self) -> Mapping[str, str]:
-        """Variables that the process gets besides ours."""
-        return {}
-
     @property
     def url(self) -> str:
         """Where clients reach it, without a slash at the end."""
@@ -146,7 +147,7 @@ class Server(ABC):
                 stdout=output,
                 stderr=output,
                 cwd=ROOT if self.kind == "ours" else self.folder,
-                env={**os.environ, **self.environment()},
+                env=_environment(),
                 start_new_session=True,
             )
         limit = time.monotonic() + seconds
@@ -236,7 +237,7 @@ class OurServer(Server):
                     f"shared_secret = {json.dumps(self.shared_secret)}",
                     "[passwords]",
                     'cost = "cheap"',
-                    "[log]",
+                    "[logging]",
                     'level = "warning"',
                     "",
                 ]
@@ -254,6 +255,7 @@ class OurServer(Server):
             capture_output=True,
             text=True,
             cwd=ROOT,
+            env=_environment(),
             check=False,
         )
 

@@ -1,0 +1,40 @@
+"""A server on each kind of database, and a way to look into that database."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import psycopg
+import pytest
+
+from tests.databases import PostgresServer
+from tests.processes import Server, judged, postgresql_url, running
+
+Rows = list[tuple[int, ...]]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A running server on an empty database; the test runs once on each kind."""
+    database = None
+    if request.param == "postgresql":
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        database = postgresql_url(postgres.blank_database())
+    with running(judged()(tmp_path / "server", database)) as server:
+        yield server
+
+
+@pytest.fixture
+def look(server: Server) -> Callable[[str], Rows]:
+    """Read the server's database behind its back."""
+
+    def rows(sql: str) -> Rows:
+        if server.database.startswith("sqlite:"):
+            connection = apsw.Connection(server.database.removeprefix("sqlite:"))
+            found: Rows = list(connection.execute(sql))
+            connection.close()
+            return found
+        with psycopg.connect(server.database) as postgresql:
+            return postgresql.execute(sql.encode()).fetchall()
+
+    return rows
