@@ -20,32 +20,30 @@ from typing import Any, LiteralString
 import psycopg
 
 from storage.changes import (
-    CommitFailed,
-    Conflict,
     DatabaseGone,
-    Do,
     Fenced,
     Item,
-    Malformed,
-    Missed,
-    Pos,
-    Rows,
     check_texts,
     first_positions,
     plan,
 )
-from storage.engine import TIMELINES_KEPT, Database, StorageError, placeholders
+from storage.engine import TIMELINES_KEPT, Database, StorageError
 from storage.migrations import statements_from, version_table
+from storage.postgres_statements import (
+    DIVISION_BY_ZERO,
+    RELATIVE,
+    failure,
+    is_lost,
+    statement,
+    writes,
+)
 from storage.postgres_wire import Array, Lost, Refused, Statement, Wire
-from storage.schema import TABLES, Table, TimelineRow
+from storage.schema import TimelineRow
 
 _READERS = 2
 _SCANNERS = 2
 _PATIENCE = 20.0
 _NAMES_AT_ONCE = 64
-
-_RELATIVE = 1 << 62
-"""Positions from here on are relative to the stream's position after the batch."""
 
 _TAKE_POSITIONS = "UPDATE stream SET pos = pos + $1 / (view = $2)::int WHERE one = 1 RETURNING pos"
 _TAKE_BATCH = (
@@ -74,22 +72,18 @@ _ADD_KEYS = (
     " SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])"
     " ON CONFLICT (type_nid, name_nid) DO NOTHING"
 )
-_ADD_WORKER = "INSERT INTO workers (id, batch, pos, lease_until) VALUES ($1, 0, 0, 0)"
+_ADD_WORKER = "INSERT INTO workers (id, batch, pos, lease_until) VALUES ($1, $2, 0, 0)"
 _LEAVE = "DELETE FROM workers WHERE id = $1"
 _VIEW = "SELECT view FROM stream WHERE one = 1"
 _RAISE_VIEW = "UPDATE stream SET view = view + 1 WHERE one = 1"
 _ADD_VIEW = "INSERT INTO views (view, members) SELECT view, $1 FROM stream WHERE one = 1"
-_ONLY_WORKER = "DELETE FROM workers WHERE id <> $1"
+_NO_WORKERS = "DELETE FROM workers"
 _ADD_TIMELINE = (
     "INSERT INTO timelines (timeline_nid, id, from_pos)"
     " SELECT (SELECT coalesce(max(timeline_nid), 0) + 1 FROM timelines), $1, pos"
     " FROM stream WHERE one = 1"
 )
 _TIMELINES = "SELECT timeline_nid, id, from_pos FROM timelines ORDER BY timeline_nid DESC LIMIT $1"
-
-_DIVISION_BY_ZERO = "22012"
-_LOST_STATES = ("57P01", "57P02", "57P03", "25006", "40001", "40P01", "40003", "55P03", "26000")
-_MALFORMED_STATES = ("22021", "22P05", "22003", "23502", "42804")
 
 
 class Line:
@@ -118,7 +112,7 @@ class Line:
             except Lost as error:
                 failed: Exception = error
             except Refused as error:
-                if not _is_lost(error):
+                if not is_lost(error):
                     raise
                 failed = error
             if time.monotonic() - began > _PATIENCE:
@@ -168,7 +162,7 @@ class PostgresDatabase(Database):
         return database
 
     async def _enter(self) -> None:
-        added = Statement(_ADD_WORKER, (self._worker_id,))
+        added = Statement(_ADD_WORKER, (self._worker_id, self._batch))
         try:
             _, view = await (await self._writer.wire()).run([added, Statement(_VIEW, ())])
         except Lost as error:
@@ -222,7 +216,8 @@ class PostgresDatabase(Database):
             *_, view, rows = await self._writer.run(
                 Statement(_RAISE_VIEW, ()),
                 Statement(_ADD_VIEW, (json.dumps([self._worker_id]),)),
-                Statement(_ONLY_WORKER, (self._worker_id,)),
+                Statement(_NO_WORKERS, ()),
+                Statement(_ADD_WORKER, (self._worker_id, self._batch)),
                 Statement(_ADD_TIMELINE, (secrets.token_hex(8),)),
                 Statement(_VIEW, ()),
                 Statement(_TIMELINES, (TIMELINES_KEPT,)),
@@ -241,12 +236,12 @@ class PostgresDatabase(Database):
 
     async def commit(self, items: Sequence[Item]) -> list[int]:
         total = sum(item.positions for item in items)
-        steps = plan(items, _RELATIVE - total + 1)
-        writes = [write for step in steps for write in _writes(step)]
-        last = await asyncio.shield(self._commit(total, writes))
+        steps = plan(items, RELATIVE - total + 1)
+        statements = [statement for step in steps for statement in writes(step)]
+        last = await asyncio.shield(self._commit(total, statements))
         return first_positions(items, last - total + 1)
 
-    async def _commit(self, total: int, writes: list[Statement]) -> int:
+    async def _commit(self, total: int, statements: list[Statement]) -> int:
         """The stream's position after the batch."""
         async with self._one_batch:
             began = time.monotonic()
@@ -256,14 +251,15 @@ class PostgresDatabase(Database):
                     wire = await self._writer.wire()
                     if self._in_doubt:
                         await self._settle(wire)
-                    answer = wire.run(self._statements(total, writes))
+                    whole = self._whole(total, statements)
+                    answer = wire.run(whole)
                     again, sent = sent, True
                     rows = await answer
                 except Lost as error:
                     failed: Exception = error
                 except Refused as error:
-                    if not _is_lost(error):
-                        return await self._refused(error, writes, wire, again=again)
+                    if not is_lost(error):
+                        return await self._refused(error, whole, wire, again=again)
                     failed = error
                 else:
                     self._batch += 1
@@ -274,19 +270,19 @@ class PostgresDatabase(Database):
                 await asyncio.sleep(delay)
             raise AssertionError("the delays have no end")
 
-    def _statements(self, total: int, writes: list[Statement]) -> list[Statement]:
+    def _whole(self, total: int, statements: list[Statement]) -> list[Statement]:
         return [
             Statement(_TAKE_POSITIONS, (total, self._view)),
             Statement(_TAKE_BATCH, (self._batch + 1, self._worker_id)),
-            *writes,
+            *statements,
         ]
 
     async def _refused(
-        self, error: Refused, writes: list[Statement], wire: Wire, *, again: bool
+        self, error: Refused, whole: list[Statement], wire: Wire, *, again: bool
     ) -> int:
         """What a refusal means: the position of a batch that had been committed, or an error."""
-        if error.index > 1 or error.state != _DIVISION_BY_ZERO:
-            raise _failure(error, writes) from error
+        if error.index > 1 or error.state != DIVISION_BY_ZERO:
+            raise failure(error, whole) from error
         if again:
             try:
                 rows = (await wire.run([Statement(_LAST_BATCH, (self._worker_id,))]))[0]
@@ -315,12 +311,15 @@ def _delays() -> itertools.chain[float]:
     return itertools.chain((0.0, 0.05, 0.1, 0.2, 0.5), itertools.repeat(1.0))
 
 
-def _is_lost(error: Refused) -> bool:
-    return error.state.startswith("08") or error.state in _LOST_STATES
-
-
 def _pairs(keys: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
     return Array(int, [key[0] for key in keys]), Array(int, [key[1] for key in keys])
+
+
+_MADE_MEANWHILE = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+)
 
 
 async def _migrate(dsn: str) -> None:
@@ -333,7 +332,7 @@ async def _migrate(dsn: str) -> None:
                 await connection.execute(version_table("postgresql").encode())
                 await connection.commit()
                 break
-            except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+            except _MADE_MEANWHILE:
                 await connection.rollback()
         await connection.execute(
             "INSERT INTO meta (key, value) VALUES ('schema_version', '0') ON CONFLICT DO NOTHING"
@@ -344,126 +343,3 @@ async def _migrate(dsn: str) -> None:
         (version,) = await cursor.fetchone() or ("0",)
         for text in statements_from(int(version), "postgresql"):
             await connection.execute(text.encode())
-
-
-# --- Statements ----------------------------------------------------------------------------------
-
-_texts: dict[tuple[str, tuple[bool, ...]], str] = {}
-_STREAM_POS = "(SELECT pos FROM stream WHERE one = 1)"
-
-
-def translated(sql: LiteralString, relative: tuple[bool, ...]) -> str:
-    """The text with PostgreSQL's placeholders; `relative` says which values are positions."""
-    text = _texts.get((sql, relative))
-    if text is None:
-        parts = placeholders(sql)
-        for n, i in enumerate(range(1, len(parts), 2), 1):
-            if parts[i] == "?":
-                parts[i] = f"({_STREAM_POS} + ${n}::bigint)" if relative[n - 1] else f"${n}"
-            else:
-                parts[i] = f"= ANY(${n})"
-        text = _texts[sql, relative] = "".join(parts)
-    return text
-
-
-def statement(sql: LiteralString, args: Sequence[Any]) -> Statement:
-    """A statement of a caller: collections become arrays, `Pos` relative to the stream's row."""
-    relative = tuple(type(arg) is Pos for arg in args)
-    values = [
-        arg - _RELATIVE
-        if type(arg) is Pos
-        else _collection(arg)
-        if isinstance(arg, Collection) and not isinstance(arg, str | bytes)
-        else arg
-        for arg in args
-    ]
-    return Statement(translated(sql, relative), values)
-
-
-def _collection(values: Collection[Any]) -> Array | None:
-    check_texts(values)
-    for value in values:
-        return Array(int if isinstance(value, int) else type(value), values)
-    return None
-
-
-class _Texts:
-    """The three grouped writes of a table."""
-
-    def __init__(self, table: Table) -> None:
-        names = ", ".join(table.column_names)
-        self.insert = (
-            f"INSERT INTO {table.name} ({names}) SELECT {_given(table.columns)}"
-            f" FROM unnest({_arrays(table.columns)}) AS given ({names})"
-        )
-        updates = ", ".join(
-            f"{name} = excluded.{name}" for name in table.column_names if name not in table.key
-        )
-        self.put = (
-            f"{self.insert} ON CONFLICT ({', '.join(table.key)})"
-            f" DO {'UPDATE SET ' + updates if updates else 'NOTHING'}"
-        )
-        self.delete = (
-            f"DELETE FROM {table.name} AS t USING (SELECT {_given(table.key_columns, named=True)}"
-            f" FROM unnest({_arrays(table.key_columns)}) AS given ({', '.join(table.key)})) AS g"
-            f" WHERE {' AND '.join(f't.{name} = g.{name}' for name in table.key)}"
-        )
-
-
-_CAST = {int: "bigint", str: "text", bytes: "bytea"}
-
-
-def _arrays(columns: Sequence[Any]) -> str:
-    return ", ".join(f"${n}::{_CAST[column.kind]}[]" for n, column in enumerate(columns, 1))
-
-
-def _given(columns: Sequence[Any], *, named: bool = False) -> str:
-    return ", ".join(
-        f"CASE WHEN given.{c.name} > {_RELATIVE >> 1} THEN given.{c.name} - {_RELATIVE}"
-        f" + {_STREAM_POS} ELSE given.{c.name} END{f' AS {c.name}' if named else ''}"
-        if c.position
-        else f"given.{c.name}"
-        for c in columns
-    )
-
-
-_TEXTS = {table: _Texts(table) for table in TABLES.values()}
-
-
-def _writes(step: Rows | Do) -> list[Statement]:
-    if isinstance(step, Do):
-        text, values = statement(step.sql, step.args)
-        if step.expect is not None:
-            text = (
-                f"WITH done AS ({text} RETURNING 1)"
-                f" SELECT 1 / (count(*) = {int(step.expect)})::int FROM done"
-            )
-        return [Statement(text, values)]
-    texts, table = _TEXTS[step.table], step.table
-    return [
-        Statement(text, _columns(columns, rows))
-        for text, columns, rows in (
-            (texts.delete, table.key_columns, step.deletes),
-            (texts.insert, table.columns, step.inserts),
-            (texts.put, table.columns, step.puts),
-        )
-        if rows
-    ]
-
-
-def _columns(columns: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[Array]:
-    return [
-        Array(column.kind, values)
-        for column, values in zip(columns, zip(*rows, strict=True), strict=True)
-    ]
-
-
-def _failure(error: Refused, writes: list[Statement]) -> CommitFailed:
-    """The kind of `CommitFailed` that a refusal by the server is."""
-    if error.state == "23505":
-        return Conflict(error.table)
-    if error.state == _DIVISION_BY_ZERO:
-        return Missed(f"rows missed by: {writes[error.index - 2].sql}")
-    if error.state in _MALFORMED_STATES:
-        return Malformed(str(error))
-    return CommitFailed(str(error))

@@ -80,12 +80,12 @@ class Batches:
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
         self.view = 0
-        self._batch = 0
+        self.batch = 0
 
     def commit(self, connection: apsw.Connection, items: Sequence[Item]) -> list[int]:
         """One transaction; the first position of each item."""
         total = sum(item.positions for item in items)
-        batch = self._batch + 1
+        batch = self.batch + 1
         with transaction(connection):
             taken = connection.execute(_TAKE_POSITIONS, (total, self.view)).fetchone()
             if taken is None:
@@ -100,7 +100,7 @@ class Batches:
                     _write(connection, step)
                 else:
                     _do(connection, step)
-        self._batch = batch
+        self.batch = batch
         return first_positions(items, start)
 
 

@@ -61,12 +61,12 @@ class PostgresServer:
 
     def __init__(self, *, durable: bool = False) -> None:
         binaries, self._user = _binaries()
-        self._folder = Path(tempfile.mkdtemp(prefix="hs-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="hs-pg-"))
         self._numbers = itertools.count(1)
         self._template: str | None = None
         if self._user is not None:
-            os.chown(self._folder, self._user, self._user)
-        data = self._folder / "data"
+            os.chown(self.folder, self._user, self._user)
+        data = self.folder / "data"
         subprocess.run(
             [binaries / "initdb", *_INITDB, "-D", data],
             check=True,
@@ -75,8 +75,8 @@ class PostgresServer:
         )
         options = _OPTIONS | ({} if durable else _NOT_DURABLE)
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCHED, str(self._folder)]
-            + [str(binaries / "postgres"), "-D", str(data), "-k", str(self._folder)]
+            ["/bin/sh", "-c", _WATCHED, str(self.folder)]
+            + [str(binaries / "postgres"), "-D", str(data), "-k", str(self.folder)]
             + [part for key, value in options.items() for part in ("-c", f"{key}={value}")],
             stdin=subprocess.PIPE,
             start_new_session=True,
@@ -90,7 +90,7 @@ class PostgresServer:
         return self._process.pid
 
     def dsn(self, database: str = "postgres") -> str:
-        return f"host={self._folder} user=postgres dbname={database}"
+        return f"host={self.folder} user=postgres dbname={database}"
 
     def new_database(self) -> str:
         """The DSN of a new, migrated, empty database."""
