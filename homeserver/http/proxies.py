@@ -37,13 +37,6 @@ class Proxies:
             client = str(parsed)
         return client
 
-    def is_secure(self, raw: web.BaseRequest) -> bool:
-        """Whether the client came by TLS, here or at a trusted proxy."""
-        if raw.secure:
-            return True
-        forwarded = raw.headers.get("X-Forwarded-Proto", "")
-        return forwarded.strip().lower() == "https" and self._trusts(raw.remote or UNIX)
-
     def _trusts(self, peer: str) -> bool:
         if peer == UNIX:
             return self._unix
