@@ -158,6 +158,7 @@ async def _check_room(db: Database, room: RoomRow, ends: set[int]) -> list[str]:
         keys |= await state_keys(db, part)
     found += [f"current_state has the unknown key {key}" for key in state.keys() - keys.keys()]
     contents: dict[int, tuple[int, dict[str, Any]]] = {}
+    own_keys: dict[int, int | None] = {}
     for part in _parts(set(state.values())):
         rows = await event_rows(db, part)
         bodies = await event_json(db, part)
@@ -166,12 +167,16 @@ async def _check_room(db: Database, room: RoomRow, ends: set[int]) -> list[str]:
                 contents[event_nid] = (row.flags, json.loads(bodies[event_nid])["content"])
             if row.flags & 1:
                 found.append(f"the rejected event {event_nid} is in its state")
-            if state.get(row.key_nid or 0) != event_nid:
-                found.append(f"event {event_nid} stands under another key than its own")
+            own_keys[event_nid] = row.key_nid
     found += [
         f"its state holds event {event_nid}, which it does not have"
         for event_nid in state.values()
         if event_nid not in contents
+    ]
+    found += [
+        f"event {event_nid} stands under another key than its own"
+        for key, event_nid in state.items()
+        if own_keys.get(event_nid, key) != key
     ]
     by_key = {keys[key]: contents[event] for key, event in state.items() if event in contents}
     members = {

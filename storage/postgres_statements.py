@@ -69,7 +69,7 @@ def _collection(values: Collection[Any]) -> Array | None:
     return None
 
 
-class _Texts:
+class Texts:
     """The three grouped writes of a table."""
 
     def __init__(self, table: Table) -> None:
@@ -109,7 +109,7 @@ def _given(columns: Sequence[Column], *, named: bool = False) -> str:
     )
 
 
-_TEXTS = {table: _Texts(table) for table in TABLES.values()}
+TEXTS = {table: Texts(table) for table in TABLES.values()}
 
 
 def writes(step: Step) -> list[Statement]:
@@ -121,7 +121,7 @@ def writes(step: Step) -> list[Statement]:
                 f" SELECT 1 / (count(*) = {int(step.expect)})::int FROM done"
             )
         return [Statement(text, values)]
-    texts, table = _TEXTS[step.table], step.table
+    texts, table = TEXTS[step.table], step.table
     return [
         Statement(text, _columns(columns, rows))
         for text, columns, rows in (
