@@ -1,8 +1,8 @@
 """The numbered versions of the schema, and the way from any older one to the newest.
 
 A new database is made from `schema` as it stands and has the newest version at once; an older one
-runs the steps it lacks. Either happens in one transaction that the engine owns. A test holds that
-both ways end with the same tables. The row `schema_version` of `meta` says what a database is.
+runs the steps it lacks; either happens in one transaction that the engine owns. Invariant: both
+ways end with the same tables. The row `schema_version` of `meta` says what a database is.
 """
 
 from collections.abc import Callable

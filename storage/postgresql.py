@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from storage.changes import (
     DatabaseGone,
@@ -43,6 +44,14 @@ from storage.schema import TimelineRow
 _READERS = 2
 _SCANNERS = 2
 _PATIENCE = 20.0
+_PARAMETERS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""For connections, unless the DSN has its own: a server that falls silent is lost in 10 s."""
 _NAMES_AT_ONCE = 64
 
 _TAKE_POSITIONS = "UPDATE stream SET pos = pos + $1 / (view = $2)::int WHERE one = 1 RETURNING pos"
@@ -132,12 +141,12 @@ class PostgresDatabase(Database):
 
     def __init__(self, dsn: str, *, durable: bool) -> None:
         self._worker_id = secrets.token_hex(8)
-        parameters: dict[str, Any] = {
-            "connect_timeout": 5,
-            "fallback_application_name": f"homeserver {self._worker_id}",
-        }
+        given = conninfo_to_dict(dsn)
+        parameters = {key: value for key, value in _PARAMETERS.items() if key not in given}
+        parameters["fallback_application_name"] = f"homeserver {self._worker_id}"
         if not durable:
-            parameters["options"] = "-c synchronous_commit=off"
+            options = f"{given.get('options') or ''} -c synchronous_commit=off"
+            parameters["options"] = options.strip()
         self._writer = Line(dsn, parameters)
         self._side = Line(dsn, parameters)
         self._readers = [Line(dsn, parameters) for _ in range(_READERS)]

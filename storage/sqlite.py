@@ -175,7 +175,7 @@ def _prepare(connection: apsw.Connection) -> Batches:
                 connection.execute(statement)
             connection.execute(_ADD_WORKER, (batches.worker_id, batches.batch))
             batches.view = _number(connection, _VIEW)
-    except apsw.Error as error:
+    except (apsw.Error, CommitFailed) as error:
         raise StorageError(f"The database can't be prepared: {error}") from error
     return batches
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import migrations
 from storage.changes import Fenced, Insert, Item, Pos, Put
 from storage.engine import (
     DatabaseInUse,
@@ -16,7 +17,7 @@ from storage.engine import (
     open_database,
 )
 from storage.migrations import VERSION
-from storage.schema import MetaRow
+from storage.schema import Dialect, MetaRow, create_statements
 from tests.databases import PostgresServer
 from tests.storage.rows import event
 
@@ -105,3 +106,31 @@ async def test_the_server_that_starts_last_has_the_database(postgres: PostgresSe
     await first.close()
     await second.close()
     postgres.drop(dsn)
+
+
+async def test_an_interrupted_migration_leaves_nothing(
+    database_settings: DatabaseSettings,
+    postgres: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blank = (
+        DatabaseSettings(path=tmp_path / "blank.db", durable=False)
+        if database_settings.path
+        else DatabaseSettings(dsn=postgres.blank_database(), durable=False)
+    )
+
+    def broken(dialect: Dialect) -> list[str]:
+        return [*create_statements(dialect), "CREATE TABLE events (again BIGINT)"]
+
+    monkeypatch.setattr("storage.migrations.create_statements", broken)
+    with pytest.raises(StorageError, match="events"):
+        await open_database(blank)
+    monkeypatch.undo()
+    database = await open_database(blank)
+    assert await database.commit([Item([Insert(event(1, pos=Pos(0)))], 1)]) == [1]
+    await database.close()
+
+
+async def test_every_step_of_the_schema_has_its_number() -> None:
+    assert sorted(migrations.STEPS) == list(range(2, VERSION + 1))
