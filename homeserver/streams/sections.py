@@ -8,7 +8,7 @@ spec: client-server-api#syncing
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from homeserver.matrix import canonical
@@ -33,7 +33,10 @@ StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores."""
+    """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores.
+
+    `misled` when it knows a future that was lost: nothing can be added to what it shows.
+    """
 
     user_id: str
     user_nid: int
@@ -43,6 +46,7 @@ class Asker:
     state_name: StateName
     ignored: frozenset[str]
     now: int
+    misled: bool = False
 
     @property
     def use_state_after(self) -> bool:
@@ -85,6 +89,8 @@ class Sections:
     async def afresh(self, asker: Asker, room: Room, reader: Reader, until: int) -> list[bytes]:
         """`timeline`, `state` and `summary` for a client that knows nothing of the room."""
         stretch = await self._latest(asker, room, reader, until)
+        if asker.misled:
+            stretch = replace(stretch, limited=True)
         whole = await self._whole_state(asker, room, stretch, until)
         state = await self._loaded(asker, room, whole.values())
         return await self._parts(asker, room, stretch, state, reader, until, summary=True)

@@ -143,6 +143,7 @@ class Sync:
                 state_name=request.state_name,
                 ignored=ignored,
                 now=self._clock.now_ms(),
+                misled=request.since is not None and token.pos < 0,
             )
             answer = Answer()
             if news.until > news.since or typing or request.full_state:

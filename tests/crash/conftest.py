@@ -1,12 +1,14 @@
 """A server on each kind of database, and a way to look into that database."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import apsw
 import psycopg
 import pytest
 
+from bench.client import Client
 from tests.databases import PostgresServer
 from tests.processes import Server, judged, postgresql_url, running
 
@@ -22,6 +24,21 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         database = postgresql_url(postgres.blank_database())
     with running(judged()(tmp_path / "server", database)) as server:
         yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Callable[[], Client]]:
+    """Makes clients without an account; their connections are closed at the end."""
+    made: list[Client] = []
+
+    def make() -> Client:
+        made.append(Client("127.0.0.1", server.port))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+    await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ end each of them was answered, and `Crowd.verify` holds the server to all of its
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
 from bench.client import Client, Json, insist
 from bench.meter import in_parallel
-from tests.processes import Server
 
 SYNC_FILTER = '{"room":{"timeline":{"limit":100}}}'
 FINISHED = "crash.finished"
@@ -103,8 +103,8 @@ class Member:
 class Crowd:
     """The members, the rooms, and every answer about a message."""
 
-    def __init__(self, server: Server, dice: random.Random) -> None:
-        self._server = server
+    def __init__(self, make: Callable[[], Client], dice: random.Random) -> None:
+        self._make = make
         self._dice = dice
         self._numbers = count(1)
         self.members: list[Member] = []
@@ -116,7 +116,7 @@ class Crowd:
 
     async def gather(self, size: int = 20, rooms: int = 4, halls: int = 10) -> None:
         """Make the accounts and rooms; all are in the rooms, nobody but the owner in the halls."""
-        clients = [Client("127.0.0.1", self._server.port) for _ in range(size)]
+        clients = [self._make() for _ in range(size)]
         names = [partial(c.register, f"user{number}") for number, c in enumerate(clients)]
         await in_parallel(4, names)
         owner = clients[0]
@@ -129,11 +129,6 @@ class Crowd:
             open_halls = [] if client is owner else made[rooms:]
             own_rooms = made if client is owner else self.shared
             self.members.append(Member(client, list(open_halls), list(own_rooms)))
-
-    def close(self) -> None:
-        """Close all connections."""
-        for member in self.members:
-            member.client.close()
 
     async def work(self, stop: asyncio.Event) -> None:
         """All work and listen until told to stop, and then until all has been heard."""
@@ -230,10 +225,9 @@ class Crowd:
             stored = await member.client.account_data(kind)
             assert stored == {"value": value}, "answered account data is not there"
             assert member.account_data[kind] == stored, "account data did not come down"
-        fresh = Member(Client("127.0.0.1", self._server.port), [])
+        fresh = Member(self._make(), [])
         await fresh.client.login(member.user_id[1:].split(":")[0])
         await fresh.hear()
-        fresh.client.close()
         for room_id, event_id in member.reads.items():
             place = (room_id, member.user_id)
             assert fresh.receipts[place] == event_id, "an answered receipt is not there"

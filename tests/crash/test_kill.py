@@ -21,11 +21,11 @@ def _check(server: Server) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-async def _kill_under_load(server: Server, kills: int) -> None:
+async def _kill_under_load(server: Server, make: Callable[[], Client], kills: int) -> None:
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(2**32))
     print(f"CRASH_SEED={seed}")
     dice = random.Random(seed)
-    crowd = Crowd(server, dice)
+    crowd = Crowd(make, dice)
     await crowd.gather()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -38,39 +38,37 @@ async def _kill_under_load(server: Server, kills: int) -> None:
         await crowd.get_done(100)
         stop.set()
     await crowd.verify()
-    crowd.close()
     await asyncio.to_thread(server.stop)
     await asyncio.to_thread(_check, server)
 
 
-async def test_answers_survive_three_kills(server: Server) -> None:
-    await _kill_under_load(server, 3)
+async def test_answers_survive_three_kills(server: Server, client: Callable[[], Client]) -> None:
+    await _kill_under_load(server, client, 3)
 
 
 @pytest.mark.long
-async def test_answers_survive_thirty_kills(server: Server) -> None:
-    await _kill_under_load(server, 30)
+async def test_answers_survive_thirty_kills(server: Server, client: Callable[[], Client]) -> None:
+    await _kill_under_load(server, client, 30)
 
 
 @pytest.mark.skipif(
     os.environ.get("HOMESERVER_TEST_SERVER") == "synapse", reason="looks into our tables"
 )
 async def test_positions_have_no_gaps_and_ephemera_do_not_move_them(
-    server: Server, look: Callable[[str], Rows]
+    server: Server, client: Callable[[], Client], look: Callable[[str], Rows]
 ) -> None:
-    client = Client("127.0.0.1", server.port)
-    await client.register("nina")
-    room_id = await client.create_room(preset="public_chat")
-    await client.say(room_id, "before")
+    nina = client()
+    await nina.register("nina")
+    room_id = await nina.create_room(preset="public_chat")
+    await nina.say(room_id, "before")
     ((before,),) = look("SELECT pos FROM stream")
 
     for number in range(40):
-        await insist(partial(client.say, room_id, "again", client.transaction()))
-        await insist(partial(client.typing, room_id, number % 2 == 0))
+        await insist(partial(nina.say, room_id, "again", nina.transaction()))
+        await insist(partial(nina.typing, room_id, number % 2 == 0))
         if number % 10 == 5:
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
-    client.close()
     await asyncio.to_thread(server.stop)
 
     ((after,),) = look("SELECT pos FROM stream")
