@@ -126,6 +126,8 @@ class BodyReader:
         """
         try:
             value = self._decode(data)
+            if not data.isascii():
+                data.decode()  # the decoder does not look into keys that nobody declared
         except msgspec.ValidationError as error:
             _require_json(data)
             raise _refused(str(error), "M_BAD_JSON") from None

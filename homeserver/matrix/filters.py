@@ -10,9 +10,7 @@ spec: client-server-api#filtering
 from hashlib import sha256
 from typing import Any, Literal
 
-import msgspec
-
-from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.canonical import JsonObject, encode
 from homeserver.matrix.errors import Malformed
 
 MAX_ENTRIES = 10_000
@@ -181,7 +179,7 @@ class Filter:
         self.room = RoomFilter(_object(source, "", "room"), "room")
         self.event_format = _event_format(source)
         self.event_fields = _event_fields(source)
-        self.key = sha256(msgspec.json.encode(source, order="sorted")).digest()
+        self.key = sha256(encode(source)).digest()
         self.plain = (
             self.account_data.plain
             and self.presence.plain
