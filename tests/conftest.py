@@ -1,3 +1,3 @@
 """Plugins that every folder of tests may use."""
 
-pytest_plugins = ["tests.databases"]
+pytest_plugins = ["tests.databases", "tests.serving"]
