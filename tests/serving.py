@@ -1,10 +1,11 @@
 """A whole server in the test's own loop, on both databases, spoken to over real sockets.
 
-Owns the fixtures `settings` (what a test wants changed in the configuration), `server` and the small
-`Person` client. The clock is fake: time stands still unless a test advances it, so a long poll
+Owns the fixtures `settings` (what a test wants changed in the configuration), `server` and the
+small `Person` client. The clock is fake: time stands still unless a test advances it, so a long poll
 waits for news and never for the wall clock.
 """
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from homeserver.users.sessions import DeviceRequest
 from storage.engine import DatabaseSettings
 
 SERVER_NAME = "test.example"
-PASSWORD = "correct horse"  # noqa: S105
+PASSWORD = "correct horse"
 CLIENT = "/_matrix/client/v3"
 _txns = itertools.count(1)
 
@@ -86,6 +87,14 @@ class Running:
         )
         assert made.session is not None
         return Person(self, made.user_id, made.session.access_token, made.session.device_id)
+
+    async def parked(self, count: int = 1) -> None:
+        """Wait until so many long polls are parked; fails when that never comes."""
+        for _ in range(100_000):
+            if self.app.notifier.waiting >= count:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"only {self.app.notifier.waiting} of {count} requests are waiting")
 
     async def restart(self) -> None:
         await self.app.stop()

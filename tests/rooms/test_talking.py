@@ -25,8 +25,7 @@ async def test_a_waiting_client_is_woken(server: Running) -> None:
     await bob.join(room)
     await alice.sync()
     waiting = asyncio.create_task(alice.sync(timeout=30_000))
-    while not server.app.notifier.waiting:
-        await asyncio.sleep(0)
+    await server.parked()
     event_id = await bob.say(room, "wake up")
     events = (await waiting)["rooms"]["join"][room]["timeline"]["events"]
     assert [event["event_id"] for event in events] == [event_id]
