@@ -1,8 +1,8 @@
 """A whole server in the test's own loop, on both databases, spoken to over real sockets.
 
 Owns the fixtures `settings` (what a test wants changed in the configuration), `server` and the
-small `Person` client. The clock is fake: time stands still unless a test advances it, so a long poll
-waits for news and never for the wall clock.
+small `Person` client. The clock is fake: time stands still unless a test advances it, so a long
+poll waits for news, never for the wall clock.
 """
 
 import asyncio
