@@ -10,7 +10,7 @@ import uvloop
 
 from bench.report import as_json, tables, write_page
 from bench.runs import NAMES, Figure, Plan, measure_all
-from bench.scenarios import FULL, QUICK
+from bench.scenarios import FULL, PROFILED, QUICK
 
 SERVERS = ("ours", "synapse")
 DATABASES = ("sqlite", "postgresql")
@@ -29,7 +29,7 @@ DATABASES = ("sqlite", "postgresql")
     type=click.Path(path_type=Path, exists=True),
     help="Write the tables into this page, between its marks.",
 )
-@click.option("--profile", is_flag=True, help="Say where our server spends its time.")
+@click.option("--profile", is_flag=True, help="Say where our server spends its time, on larger sizes.")
 def main(
     servers: tuple[str, ...],
     databases: tuple[str, ...],
@@ -40,7 +40,8 @@ def main(
     profile: bool,
 ) -> None:
     """Measure CPU time an operation, throughput, waiting and memory of homeservers."""
-    plan = Plan(QUICK if quick else FULL, scenarios, _tell, profile)
+    sizes = QUICK if quick else PROFILED if profile else FULL
+    plan = Plan(sizes, scenarios, _tell, profile)
 
     async def run() -> list[Figure]:
         figures: list[Figure] = []

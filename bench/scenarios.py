@@ -55,6 +55,17 @@ QUICK = Sizes(
     pagers=2,
     rounds=2,
 )
+PROFILED = Sizes(
+    registrations=1000,
+    rooms=500,
+    sends_alone=3000,
+    sends_each=150,
+    deliveries=200,
+    idle_syncs=1000,
+    initial_syncs=50,
+    joins=1000,
+    rounds=20,
+)
 
 
 class Wrong(Exception):
