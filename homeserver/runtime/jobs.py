@@ -89,24 +89,31 @@ class Jobs:
 
     async def _do(self, job: JobRow) -> None:
         try:
+            outcome = await self._outcome(job)
+            try:
+                await self._commits.commit([outcome])
+            except Exception:
+                log.exception("the end of a job could not be stored: %s", job.kind)
+                await self._clock.sleep(FIRST_PAUSE_MS / 1000)
+        finally:
+            del self._running[job.job_nid]
+            self._wake.set()
+
+    async def _outcome(self, job: JobRow) -> Change:
+        """Do the job; the change that says so, or when to try again."""
+        try:
             handler = self._handlers.get(job.kind)
             if handler is None:
                 raise LookupError(f"nobody does jobs of the kind {job.kind}")
             await handler(decode_object(job.args))
-            await self._commits.commit([Delete(JobRow, (job.job_nid,))])
         except Exception:
             tries = job.tries + 1
-            given_up = tries >= MAX_TRIES
-            log.exception("a job failed%s: %s", " for ever" if given_up else "", job.kind)
-            if given_up:
-                await self._commits.commit([Delete(JobRow, (job.job_nid,))])
-            else:
+            if tries < MAX_TRIES:
                 pause = min(FIRST_PAUSE_MS << job.tries, LONGEST_PAUSE_MS)
-                again = job._replace(tries=tries, run_at=self._clock.now_ms() + pause)
-                await self._commits.commit([Put(again)])
-        finally:
-            del self._running[job.job_nid]
-            self._wake.set()
+                log.exception("a job failed and waits %d s: %s", pause // 1000, job.kind)
+                return Put(job._replace(tries=tries, run_at=self._clock.now_ms() + pause))
+            log.exception("a job failed for the last time and is given up: %s", job.kind)
+        return Delete(JobRow, (job.job_nid,))
 
     async def _pause(self) -> None:
         """Wait for a call of `wake` or the next due job."""

@@ -1,0 +1,58 @@
+"""What clients ask before anything else."""
+
+from typing import Any
+
+import pytest
+
+from tests.serving import Running
+
+
+async def test_versions(server: Running) -> None:
+    reply = await server.request("GET", "/_matrix/client/versions")
+    assert {"r0.6.1", "v1.1", "v1.19"} <= set(reply.body["versions"])
+    assert reply.body["unstable_features"] == {}
+    assert reply.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_capabilities(server: Running) -> None:
+    alice = await server.person("alice")
+    found = (await alice.ok("GET", "/capabilities"))["capabilities"]
+    assert found["m.room_versions"] == {
+        "default": "12",
+        "available": {str(number): "stable" for number in range(1, 13)},
+    }
+    assert found["m.set_displayname"] == {"enabled": True}
+
+
+async def test_without_an_address_the_name_is_it(server: Running) -> None:
+    reply = await server.request("GET", "/.well-known/matrix/client")
+    assert reply.body == {"m.homeserver": {"base_url": "https://test.example"}}
+    reply = await server.request("GET", "/.well-known/matrix/server")
+    assert reply.body == {"m.server": "test.example:443"}
+
+
+class TestWithAnAddress:
+    @pytest.fixture(
+        params=[
+            ("https://matrix.test.example:8443/", "matrix.test.example:8443"),
+            ("https://[::1]", "[::1]:443"),
+            ("http://localhost:8008", None),
+        ]
+    )
+    def addresses(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+    @pytest.fixture
+    def settings(self, addresses: tuple[str, str | None]) -> dict[str, Any]:
+        return {"server": {"public_base_url": addresses[0]}}
+
+    async def test_it_is_announced(
+        self, server: Running, addresses: tuple[str, str | None]
+    ) -> None:
+        reply = await server.request("GET", "/.well-known/matrix/client")
+        assert reply.body == {"m.homeserver": {"base_url": addresses[0].rstrip("/")}}
+        reply = await server.request("GET", "/.well-known/matrix/server")
+        if addresses[1] is None:
+            assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
+        else:
+            assert reply.body == {"m.server": addresses[1]}
