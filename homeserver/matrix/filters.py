@@ -7,10 +7,9 @@ timelines to their limit is done elsewhere. Unknown keys are ignored, as unstabl
 spec: client-server-api#filtering
 """
 
-from hashlib import sha256
 from typing import Any, Literal
 
-from homeserver.matrix.canonical import JsonObject, encode
+from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed
 
 MAX_ENTRIES = 10_000
@@ -99,15 +98,6 @@ class EventFilter:
         """Whether any event of the room could pass."""
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)
 
-    def admits_nothing(self) -> bool:
-        """Whether no event can pass, so that nothing need be read."""
-        return (
-            (self._exact is not None and not self._exact and not self._globs)
-            or (self.senders is not None and not self.senders - self.not_senders)
-            or (self.rooms is not None and not self.rooms - self.not_rooms)
-            or any(glob.everything for glob in self._not_globs)
-        )
-
     def capped(self, default: int, most: int) -> int:
         """The limit to use: the client's or the default, never above `most`."""
         return min(self.limit if self.limit is not None else default, most)
@@ -159,15 +149,13 @@ class RoomFilter:
 class Filter:
     """A whole Filter, as stored by `POST /filter` or given inline.
 
-    `key` names the filter's meaning-giving text: equal JSON has equal keys. `plain`: every event
-    passes unchanged (lazy loading and limits may still be asked for).
+    `plain`: every event passes unchanged (lazy loading and limits may still be asked for).
     """
 
     __slots__ = (
         "account_data",
         "event_fields",
         "event_format",
-        "key",
         "plain",
         "presence",
         "room",
@@ -179,7 +167,6 @@ class Filter:
         self.room = RoomFilter(_object(source, "", "room"), "room")
         self.event_format = _event_format(source)
         self.event_fields = _event_fields(source)
-        self.key = sha256(encode(source)).digest()
         self.plain = (
             self.account_data.plain
             and self.presence.plain
@@ -247,14 +234,13 @@ def _copy_field(source: JsonObject, target: JsonObject, path: Path) -> None:
 class _Glob:
     """A pattern whose `*` stands for any sequence of characters, matched part by part."""
 
-    __slots__ = ("_first", "_last", "_middle", "_size", "everything")
+    __slots__ = ("_first", "_last", "_middle", "_size")
 
     def __init__(self, pattern: str) -> None:
         parts = pattern.split("*")
         self._first, self._last = parts[0], parts[-1]
         self._middle = [part for part in parts[1:-1] if part]
         self._size = sum(map(len, parts))
-        self.everything = self._size == 0
 
     def matches(self, text: str) -> bool:
         if len(text) < self._size:

@@ -20,7 +20,7 @@ from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_devi
 from storage import accounts as store
 from storage.changes import Change, Conflict, Insert, Missed
 from storage.engine import Database
-from storage.schema import ADMIN, GUEST, MetaRow, ProfileRow, UserRow
+from storage.schema import ADMIN, MetaRow, ProfileRow, UserRow
 
 _FIRST_ACCOUNT = "first_account"
 
@@ -32,7 +32,6 @@ class NewAccount:
     localpart: str
     password: str | None = None
     admin: bool = False
-    guest: bool = False
     displayname: str | None = None
     device: DeviceRequest | None = None
 
@@ -90,7 +89,7 @@ class Accounts:
         hashed = await self._passwords.hash(new.password) if new.password is not None else None
         user_id = f"@{localpart}:{self._server_name}"
         user_nid = (await self._names.nids([user_id]))[user_id]
-        flags = (ADMIN if new.admin else 0) | (GUEST if new.guest else 0)
+        flags = ADMIN if new.admin else 0
         user = UserRow(user_nid, localpart, hashed, flags, self._clock.now_ms())
         changes: list[Change] = list(also)
         if new.displayname is not None:
@@ -112,7 +111,7 @@ class Accounts:
     async def _commit(self, user: UserRow, changes: list[Change]) -> None:
         if not self._has_accounts:
             self._has_accounts = await store.any_user(self._database)
-        if not self._has_accounts and not user.flags & GUEST:
+        if not self._has_accounts:
             first = Insert(MetaRow(_FIRST_ACCOUNT, user.localpart))
             admin = user._replace(flags=user.flags | ADMIN)
             try:

@@ -221,10 +221,6 @@ class Sessions:
                 [device_seen(nid, now, address) for nid, (now, address) in unsaved.items()]
             )
 
-    def forget_user(self, user_nid: int) -> None:
-        """Read the user's sessions anew: what they may do has changed."""
-        self._forget([h for h, known in self._cached.items() if known.session.user_nid == user_nid])
-
     async def _tokens(self, device_nids: Collection[int]) -> list[bytes]:
         found = await store.tokens_of(self._database, device_nids)
         return [row.token_hash for rows in found.values() for row in rows]
