@@ -55,9 +55,10 @@ class LoopWatch:
             if self._alive.wait(self._limit):
                 continue
             place = _place(sys._current_frames().get(watched))  # noqa: SLF001
-            self._alive.wait()
-            if self._stop.is_set():
-                return
+            while not self._alive.wait(self._limit):
+                # `stop` runs in the loop's own step: then there will be no sign of life.
+                if self._stop.is_set():
+                    return
             held = time.monotonic() - asked
             self._metrics.slow_steps += 1
             log.warning("A step held the event loop for %.0f ms in %s", held * 1000, place)
