@@ -8,8 +8,7 @@ spec: client-server-api#syncing
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from homeserver.matrix import canonical
 from homeserver.matrix.filters import Filter, select_fields
@@ -31,8 +30,7 @@ _MEMBER = "m.room.member"
 StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores.
 
     `misled` when it knows a future that was lost: nothing can be added to what it shows.
@@ -60,8 +58,7 @@ class Asker:
         return self.filter.room.timeline.matches(view.type, view.sender, room_id, view.contains_url)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     """The events a section shows, oldest first; all after position `start` were looked at."""
 
     views: list[EventView]
@@ -90,7 +87,7 @@ class Sections:
         """`timeline`, `state` and `summary` for a client that knows nothing of the room."""
         stretch = await self._latest(asker, room, reader, until)
         if asker.misled:
-            stretch = replace(stretch, limited=True)
+            stretch = stretch._replace(limited=True)
         whole = await self._whole_state(asker, room, stretch, until)
         state = await self._loaded(asker, room, whole.values())
         return await self._parts(asker, room, stretch, state, reader, until, summary=True)

@@ -8,7 +8,7 @@ spec: client-server-api#get_matrixclientv3sync
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from homeserver.matrix.filters import Filter
 from homeserver.ports import SyncMetrics
@@ -28,8 +28,7 @@ from homeserver.users.typing import Typing
 from storage.engine import Database
 
 
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
+class SyncRequest(NamedTuple):
     """What a client asks: `since` None for everything, `timeout` in seconds.
 
     `state_name` is the name of the rooms' state sections; any but `state` means the state at the
@@ -110,11 +109,17 @@ class Sync:
         if request.since is not None:
             token = self._timelines.parse_sync(request.since, self._desk.pos)
         deadline = self._clock.monotonic() + request.timeout
+        answer = Answer()
         while True:
-            answer, reached = await self._answer(request, token)
-            if answer or token.pos < 0 or request.full_state:
-                break
-            token = reached
+            if self._is_current(token) and not request.full_state:
+                # There is nothing to say; but only users whose rooms are known are woken.
+                await self._memberships.of(request.session.user_nid)
+                reached = token
+            else:
+                answer, reached = await self._answer(request, token)
+                if answer or token.pos < 0 or request.full_state:
+                    break
+                token = reached
             if self._desk.pos > reached.pos or self._typing.counter > reached.ephemeral:
                 # Something came while this was looked at; it may concern this user.
                 continue
@@ -122,6 +127,14 @@ class Sync:
             if not await self._notifier.wait(request.session.user_nid, left):
                 break
         return answer.json(self._timelines.sync_token(reached))
+
+    def _is_current(self, token: SyncToken) -> bool:
+        """Whether nothing at all has happened since the token."""
+        return (
+            token.pos == self._desk.pos
+            and token.ephemeral == self._typing.counter
+            and token.incarnation == self._incarnation
+        )
 
     async def _answer(self, request: SyncRequest, token: SyncToken) -> tuple[Answer, SyncToken]:
         """What has happened since `token`, and the token that says so."""

@@ -7,8 +7,7 @@ of the database was put back, tokens from the lost stretch are recognised by the
 """
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from homeserver.errors import MatrixError
 
@@ -16,8 +15,7 @@ _SYNC = re.compile(r"s1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_
 _ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class SyncToken:
+class SyncToken(NamedTuple):
     """Where a client's sync stands.
 
     `pos` is the last durable stream position it has seen; `incarnation` and `ephemeral` say the
