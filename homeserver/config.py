@@ -17,7 +17,16 @@ from urllib.parse import urlsplit
 
 from homeserver.matrix.ids import is_server_name
 from homeserver.matrix.versions import ROOM_VERSIONS
-from homeserver.options import PREFIX, ConfigError, Origin, Reader, declared, option, unknown
+from homeserver.options import (
+    PREFIX,
+    ConfigError,
+    Origin,
+    Rate,
+    Reader,
+    declared,
+    option,
+    unknown,
+)
 
 Api = Literal["client", "federation", "admin", "metrics"]
 MEGABYTE = 1_048_576
@@ -132,6 +141,50 @@ class Rooms:
 
 @dataclass(frozen=True)
 class Limits:
+    enabled: bool = option(
+        True,
+        reason="Whether there are rate limits at all. Administrators and application services "
+        "never have any.",
+    )
+    send: Rate = option(
+        Rate.of("10/s, 300 at once"), reason="Messages, state events and redactions of a user."
+    )
+    join: Rate = option(Rate.of("1/s, 100 at once"), reason="Joins and knocks of a user.")
+    invite: Rate = option(Rate.of("1/s, 100 at once"), reason="Invites that a user sends.")
+    create_room: Rate = option(
+        Rate.of("10/min, 30 at once"), reason="Rooms that a user creates or upgrades."
+    )
+    signal: Rate = option(
+        Rate.of("10/s, 200 at once"), reason="Typing, receipts and presence of a device."
+    )
+    write: Rate = option(
+        Rate.of("10/s, 300 at once"), reason="Everything else that a user changes."
+    )
+    read: Rate = option(
+        Rate.of("50/s, 1000 at once"), reason="What a device reads, syncs included."
+    )
+    read_heavy: Rate = option(
+        Rate.of("20/s, 500 at once"),
+        reason="What a device reads that costs more: history, members, searches.",
+    )
+    initial_sync: Rate = option(
+        Rate.of("10/min, 30 at once"), reason="First syncs of a user's devices."
+    )
+    open: Rate = option(
+        Rate.of("50/s, 1000 at once"), reason="Requests without an account from an address."
+    )
+    registration: Rate = option(
+        Rate.of("10/min, 30 at once"), reason="Steps of registrations from an address."
+    )
+    login_address: Rate = option(
+        Rate.of("30/min, 60 at once"), reason="Logins from an address, right or wrong."
+    )
+    login_account: Rate = option(
+        Rate.of("10/min, 10 at once"), reason="Wrong passwords for an account, from everywhere."
+    )
+    unknown_token: Rate = option(
+        Rate.of("10/s, 300 at once"), reason="Requests with unknown access tokens from an address."
+    )
     max_request_bytes: int = option(
         MEGABYTE,
         reason="Longer request bodies are refused, uploads of media apart.",

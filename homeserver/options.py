@@ -7,8 +7,10 @@ file and from the file before the default, and where it came from is remembered.
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -21,6 +23,34 @@ PREFIX = "HOMESERVER_"
 
 class ConfigError(Exception):
     """The configuration can't be used; the text is one sentence that names file and key."""
+
+
+_RATE = re.compile(r"(\d{1,6})/(s|min|h), (\d{1,6}) at once")
+_SECONDS = {"s": 1, "min": 60, "h": 3_600}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often something may happen: `count` times in `seconds`, and `burst` times at once."""
+
+    count: int
+    seconds: int
+    burst: int
+
+    @classmethod
+    def of(cls, text: str) -> "Rate":
+        """The rate that a text such as `10/s, 100 at once` (or /min, /h) means.
+
+        Raises ValueError for other texts, and for a rate of nothing.
+        """
+        found = _RATE.fullmatch(text.strip())
+        if found is None or not int(found[1]) or not int(found[3]):
+            raise ValueError(text)
+        return cls(int(found[1]), _SECONDS[found[2]], int(found[3]))
+
+    def __str__(self) -> str:
+        unit = next(unit for unit, seconds in _SECONDS.items() if seconds == self.seconds)
+        return f"{self.count}/{unit}, {self.burst} at once"
 
 
 @dataclass(frozen=True)
@@ -181,6 +211,9 @@ class Reader:
             return value
         if kind is int and type(value) is int:
             return value
+        if kind is Rate and isinstance(value, str):
+            with suppress(ValueError):
+                return Rate.of(value)
         if get_origin(kind) is Literal:
             if value in get_args(kind):
                 return value
@@ -213,7 +246,14 @@ def name_of(kind: Any) -> str:
         return "a list"
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
-    return {str: "a text", int: "a whole number", bool: "true or false", Path: "a path"}[kind]
+    names: dict[Any, str] = {
+        str: "a text",
+        int: "a whole number",
+        bool: "true or false",
+        Path: "a path",
+        Rate: "a rate such as \"10/s, 100 at once\"",
+    }
+    return names[kind]
 
 
 def _from_text(kind: Any, text: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from homeserver.cli.reference import config_page
 from homeserver.config import SECTIONS, Config, Listener, default_file
-from homeserver.options import ConfigError, Declared, declared
+from homeserver.options import ConfigError, Declared, Rate, declared
 
 ROOT = Path(__file__).parents[1]
 MINIMAL = {"server": {"name": "example.org"}}
@@ -38,6 +38,8 @@ def another(one: Declared) -> tuple[str, Any]:
     if kind is int:
         number = one.default + 1 if one.option.most != one.default else one.default - 1
         return str(number), number
+    if kind is Rate:
+        return "7/h, 3 at once", Rate(7, 3_600, 3)
     if kind is str:
         return "some text", "some text"
     return "some/path", Path("/etc/hs/some/path")
