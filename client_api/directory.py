@@ -8,6 +8,7 @@ from typing import Literal
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
 from homeserver.http.shape import Empty, RoomAlias, RoomID, Shape
+from homeserver.rooms.actor import Room
 
 
 class AliasReply(Shape):
@@ -67,8 +68,10 @@ async def delete_alias(call: Call, room_alias: RoomAlias) -> Empty:
     auth=Client(),
 )
 async def get_room_aliases(call: Call, room_id: RoomID) -> AliasesReply:
-    """The local aliases of a room that the user may look into."""
+    """The local aliases of a room that the user is in, or that anybody may read."""
     looking = await call.app.history.look(call.session, room_id)
+    if not (looking.reader.is_member or looking.reader.open_now):
+        raise MatrixError.forbidden("You are not in this room")
     return AliasesReply(await call.app.directory.of_room(looking.room))
 
 
@@ -79,10 +82,7 @@ async def get_room_aliases(call: Call, room_id: RoomID) -> AliasesReply:
 )
 async def get_visibility(call: Call, room_id: RoomID) -> VisibilityBody:
     """Whether the directory lists a room."""
-    room = await call.app.rooms.find(room_id)
-    if room is None:
-        raise MatrixError.not_found("This server doesn't know that room")
-    published = await call.app.directory.is_published(room)
+    published = await call.app.directory.is_published(await _found(call, room_id))
     return VisibilityBody("public" if published else "private")
 
 
@@ -95,6 +95,13 @@ async def put_visibility(
     call: Call, room_id: RoomID, body: VisibilityBody = VisibilityBody()
 ) -> Empty:
     """List a room in the directory, or no longer."""
-    room = await call.app.rooms.known(room_id)
+    room = await _found(call, room_id)
     await call.app.directory.publish(call.session, room, body.visibility == "public")
     return Empty()
+
+
+async def _found(call: Call, room_id: str) -> Room:
+    room = await call.app.rooms.find(room_id)
+    if room is None:
+        raise MatrixError.not_found("This server doesn't know that room")
+    return room

@@ -29,6 +29,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
+from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
@@ -264,6 +265,7 @@ class App:
             profiles=user_profiles,
             push_rules=PushRules(account_data, self._inbox),
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
+            public_rooms=PublicRooms(database, rooms, clock),
             registration=registration,
             registration_tokens=registration_tokens,
             rooms=rooms,

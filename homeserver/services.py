@@ -14,6 +14,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
+from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
@@ -54,6 +55,7 @@ class Services:
     passwords: Passwords
     posting: Posting
     profiles: Profiles
+    public_rooms: PublicRooms
     push_rules: PushRules
     receipts: Receipts
     registration: Registration

@@ -1,4 +1,4 @@
-"""Reading rooms: their rows, heads, summaries, aliases and the published ones."""
+"""Reading rooms: their rows, heads, summaries and aliases."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -44,16 +44,6 @@ async def summaries(db: Database, room_nids: Collection[int]) -> dict[int, RoomS
         room_nids,
     )
     return {row[0]: RoomSummaryRow(*row) for row in rows}
-
-
-async def published(db: Database) -> list[RoomSummaryRow]:
-    """The rooms of the directory, those with most members first."""
-    rows = await db.scan(
-        "SELECT room_nid, name, topic, avatar, alias, room_type, join_rule, visibility,"
-        " encryption, guest_access, joined, invited, published FROM room_summary"
-        " WHERE published = 1 ORDER BY joined DESC, room_nid"
-    )
-    return [RoomSummaryRow(*row) for row in rows]
 
 
 async def aliases(db: Database, texts: Collection[str]) -> dict[str, AliasRow]:

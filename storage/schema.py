@@ -368,10 +368,26 @@ class RoomHeadRow(NamedTuple):
     last_pos: Position
 
 
-@table("room_summary", key=("room_nid",), indexes=[Index(("joined",), where="published = 1")])
+@table(
+    "room_summary",
+    key=("room_nid",),
+    indexes=[
+        Index(
+            ("joined", "room_nid"),
+            where="published = 1 AND joined > 0"
+            " AND (join_rule NOT IN ('invite', 'private') OR visibility = 'world_readable')",
+        )
+    ],
+)
 class RoomSummaryRow(NamedTuple):
     room_nid: int
     name: str | None
+    """What is said of a room without looking into its state.
+
+    The index holds the rooms that the directory lists: published ones that somebody is in, and that
+    strangers may join, knock at or read.
+    """
+
     topic: str | None
     avatar: str | None
     alias: str | None

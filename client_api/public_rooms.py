@@ -1,0 +1,69 @@
+"""The published room directory.
+
+spec: client-server-api#published-room-directory
+"""
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
+from homeserver.http.shape import Natural, ServerName, Shape
+from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.public_rooms import DirectoryQuery
+
+
+class ServerQuery(Shape):
+    server: ServerName | None = None
+
+
+class ListQuery(ServerQuery):
+    limit: Natural | None = None
+    since: str | None = None
+
+
+class DirectoryFilter(Shape):
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class SearchBody(Shape):
+    limit: Natural | None = None
+    since: str | None = None
+    filter: DirectoryFilter | None = None
+    include_all_networks: bool = False
+    third_party_instance_id: str | None = None
+
+
+@endpoint(
+    "GET /_matrix/client/v3/publicRooms",
+    spec="client-server-api#get_matrixclientv3publicrooms",
+    auth=NoAuth(),
+)
+async def get_public_rooms(call: Call, query: ListQuery) -> JsonObject:
+    """A page of the directory."""
+    _check_server(call, query)
+    return await call.app.public_rooms.page(DirectoryQuery(query.limit, query.since))
+
+
+@endpoint(
+    "POST /_matrix/client/v3/publicRooms",
+    spec="client-server-api#post_matrixclientv3publicrooms",
+    auth=Client(guests=True),
+)
+async def search_public_rooms(
+    call: Call, query: ServerQuery, body: SearchBody = SearchBody()
+) -> JsonObject:
+    """A page of the rooms in the directory that pass a filter."""
+    _check_server(call, query)
+    if body.third_party_instance_id is not None:
+        if body.include_all_networks:
+            raise MatrixError.invalid_param("third_party_instance_id: all networks are asked for")
+        return {"chunk": [], "total_room_count_estimate": 0}  # no network is connected
+    wanted = body.filter or DirectoryFilter()
+    types = None if wanted.room_types is None else frozenset(wanted.room_types)
+    return await call.app.public_rooms.page(
+        DirectoryQuery(body.limit, body.since, wanted.generic_search_term, types)
+    )
+
+
+def _check_server(call: Call, query: ServerQuery) -> None:
+    if query.server not in (None, call.app.config.server.name):
+        raise MatrixError("M_UNKNOWN", f"The directory of {query.server} can't be asked for", 502)
