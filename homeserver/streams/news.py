@@ -67,12 +67,19 @@ class News(Protocol):
 
 
 class RingNews:
-    """News from memory; `since` must be at or above the ring's floor."""
+    """News from memory; `since` must be at or above the ring's floor.
+
+    Many clients ask for the same stretch at the same moment: what doesn't depend on the user is
+    looked for once.
+    """
 
     def __init__(self, ring: Ring, since: int, until: int) -> None:
         self.since = since
         self.until = until
         self._ring = ring
+        self._events: dict[tuple[int, int], list[EventEntry]] = {}
+        self._states: dict[tuple[int, int], dict[int, KeyChange]] = {}
+        self._receipts: dict[int, list[ReceiptEntry]] = {}
 
     async def rooms(self, joined: Collection[int]) -> set[int]:
         return self._ring.rooms_since(self.since, joined)
@@ -80,34 +87,47 @@ class RingNews:
     async def events(
         self, room_nid: int, rules: RoomRules, until: int, most: int
     ) -> list[EventView]:
-        return [
-            entry.view
-            for entry in self._ring.room_entries(room_nid, self.since, until)
-            if isinstance(entry, EventEntry)
-        ]
+        return [entry.view for entry in self._room_events(room_nid, until)]
 
     async def state(self, room_nid: int, until: int) -> dict[int, KeyChange]:
-        return collect(
-            StateChangeRow(room_nid, entry.pos, change.key_nid, change.old_nid, change.new_nid)
-            for entry in self._ring.room_entries(room_nid, self.since, until)
-            if isinstance(entry, EventEntry)
-            for change in entry.changes
-        )
+        found = self._states.get((room_nid, until))
+        if found is None:
+            found = self._states[room_nid, until] = collect(
+                StateChangeRow(room_nid, entry.pos, change.key_nid, change.old_nid, change.new_nid)
+                for entry in self._room_events(room_nid, until)
+                for change in entry.changes
+            )
+        return found
 
     async def receipts(self, room_nid: int, user_nid: int) -> list[ReceiptEntry]:
+        found = self._receipts.get(room_nid)
+        if found is None:
+            found = self._receipts[room_nid] = [
+                entry
+                for entry in self._ring.room_entries(room_nid, self.since, self.until)
+                if isinstance(entry, ReceiptEntry)
+            ]
         latest: dict[tuple[int, bool, str], ReceiptEntry] = {}
-        for entry in self._ring.room_entries(room_nid, self.since, self.until):
-            if isinstance(entry, ReceiptEntry) and (
-                not entry.private or entry.user_nid == user_nid
-            ):
+        for entry in found:
+            if not entry.private or entry.user_nid == user_nid:
                 latest[entry.user_nid, entry.private, entry.thread] = entry
-        return list(latest.values())
+        return sorted(latest.values(), key=lambda entry: entry.pos)
 
     async def account_data(self, user_nid: int) -> list[AccountDataEntry]:
         latest: dict[tuple[int, str], AccountDataEntry] = {}
         for entry in self._ring.account_data(user_nid, self.since, self.until):
             latest[entry.room_nid, entry.type] = entry
-        return list(latest.values())
+        return sorted(latest.values(), key=lambda entry: entry.pos)
+
+    def _room_events(self, room_nid: int, until: int) -> list[EventEntry]:
+        found = self._events.get((room_nid, until))
+        if found is None:
+            found = self._events[room_nid, until] = [
+                entry
+                for entry in self._ring.room_entries(room_nid, self.since, until)
+                if isinstance(entry, EventEntry)
+            ]
+        return found
 
 
 class StoredNews:
