@@ -29,7 +29,9 @@ DATABASES = ("sqlite", "postgresql")
     type=click.Path(path_type=Path, exists=True),
     help="Write the tables into this page, between its marks.",
 )
-@click.option("--profile", is_flag=True, help="Say where our server spends its time, on larger sizes.")
+@click.option(
+    "--profile", is_flag=True, help="Say where our server spends its time, on larger sizes."
+)
 def main(
     servers: tuple[str, ...],
     databases: tuple[str, ...],
@@ -56,9 +58,19 @@ def main(
     if json_path is not None:
         json_path.write_text(as_json(figures))
     if page is not None:
-        write_page(page, shlex.join(["python", "-m", "bench", *sys.argv[1:]]), figures)
+        write_page(page, _command(servers, databases, scenarios, quick), figures)
     if any(figure.failure for figure in figures):
         sys.exit(1)
+
+
+def _command(*given: tuple[str, ...] | bool) -> str:
+    """The command that takes the same figures, without where they were written to."""
+    words = ["python", "-m", "bench"]
+    everything = (("--server", SERVERS), ("--database", DATABASES), ("--scenario", NAMES))
+    for (option, names), chosen in zip(everything, given, strict=False):
+        if isinstance(chosen, tuple) and set(chosen) != set(names):
+            words += [word for name in chosen for word in (option, name)]
+    return shlex.join([*words, *(["--quick"] if given[-1] else [])])
 
 
 def _tell(text: str) -> None:

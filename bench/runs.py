@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.meter import Measurement, Meter
 from bench.sampler import hot_spots
 from bench.scenarios import SCENARIOS, Bench, Sizes
-from tests.processes import OurServer, Server, postgresql_url, running, server_class
+from tests.processes import DidNotStart, OurServer, Server, postgresql_url, running, server_class
 
 SCENARIO_SECONDS = 900
 COLD_STARTS = 3
@@ -109,7 +109,11 @@ async def measure_all(kind: str, database: str, plan: Plan) -> list[Figure]:
 
     inside = [name for name in plan.scenarios if name in SCENARIOS]
     if inside:
-        await _scenarios(kind, database, plan, inside, note)
+        try:
+            await _scenarios(kind, database, plan, inside, note)
+        except DidNotStart as error:
+            for name in inside:
+                note(Figure(name, kind, database, failure=_innermost(error)))
     for name, outside in (("cold-start", _cold_start), ("idle-memory", _idle_memory)):
         if name in plan.scenarios:
             figure = Figure(name, kind, database)
