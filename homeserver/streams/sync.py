@@ -32,8 +32,7 @@ class SyncRequest(NamedTuple):
     """What a client asks: `since` None for everything, `timeout` in seconds.
 
     `state_name` is the name of the rooms' state sections; any but `state` means the state at the
-    end of the timeline. `stored`: answer from the tables also where memory would do; the two must
-    say the same.
+    end of the timeline.
     """
 
     session: Session
@@ -42,7 +41,6 @@ class SyncRequest(NamedTuple):
     timeout: float
     full_state: bool = False
     state_name: StateName = "state"
-    stored: bool = False
 
 
 class NewsDesk:
@@ -145,18 +143,13 @@ class Sync:
     async def _answer(self, request: SyncRequest, token: SyncToken) -> tuple[Answer, SyncToken]:
         """What has happened since `token`, and the token that says so."""
         session = request.session
-        ignored = await self._ignored.by(session.user_nid, session.user_id)
-        stored = request.stored
+        ignored = await self._ignored.by(session.user_nid)
+        stored = False
         while True:
             user = await self._memberships.of(session.user_nid)
             # From here to the first await below, everything is as of one position.
             news = self._desk.since(token.pos, stored=stored)
-            reached = SyncToken(
-                news.until,
-                self._incarnation,
-                self._typing.counter,
-                typing=bool(self._typing.changed_since(-1, user.joined)),
-            )
+            reached = SyncToken(news.until, self._incarnation, self._typing.counter)
             typing = self._typing_rooms(token, user)
             asker = Asker(
                 user_id=session.user_id,
@@ -168,7 +161,6 @@ class Sync:
                 ignored=ignored,
                 now=self._clock.now_ms(),
                 misled=request.since is not None and token.pos < 0,
-                stored=request.stored,
             )
             answer = Answer()
             if news.until > news.since or typing or request.full_state:
@@ -179,9 +171,9 @@ class Sync:
 
     def _typing_rooms(self, token: SyncToken, user: UserRooms) -> Collection[int]:
         """The rooms whose typing users the client must be told."""
-        if token.incarnation == self._incarnation and token.ephemeral >= self._typing.floor:
+        if token.incarnation == self._incarnation:
             return self._typing.changed_since(token.ephemeral, user.joined)
-        if token.typing:
-            # Who typed at the time may be shown still, in any room.
+        if token.ephemeral:
+            # Who was typing before this process began may be shown still, in any room.
             return user.joined
         return self._typing.changed_since(-1, user.joined)
