@@ -559,3 +559,78 @@ class JobRow(NamedTuple):
     args: bytes
     run_at: int
     tries: int
+
+
+# --- Other servers -------------------------------------------------------------------------------
+
+
+@table("lookups", key=("kind", "name"), indexes=[Index(("keep_until",))], hot=True)
+class LookupRow(NamedTuple):
+    """What was found out about a name: `kind` well-known, srv or address; `answer` is JSON.
+
+    It is fresh until `expires_ts`, and may stand in for a failed look-up until `keep_until` (ms).
+    """
+
+    kind: str
+    name: str
+    answer: bytes
+    expires_ts: int
+    keep_until: int
+
+
+@table(
+    "destinations",
+    key=("server",),
+    indexes=[Index(("retry_ts",), where="last_success_ts IS NULL")],
+    hot=True,
+)
+class DestinationRow(NamedTuple):
+    """How it goes with another server; times in ms.
+
+    `failing_since_ts` is None while it answers. `pause_ms` is the pause before `retry_ts`; `error`
+    says in words why the last try failed.
+    """
+
+    server: str
+    last_success_ts: int | None
+    failing_since_ts: int | None
+    failures: int
+    pause_ms: int
+    retry_ts: int
+    error: str
+
+
+@table("server_keys", key=("server", "key_id"))
+class ServerKeyRow(NamedTuple):
+    """A public key of another server, valid up to and including `valid_until_ts` (ms).
+
+    `expired_ts` is set for keys that the server no longer signs with; `digest` names the answer
+    that the key came in.
+    """
+
+    server: str
+    key_id: str
+    public_key: bytes
+    valid_until_ts: int
+    expired_ts: int | None
+    digest: bytes
+
+
+@table("key_answers", key=("server", "digest"))
+class KeyAnswerRow(NamedTuple):
+    """A server's published keys as it signed them (`json`), with when they came (ms)."""
+
+    server: str
+    digest: bytes
+    json: bytes
+    valid_until_ts: int
+    fetched_ts: int
+
+
+@table("own_keys", key=("key_id",))
+class OwnKeyRow(NamedTuple):
+    """A key that this server signs with, or once did: until `expired_ts` (ms)."""
+
+    key_id: str
+    public_key: bytes
+    expired_ts: int | None

@@ -20,8 +20,14 @@ from storage.sqlite_writer import translated as sqlite_text
 from tests.databases import PostgresServer
 
 SOURCES = sorted(Path(storage.__file__).parent.glob("*.py"))
-WHOLE_TABLES_ARE_THEIR_PURPOSE = ("check.py", "check_queries.py", "migrations.py", "schema.py")
-SMALL = {"stream", "views", "workers", "numbers", "meta", "timelines"}
+WHOLE_TABLES_ARE_THEIR_PURPOSE = (
+    "check.py",
+    "check_queries.py",
+    "migrations.py",
+    "schema.py",
+    "size.py",
+)
+SMALL = {"stream", "views", "workers", "numbers", "meta", "timelines", "own_keys"}
 ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC")
 
 
