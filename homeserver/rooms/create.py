@@ -14,6 +14,7 @@ from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_user_id
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.actor import Rooms
+from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
 from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending, random_id
 from homeserver.rooms.snapshots import SnapshotChain
@@ -84,7 +85,8 @@ class CreateRoom:
 
         `profile` is what the creator's member event shows (displayname, avatar_url). `new.alias` is
         a complete alias. Raises `MatrixError`: M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE,
-        M_INVALID_ROOM_STATE, M_INVALID_PARAM.
+        M_INVALID_ROOM_STATE, M_INVALID_PARAM, and M_BAD_ALIAS for a canonical alias in the initial
+        state that isn't the room's own.
         """
         rules = self._rules(new)
         drafts = _drafts(rules, creator, profile, new)
@@ -179,7 +181,7 @@ def _drafts(rules: RoomRules, creator: str, profile: JsonObject, new: NewRoom) -
         ("m.room.power_levels", ""): levels,
     }
     if new.alias is not None:
-        state["m.room.canonical_alias", ""] = {"alias": new.alias}
+        state[CANONICAL_ALIAS, ""] = {"alias": new.alias}
     join_rule, visibility, guests = _PRESETS[preset]
     for type_, content in (
         ("m.room.join_rules", {"join_rule": join_rule}),
@@ -191,6 +193,9 @@ def _drafts(rules: RoomRules, creator: str, profile: JsonObject, new: NewRoom) -
     for taken in ("m.room.create", "m.room.member"):
         if any(type_ == taken for type_, _ in initial):
             raise MatrixError("M_INVALID_ROOM_STATE", f"initial_state may not hold {taken}")
+    for alias in added(initial.get((CANONICAL_ALIAS, ""), {}), {}):
+        if alias != new.alias:
+            raise misled(alias)
     state.update(initial)
     if new.name is not None:
         state.pop(("m.room.name", ""), None)

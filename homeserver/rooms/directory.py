@@ -1,15 +1,20 @@
 """Room aliases of this server, and which rooms its directory lists.
 
 Owns the mapping from alias to room and the published flag. An alias belongs to the server it
-names; aliases of other servers are looked up there. The canonical alias is an event like others.
+names; aliases of other servers are looked up there. What the directory shows is in
+`public_rooms.py`, the form of the canonical alias event in `canonical_alias.py`.
 spec: client-server-api#room-aliases, client-server-api#published-room-directory
 """
 
+from contextlib import suppress
+
 from homeserver.errors import MatrixError
+from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_room_alias, server_of
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, named, without
 from homeserver.rooms.head import Head
-from homeserver.rooms.send import Sending
+from homeserver.rooms.send import Draft, Sending
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
 from homeserver.users.sessions import Session
@@ -17,8 +22,6 @@ from storage.changes import Conflict, Delete, Insert, Put
 from storage.engine import Database
 from storage.rooms import aliases, aliases_of, summaries
 from storage.schema import AliasRow
-
-_CANONICAL = "m.room.canonical_alias"
 
 
 class Directory:
@@ -73,17 +76,29 @@ class Directory:
     async def delete(self, session: Session, alias: str) -> None:
         """Remove an alias: for its maker, for who may set the canonical alias, administrators.
 
-        Raises `MatrixError` M_NOT_FOUND or M_FORBIDDEN.
+        The canonical alias event names it no longer, if the user may change that. Raises
+        `MatrixError` M_NOT_FOUND or M_FORBIDDEN.
+        spec: client-server-api#delete_matrixclientv3directoryroomroomalias
         """
         rows = await aliases(self._database, [alias])
         if alias not in rows:
             raise MatrixError.not_found(f"There is no room {alias}")
         row = rows[alias]
-        if row.creator_nid != session.user_nid and not session.is_admin:
-            room = (await self._rooms.by_nids([row.room_nid]))[row.room_nid]
-            if not await self._rooms.read(room, lambda head: _may_set(head, session.user_id)):
+        user_id = session.user_id
+
+        def verb(sending: Sending) -> None:
+            head = sending.head
+            own = row.creator_nid == session.user_nid
+            if not (own or session.is_admin or _may_set(head, user_id)):
                 raise MatrixError.forbidden("You have not made this alias")
-        await self._commits.commit([Delete(AliasRow, (alias,))])
+            sending.changes.append(Delete(AliasRow, (alias,)))
+            current = head.event(CANONICAL_ALIAS)
+            if current is not None and alias in named(current.content):
+                with suppress(Rejected):
+                    content = without(current.content, alias)
+                    sending.add(Draft(user_id, CANONICAL_ALIAS, content, ""))
+
+        await self._rooms.change((await self._rooms.by_nids([row.room_nid]))[row.room_nid], verb)
 
     async def of_room(self, room: Room) -> list[str]:
         """The local aliases of a room."""
@@ -115,5 +130,5 @@ class Directory:
 def _may_set(head: Head, user_id: str) -> bool:
     levels = head.power_levels()
     return head.membership(user_id) == "join" and levels.user_level(user_id) >= levels.event_level(
-        _CANONICAL, True
+        CANONICAL_ALIAS, True
     )

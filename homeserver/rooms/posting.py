@@ -13,10 +13,12 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.send import Draft, Sending, unchanged
+from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
 from storage.changes import Conflict
 from storage.engine import Database
 from storage.events import event_ids, event_numbers, sent_event
 
+from storage.rooms import aliases
 _REDACTION = "m.room.redaction"
 
 
@@ -59,7 +61,15 @@ class Posting:
         content: JsonObject,
         ts: int | None = None,
     ) -> str:
-        """Set state; returns the event's id: the current one's where nothing would change."""
+        """Set state; returns the event's id: the current one's where nothing would change.
+
+        Raises `MatrixError` M_INVALID_PARAM and M_BAD_ALIAS for what new aliases of the canonical
+        alias are not. Member events are `Members.put_state`'s.
+        """
+        if type == _REDACTION:
+            raise MatrixError.invalid_param("event_type: a redaction is no state")
+        if type == CANONICAL_ALIAS and not state_key:
+            await self._check_aliases(room, content)
         draft = Draft(user_id, type, content, state_key, ts=ts)
 
         def verb(sending: Sending) -> str:
@@ -112,6 +122,18 @@ class Posting:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending[txn] = mine
         try:
+    async def _check_aliases(self, room: Room, content: JsonObject) -> None:
+        """Aliases that the canonical alias did not name before must lead to the room.
+
+        spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+        """
+        known = await self._rooms.read(room, lambda head: head.event(CANONICAL_ALIAS))
+        new = added(content, known.content if known is not None else {})
+        leading = await aliases(self._database, new)
+        for alias in new:
+            if alias not in leading or leading[alias].room_nid != room.nid:
+                raise misled(alias)
+
             stored = await self._stored(txn)
             if stored is not None:
                 return stored
