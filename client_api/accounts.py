@@ -37,6 +37,7 @@ class Registered(Reply):
     "POST /_matrix/client/v3/register",
     spec="client-server-api#post_matrixclientv3register",
     auth=NoAuth(),
+    limit="registration",
 )
 async def register(call: Call, query: RegisterQuery, body: RegisterBody) -> Registered:
     """Make an account, step by step."""
@@ -88,6 +89,7 @@ class Validity(Shape):
     "GET /_matrix/client/v1/register/m.login.registration_token/validity",
     spec="client-server-api#get_matrixclientv1registermloginregistration_tokenvalidity",
     auth=NoAuth(),
+    limit="registration",
 )
 async def token_validity(call: Call, query: TokenQuery) -> Validity:
     """Whether a registration token is good."""

@@ -53,6 +53,7 @@ class LoggedIn(Shape):
     "POST /_matrix/client/v3/login",
     spec="client-server-api#post_matrixclientv3login",
     auth=NoAuth(),
+    limit="login_address",
 )
 async def login(call: Call, body: LoginBody) -> LoggedIn:
     """Log in by password."""

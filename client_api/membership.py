@@ -35,6 +35,7 @@ class InviteBody(Shape):
     "POST /_matrix/client/v3/join/{room_id_or_alias}",
     spec="client-server-api#post_matrixclientv3joinroomidoralias",
     auth=Client(guests=True),
+    limit="join",
 )
 async def join(
     call: Call, room_id_or_alias: RoomIDOrAlias, body: JoinBody = JoinBody()
@@ -47,6 +48,7 @@ async def join(
     "POST /_matrix/client/v3/rooms/{room_id}/join",
     spec="client-server-api#post_matrixclientv3roomsroomidjoin",
     auth=Client(guests=True),
+    limit="join",
 )
 async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) -> RoomIDReply:
     """Join a room by its id."""
@@ -57,6 +59,7 @@ async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) ->
     "POST /_matrix/client/v3/knock/{room_id_or_alias}",
     spec="client-server-api#post_matrixclientv3knockroomidoralias",
     auth=Client(),
+    limit="join",
 )
 async def knock(
     call: Call, room_id_or_alias: RoomIDOrAlias, body: ReasonBody = ReasonBody()
@@ -95,6 +98,7 @@ async def forget(call: Call, room_id: RoomID) -> Empty:
     "POST /_matrix/client/v3/rooms/{room_id}/invite",
     spec="client-server-api#post_matrixclientv3roomsroomidinvite",
     auth=Client(),
+    limit="invite",
 )
 async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
     """Invite a user."""

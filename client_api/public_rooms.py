@@ -36,6 +36,7 @@ class SearchBody(Shape):
     "GET /_matrix/client/v3/publicRooms",
     spec="client-server-api#get_matrixclientv3publicrooms",
     auth=NoAuth(),
+    limit="read_heavy",
 )
 async def get_public_rooms(call: Call, query: ListQuery) -> JsonObject:
     """A page of the directory."""
@@ -47,6 +48,7 @@ async def get_public_rooms(call: Call, query: ListQuery) -> JsonObject:
     "POST /_matrix/client/v3/publicRooms",
     spec="client-server-api#post_matrixclientv3publicrooms",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def search_public_rooms(
     call: Call, query: ServerQuery, body: SearchBody = SearchBody()

@@ -15,6 +15,7 @@ from homeserver.users.receipts import Receipt, thread_in
     "POST /_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}",
     spec="client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid",
     auth=Client(guests=True),
+    limit="signal",
 )
 async def post_receipt(
     call: Call,
@@ -40,6 +41,7 @@ class MarkersBody(Shape):
     "POST /_matrix/client/v3/rooms/{room_id}/read_markers",
     spec="client-server-api#post_matrixclientv3roomsroomidread_markers",
     auth=Client(guests=True),
+    limit="signal",
 )
 async def post_read_markers(call: Call, room_id: RoomID, body: MarkersBody) -> Empty:
     """Set the fully read marker, and receipts with it."""

@@ -85,6 +85,7 @@ class JoinedRoomsReply(Shape):
     "POST /_matrix/client/v3/createRoom",
     spec="client-server-api#post_matrixclientv3createroom",
     auth=Client(),
+    limit="create_room",
 )
 async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     """Create a room."""
@@ -113,6 +114,7 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     "PUT /_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
     spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
     auth=Client(guests=True),
+    limit="send",
 )
 async def send_event(
     call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject
@@ -129,6 +131,7 @@ async def send_event(
     "PUT /_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
     spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
     auth=Client(guests=True),
+    limit="send",
     also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
 )
 async def put_state(
@@ -146,6 +149,7 @@ async def put_state(
     "PUT /_matrix/client/v3/rooms/{room_id}/redact/{event_id}/{txn_id}",
     spec="client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid",
     auth=Client(),
+    limit="send",
 )
 async def redact_event(
     call: Call, room_id: RoomID, event_id: EventID, txn_id: str, body: RedactBody = RedactBody()
@@ -193,6 +197,7 @@ async def get_state_event(
     "GET /_matrix/client/v3/rooms/{room_id}/state",
     spec="client-server-api#get_matrixclientv3roomsroomidstate",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def get_state(call: Call, room_id: RoomID) -> Raw:
     """The room's whole state."""
@@ -205,6 +210,7 @@ async def get_state(call: Call, room_id: RoomID) -> Raw:
     "GET /_matrix/client/v3/rooms/{room_id}/context/{event_id}",
     spec="client-server-api#get_matrixclientv3roomsroomidcontexteventid",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def get_context(call: Call, room_id: RoomID, event_id: EventID, query: ContextQuery) -> Raw:
     """An event and what happened around it."""
@@ -219,6 +225,7 @@ async def get_context(call: Call, room_id: RoomID, event_id: EventID, query: Con
     "GET /_matrix/client/v3/rooms/{room_id}/messages",
     spec="client-server-api#get_matrixclientv3roomsroomidmessages",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def get_messages(call: Call, room_id: RoomID, query: MessagesQuery) -> Raw:
     """A page of the room's history."""
@@ -238,6 +245,7 @@ async def get_messages(call: Call, room_id: RoomID, query: MessagesQuery) -> Raw
     "GET /_matrix/client/v3/rooms/{room_id}/members",
     spec="client-server-api#get_matrixclientv3roomsroomidmembers",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def get_members(call: Call, room_id: RoomID, query: MembersQuery) -> Raw:
     """The room's member events."""
@@ -252,6 +260,7 @@ async def get_members(call: Call, room_id: RoomID, query: MembersQuery) -> Raw:
     "GET /_matrix/client/v3/rooms/{room_id}/joined_members",
     spec="client-server-api#get_matrixclientv3roomsroomidjoined_members",
     auth=Client(guests=True),
+    limit="read_heavy",
 )
 async def get_joined_members(call: Call, room_id: RoomID) -> Raw:
     """The joined members with their names and pictures."""

@@ -35,6 +35,8 @@ class SyncQuery(Shape):
 )
 async def sync(call: Call, query: SyncQuery) -> Raw:
     """What has happened since a token, waiting for it where nothing has."""
+    if not query.since:
+        call.app.limits.check("initial_sync", call.session, call.request)
     wanted = _NO_FILTER
     if query.filter:
         wanted = await call.app.filters.get(call.session.user_nid, query.filter)

@@ -20,6 +20,7 @@ DEFAULT_TIMEOUT_MS = 30_000
     "PUT /_matrix/client/v3/rooms/{room_id}/typing/{user_id}",
     spec="client-server-api#put_matrixclientv3roomsroomidtypinguserid",
     auth=Client(guests=True),
+    limit="signal",
 )
 async def put_typing(call: Call, room_id: RoomID, user_id: UserID, body: TypingBody) -> Empty:
     """Say whether the user is typing."""

@@ -39,6 +39,7 @@ from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
 from homeserver.runtime.health import Health
 from homeserver.runtime.jobs import Jobs
+from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import Supervisor
 from homeserver.runtime.watch import LoopWatch
@@ -116,6 +117,8 @@ class App:
         self.metrics = Metrics()
         self.health = Health()
         self.notifier = Notifier(clock)
+        self.limits = RateLimits(config.limits.enabled, config.limits.rates, clock)
+        self.metrics.refusals = self.limits.refused
         self._tasks = Supervisor(clock)
         self._watch = LoopWatch(self.metrics)
         self._server: Server | None = None
@@ -255,7 +258,8 @@ class App:
             filters=Filters(database, commits),
             history=history,
             interactive=interactive,
-            logins=Logins(database, passwords, clock, server_name),
+            limits=self.limits,
+            logins=Logins(database, passwords, self.limits, server_name),
             members=members,
             memberships=memberships,
             own_rooms=OwnRooms(rooms, memberships),
@@ -299,6 +303,7 @@ class App:
                 self.services.sessions,
                 self.metrics,
                 proxies,
+                self.limits,
                 config.limits.max_request_bytes,
             )
 

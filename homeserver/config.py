@@ -192,6 +192,11 @@ class Limits:
         most=64 * MEGABYTE,
     )
 
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """The rate of each class of requests."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Rate)}
+
 
 @dataclass(frozen=True)
 class Sync:

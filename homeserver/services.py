@@ -15,6 +15,7 @@ from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
+from homeserver.runtime.limits import RateLimits
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
@@ -47,6 +48,7 @@ class Services:
     filters: Filters
     history: History
     interactive: Interactive
+    limits: RateLimits
     logins: Logins
     members: Members
     memberships: Memberships

@@ -242,6 +242,8 @@ class OurServer(Server):
                     f"shared_secret = {json.dumps(self.shared_secret)}",
                     "[passwords]",
                     'cost = "cheap"',
+                    "[limits]",
+                    "enabled = false",
                     "[logging]",
                     'level = "warning"',
                     "",

@@ -182,6 +182,7 @@ def configure(database: DatabaseSettings, folder: Path, changed: dict[str, Any])
         "database": {"url": url, "synchronous": "normal"},
         "registration": {"mode": "open", "shared_secret": "shared secret"},
         "passwords": {"cost": "cheap"},
+        "limits": {"enabled": False},
         "listeners": [{"port": 0}],
     }
     for section, values in changed.items():

@@ -1,8 +1,8 @@
 """From a request to a reply: routing, authentication, reading, calling, and every error.
 
-Owns the order of checks: path, method, token, path parameters, query, body. Invariant: whatever
-happens, the client gets a standard error with an errcode, and a fault of ours is logged with the
-same number that the client sees. What an endpoint does is not its business.
+Owns the order of checks: path, method, token, rate limit, path parameters, query, body. Invariant:
+whatever happens, the client gets a standard error with an errcode, and a fault of ours is logged
+with the same number that the client sees. What an endpoint does is not its business.
 spec: client-server-api#standard-error-response
 """
 
@@ -27,6 +27,7 @@ from homeserver.http.shape import Empty, Raw, check_parameter, too_deep
 from homeserver.http.wire import COMPRESS_FROM, Reply, preflight
 from homeserver.matrix import canonical
 from homeserver.matrix.errors import Malformed, Rejected
+from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.logs import REQUEST, mask
 from homeserver.runtime.metrics import EndpointMetrics, Metrics
 
@@ -65,6 +66,7 @@ class Dispatcher:
         authenticator: Authenticator,
         metrics: Metrics,
         proxies: Proxies,
+        limits: RateLimits,
         max_body: int,
     ) -> None:
         self._router = router
@@ -72,6 +74,7 @@ class Dispatcher:
         self._authenticator = authenticator
         self._metrics = metrics
         self._remote_of = proxies.remote_of
+        self._limits = limits
         self._max_body = max_body
         self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
         self._numbers: Iterator[int] = itertools.count(1)
@@ -115,6 +118,8 @@ class Dispatcher:
         session = None
         if type(auth) is not NoAuth:
             session = await self._session(auth, request)
+        if endpoint.limit != "none":
+            self._limits.check(endpoint.limit, session, request)
         arguments: dict[str, Any] = {}
         for parameter, text in zip(route.parameters, values, strict=True):
             if parameter.check is not None:
@@ -140,7 +145,11 @@ class Dispatcher:
             return None
         session = self._authenticator.cached(token)
         if session is None:
-            session = await self._authenticator.authenticate(token, request)
+            try:
+                session = await self._authenticator.authenticate(token, request)
+            except MatrixError:
+                self._limits.check("unknown_token", None, request)
+                raise
         if isinstance(auth, Client):
             if session.is_guest and not auth.guests:
                 raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)

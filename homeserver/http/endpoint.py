@@ -12,13 +12,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType, UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_plus
 
 from aiohttp import web
 
 from homeserver.errors import MatrixError
 from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape
+from homeserver.runtime.limits import LimitName
 
 if TYPE_CHECKING:
     from homeserver.services import Services
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Result = Shape | dict[str, Any] | Raw | Empty
 Handler = Callable[..., Awaitable[Result]]
+Limit = LimitName | Literal["none"]
 H = TypeVar("H", bound=Handler)
 
 
@@ -152,6 +154,7 @@ class Endpoint:
     body_optional: bool
     body_default: Any
     max_body: int | None
+    limit: Limit
 
     @property
     def name(self) -> str:
@@ -166,6 +169,7 @@ def endpoint(
     auth: Auth,
     also: tuple[str, ...] | list[str] = (),
     max_body: int | None = None,
+    limit: Limit | None = None,
 ) -> Callable[[H], H]:
     """Declare the decorated coroutine function as an endpoint; it stays callable as it is.
 
@@ -174,11 +178,15 @@ def endpoint(
     parameter by name (typed `str` or one of the id types of `shape`; it may be empty in the path
     only when it has a default), and may take `query: <Shape>` and `body: <Shape> | JsonObject`
     (with a default: an absent body is allowed and gives the default). `max_body` in bytes
-    overrides the server's limit. Raises TypeError for a declaration that does not hold together.
+    overrides the server's limit. `limit` names the rate limit that counts its requests; without it
+    reads of users count as `read`, other requests of users as `write`, and those of everybody as
+    `open`. Raises TypeError for a declaration that does not hold together.
     """
 
     def declare(handler: H) -> H:
-        declared = _declare(handler, route, spec, auth, tuple(also), max_body)
+        method = route.partition(" ")[0]
+        counted = limit or _usual_limit(method, auth)
+        declared = _declare(handler, route, spec, auth, tuple(also), max_body, counted)
         handler.__endpoint__ = declared  # type: ignore[attr-defined]
         return handler
 
@@ -236,8 +244,20 @@ def _unquoted(text: str) -> str:
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
 
+def _usual_limit(method: str, auth: Auth) -> Limit:
+    if not isinstance(auth, Client):
+        return "open"
+    return "read" if method == "GET" else "write"
+
+
 def _declare(
-    handler: Handler, route: str, spec: str, auth: Auth, also: tuple[str, ...], max_body: int | None
+    handler: Handler,
+    route: str,
+    spec: str,
+    auth: Auth,
+    also: tuple[str, ...],
+    max_body: int | None,
+    limit: Limit,
 ) -> Endpoint:
     method, _, path = route.partition(" ")
     where = f"{handler.__module__}.{handler.__name__}"
@@ -278,6 +298,7 @@ def _declare(
         body_optional=body_optional,
         body_default=body_default if body_optional else None,
         max_body=max_body,
+        limit=limit,
     )
 
 

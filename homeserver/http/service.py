@@ -15,11 +15,11 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def health_endpoints(health: Health) -> list[Endpoint]:
     """The endpoints of the API "health"."""
 
-    @endpoint("GET /health/live", spec="", auth=NoAuth())
+    @endpoint("GET /health/live", spec="", auth=NoAuth(), limit="none")
     async def live(call: Call) -> Raw:
         return Raw.json({"status": "alive"})
 
-    @endpoint("GET /health/ready", spec="", auth=NoAuth())
+    @endpoint("GET /health/ready", spec="", auth=NoAuth(), limit="none")
     async def ready(call: Call) -> Raw:
         problems = health.problems()
         if problems:
@@ -32,7 +32,7 @@ def health_endpoints(health: Health) -> list[Endpoint]:
 def metrics_endpoints(metrics: Metrics) -> list[Endpoint]:
     """The endpoints of the API "metrics"."""
 
-    @endpoint("GET /metrics", spec="", auth=NoAuth())
+    @endpoint("GET /metrics", spec="", auth=NoAuth(), limit="none")
     async def show(call: Call) -> Raw:
         return Raw(metrics.render(), content_type=METRICS_TYPE)
 
@@ -48,7 +48,7 @@ def welcome_endpoints(server_name: str) -> list[Endpoint]:
         "client and give it the address of this page as its homeserver.</p></html>"
     )
 
-    @endpoint("GET /", spec="", auth=NoAuth())
+    @endpoint("GET /", spec="", auth=NoAuth(), limit="none")
     async def welcome(call: Call) -> Html:
         return Html(page)
 

@@ -48,7 +48,7 @@ _BY_ADDRESS: frozenset[LimitName] = frozenset(
     {"open", "registration", "login_address", "unknown_token"}
 )
 MAX_KEYS = 32_768
-"""Callers whose buckets one limiter keeps; beyond, those not heard of for longest have full ones."""
+"""Callers whose buckets one limiter keeps; those unheard of for longest get full ones."""
 LOG_SECONDS = 10.0
 """After a first line on its refusals, a limiter logs at most one such line in this time."""
 MAX_NAMED = 5
@@ -122,17 +122,17 @@ class Limiter:
 class RateLimits:
     """All limiters of a process; endpoints declare which one counts their requests."""
 
-    def __init__(self, enabled: bool, rates: Mapping[LimitName, Rate], clock: Clock) -> None:
+    def __init__(self, enabled: bool, rates: Mapping[str, Rate], clock: Clock) -> None:
         self._clock = clock
         self._monotonic = clock.monotonic
-        self._rates: dict[LimitName, Rate] = {}
+        self._rates: dict[str, Rate] = {}
         self._limiters: dict[LimitName, Limiter] = {}
         self._told: dict[str, _Refusals] = {}
         self.refused: dict[str, int] = dict.fromkeys(NAMES, 0)
         """How many requests each limiter has refused."""
         self.configure(enabled, rates)
 
-    def configure(self, enabled: bool, rates: Mapping[LimitName, Rate]) -> None:
+    def configure(self, enabled: bool, rates: Mapping[str, Rate]) -> None:
         """Use these rates from now on; buckets whose rate stays the same keep their level."""
         limiters = {}
         if enabled:

@@ -6,7 +6,7 @@ then. Labels come from declarations (endpoints), never from input, so the number
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Metrics:
         self.ring_hits = 0
         self.ring_misses = 0
         self.slow_steps = 0
+        self.refusals: Mapping[str, int] = {}
+        """How many requests each rate limit has refused."""
 
     def endpoint(self, name: str) -> EndpointMetrics:
         """The metrics under an endpoint's name, always the same object."""
@@ -135,6 +137,12 @@ class Metrics:
                 replies.add_metric([name, str(status)], count)
         yield seconds
         yield replies
+        limited = CounterMetricFamily(
+            "homeserver_limited", "Requests that a rate limit refused", labels=["limit"]
+        )
+        for name, count in self.refusals.items():
+            limited.add_metric([name], count)
+        yield limited
         for title, meaning, histogram in (
             ("homeserver_commit_items", "Callers whose work shared a batch", self.commit_items),
             ("homeserver_commit_seconds", "Time to commit a batch", self.commit_seconds),

@@ -6,34 +6,25 @@ is closed to further tries for a while, from wherever they come.
 spec: client-server-api#legacy-login
 """
 
-from collections import OrderedDict
-
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.limits import RateLimits
 from homeserver.users.passwords import Passwords
 from storage import accounts as store
 from storage.engine import Database
 from storage.schema import DEACTIVATED, UserRow
-
-# Wrong passwords that an account may see at once, and how soon one is forgotten.
-FREE_FAILURES = 10
-FORGET_FAILURE_MS = 6_000
-MAX_REMEMBERED = 20_000
 
 
 class Logins:
     """Finds and checks the account of a login by password."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, clock: Clock, server_name: str
+        self, database: Database, passwords: Passwords, limits: RateLimits, server_name: str
     ) -> None:
         self._database = database
         self._passwords = passwords
-        self._clock = clock
+        self._limits = limits
         self._server_name = server_name
-        # By localpart: when all its failures will be forgotten.
-        self._failures: OrderedDict[str, int] = OrderedDict()
 
     async def check(self, request: JsonObject, password: str) -> UserRow:
         """The account that the request names, when this is its password.
@@ -44,16 +35,15 @@ class Logins:
         """
         localpart = localpart_of(request, self._server_name)
         if localpart is not None:
-            self._check_failures(localpart)
+            # A right password gives it back; so wrong ones are counted also while many are tried.
+            self._limits.charge("login_account", localpart.lower())
         user = await self.find(localpart) if localpart is not None else None
         right = await self._passwords.matches(password, user.password if user else None)
         if user is not None and user.flags & DEACTIVATED and (right or user.password is None):
             raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
         if user is None or not right:
-            if localpart is not None:
-                self._failed(localpart)
             raise MatrixError.forbidden("The name or the password is wrong")
-        self._failures.pop(user.localpart, None)
+        self._limits.forgive("login_account", user.localpart.lower())
         return user
 
     async def find(self, localpart: str) -> UserRow | None:
@@ -61,25 +51,6 @@ class Logins:
         wanted = {localpart, localpart.lower()}
         found = await store.users_by_localpart(self._database, wanted)
         return found.get(localpart) or found.get(localpart.lower())
-
-    def _check_failures(self, localpart: str) -> None:
-        wait = self._failures.get(localpart.lower(), 0) - self._clock.now_ms()
-        allowed = FREE_FAILURES * FORGET_FAILURE_MS
-        if wait >= allowed:
-            raise MatrixError(
-                "M_LIMIT_EXCEEDED",
-                "Too many wrong passwords; try again later",
-                429,
-                extra={"retry_after_ms": wait - allowed + FORGET_FAILURE_MS},
-            )
-
-    def _failed(self, localpart: str) -> None:
-        key = localpart.lower()
-        start = max(self._failures.get(key, 0), self._clock.now_ms())
-        self._failures[key] = start + FORGET_FAILURE_MS
-        self._failures.move_to_end(key)
-        if len(self._failures) > MAX_REMEMBERED:
-            self._failures.popitem(last=False)
 
 
 def localpart_of(request: JsonObject, server_name: str) -> str | None:

@@ -94,6 +94,7 @@ async def test_passwords_that_can_be_no_passwords_are_wrong(server: Running) -> 
 
 
 async def test_an_account_is_closed_after_too_many_wrong_passwords(server: Running) -> None:
+    server.app.limits.configure(True, server.config.limits.rates)
     await server.person("alice")
     await server.person("bob")
     for _ in range(10):
@@ -101,6 +102,7 @@ async def test_an_account_is_closed_after_too_many_wrong_passwords(server: Runni
     refused = await login(server, **user("alice"))
     assert (refused.status, refused.errcode) == (429, "M_LIMIT_EXCEEDED")
     assert refused.body["retry_after_ms"] > 0
+    assert int(refused.headers["Retry-After"]) * 1000 >= refused.body["retry_after_ms"]
     assert (await login(server, **user("bob"))).status == 200
     await server.clock.advance(refused.body["retry_after_ms"] / 1000)
     assert (await login(server, **user("alice"))).status == 200

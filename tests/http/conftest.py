@@ -15,7 +15,9 @@ from homeserver.http.endpoint import Request
 from homeserver.http.proxies import Proxies
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints
+from homeserver.runtime.clock import SystemClock
 from homeserver.runtime.health import Health
+from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
 from tests.http import endpoints
 
@@ -138,7 +140,7 @@ def trusted_proxies() -> list[str]:
 @pytest.fixture
 async def edge(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
     health, metrics = Health(), Metrics()
-    proxies = Proxies(trusted_proxies)
+    proxies, limits = Proxies(trusted_proxies), RateLimits(False, {}, SystemClock())
     server = Server(
         [Binding("127.0.0.1", 0, ("client", "metrics"))],
         {
@@ -147,7 +149,7 @@ async def edge(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
             "metrics": metrics_endpoints(metrics),
         },
         lambda router: Dispatcher(
-            router, cast("Services", None), Tokens(), metrics, proxies, MAX_BODY
+            router, cast("Services", None), Tokens(), metrics, proxies, limits, MAX_BODY
         ),
         health,
     )

@@ -14,7 +14,9 @@ from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
+from homeserver.runtime.clock import SystemClock
 from homeserver.runtime.health import Health
+from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
 from tests.http.certificate import CERTIFICATE, KEY
 from tests.http.conftest import Connection, Edge, Tokens
@@ -27,9 +29,8 @@ def listen(*bindings: Binding, proxies: Proxies | None = None) -> Server:
     health, metrics = Health(), Metrics()
 
     def dispatcher(router: Router) -> Dispatcher:
-        return Dispatcher(
-            router, cast("Services", None), Tokens(), metrics, proxies or Proxies([]), 1000
-        )
+        services, limits = cast("Services", None), RateLimits(False, {}, SystemClock())
+        return Dispatcher(router, services, Tokens(), metrics, proxies or Proxies([]), limits, 1000)
 
     endpoints = {
         "client": welcome_endpoints("example.org"),

@@ -6,6 +6,7 @@ import pytest
 
 from homeserver.errors import MatrixError
 from homeserver.runtime.clock import FakeClock
+from homeserver.runtime.limits import RateLimits
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names, Numbers
 from homeserver.users import sessions as module
@@ -123,7 +124,7 @@ async def test_a_deactivated_account_cannot_log_in(
     database: Database, commits: CommitQueue, clock: FakeClock
 ) -> None:
     passwords = Passwords(PasswordCost(1, 8))
-    logins = Logins(database, passwords, clock, "test.example")
+    logins = Logins(database, passwords, RateLimits(False, {}, clock), "test.example")
     await account(database, commits, DEACTIVATED, await passwords.hash("right"))
     with pytest.raises(MatrixError) as caught:
         await logins.check({"user": "alice"}, "right")
