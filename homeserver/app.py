@@ -34,6 +34,7 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.transactions import OldTransactions
 from homeserver.rooms.views import Views
 from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
@@ -239,6 +240,7 @@ class App:
             config.registration.mode, accounts, interactive, registration_tokens
         )
         self._tasks.service("jobs", jobs.run)
+        self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
         self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive))
         self.metrics.gauge(
             "homeserver_stream_position", "The last position published", lambda: ring.pos

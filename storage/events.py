@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from storage.changes import Change, Do
+from storage.changes import Change, Delete, Do
+from storage.compression import unpack_json
 from storage.engine import Database
-from storage.schema import REDACTED, EventRow
+from storage.schema import REDACTED, EventRow, TxnIdRow
 
 
 class StoredEvent(NamedTuple):
@@ -32,9 +33,10 @@ async def event_rows(db: Database, event_nids: Collection[int]) -> dict[int, Eve
 
 async def event_json(db: Database, event_nids: Collection[int]) -> dict[int, bytes]:
     """Canonical JSON by number."""
-    return dict(
-        await db.fetch("SELECT event_nid, json FROM event_json WHERE event_nid IN (??)", event_nids)
+    rows = await db.fetch(
+        "SELECT event_nid, json FROM event_json WHERE event_nid IN (??)", event_nids
     )
+    return {event_nid: unpack_json(json) for event_nid, json in rows}
 
 
 async def events(db: Database, event_nids: Collection[int]) -> dict[int, StoredEvent]:
@@ -46,7 +48,7 @@ async def events(db: Database, event_nids: Collection[int]) -> dict[int, StoredE
         " WHERE events.event_nid IN (??)",
         event_nids,
     )
-    return {row[0]: StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows}
+    return {row[0]: _stored(row) for row in rows}
 
 
 async def events_by_id(
@@ -61,7 +63,7 @@ async def events_by_id(
         event_ids,
         room_nid,
     )
-    return {row[1]: StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows}
+    return {row[1]: _stored(row) for row in rows}
 
 
 async def event_numbers(db: Database, room_nid: int, event_ids: Collection[str]) -> dict[str, int]:
@@ -113,7 +115,7 @@ async def timeline(
             until,
             limit,
         )
-    return [StoredEvent(EventRow(*row[:-1]), row[-1]) for row in rows]
+    return [_stored(row) for row in rows]
 
 
 async def children(db: Database, prev_nids: Collection[int]) -> dict[int, list[int]]:
@@ -207,11 +209,25 @@ async def txns_of(db: Database, event_nids: Collection[int]) -> dict[int, tuple[
     return {event_nid: (device_nid, txn_id) for event_nid, device_nid, txn_id in rows}
 
 
+async def txns_before(db: Database, ts: int, limit: int) -> list[Change]:
+    """The changes that forget up to `limit` transaction ids used before `ts` (ms), oldest first."""
+    rows = await db.fetch(
+        "SELECT device_nid, path_hash, txn_id FROM txn_ids WHERE ts < ? ORDER BY ts LIMIT ?",
+        ts,
+        limit,
+    )
+    return [Delete(TxnIdRow, row) for row in rows]
+
+
 def mark_redacted(event_nid: int) -> Change:
     """Mark that a redaction of the event took effect."""
     return Do(
         "UPDATE events SET flags = flags | ? WHERE event_nid = ?", (REDACTED, event_nid), expect=1
     )
+
+
+def _stored(row: tuple[Any, ...]) -> StoredEvent:
+    return StoredEvent(EventRow(*row[:-1]), unpack_json(row[-1]))
 
 
 def _grouped(rows: list[tuple[Any, ...]]) -> dict[Any, list[int]]:

@@ -274,6 +274,8 @@ class EventRow(NamedTuple):
 
 @table("event_json", key=("event_nid",))
 class EventJsonRow(NamedTuple):
+    """`json` is `compression.pack_json` of the canonical PDU; plain JSON can be read too."""
+
     event_nid: int
     json: bytes
 

@@ -15,6 +15,7 @@ from homeserver.rooms.views import redacted_event
 from homeserver.streams.numbers import Numbers
 from homeserver.streams.ring import StateChange
 from storage.changes import Change, Insert, Pos, Put
+from storage.compression import pack_json
 from storage.events import mark_redacted
 from storage.packing import pack_numbers
 from storage.schema import (
@@ -119,7 +120,7 @@ def append(
                 auths=pack_numbers(auth_nids),
             )
         ),
-        Insert(EventJsonRow(nid, pdu)),
+        Insert(EventJsonRow(nid, pack_json(pdu))),
     ]
     changes.extend(Insert(EventChildRow(prev, nid)) for prev, _ in head.extremities)
     if txn is not None:
