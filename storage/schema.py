@@ -382,14 +382,14 @@ class RoomHeadRow(NamedTuple):
     ],
 )
 class RoomSummaryRow(NamedTuple):
-    room_nid: int
-    name: str | None
     """What is said of a room without looking into its state.
 
     The index holds the rooms that the directory lists: published ones that somebody is in, and that
     strangers may join, knock at or read.
     """
 
+    room_nid: int
+    name: str | None
     topic: str | None
     avatar: str | None
     alias: str | None

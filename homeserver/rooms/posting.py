@@ -12,13 +12,13 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
-from homeserver.rooms.send import Draft, Sending, unchanged
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
+from homeserver.rooms.send import Draft, Sending, unchanged
 from storage.changes import Conflict
 from storage.engine import Database
 from storage.events import event_ids, event_numbers, sent_event
-
 from storage.rooms import aliases
+
 _REDACTION = "m.room.redaction"
 
 
@@ -113,15 +113,6 @@ class Posting:
 
         return await self._once(txn, run)
 
-    async def _once(self, txn: Txn | None, run: Callable[[], Awaitable[str]]) -> str:
-        """The event id of the transaction, running `run` only if nobody has done so."""
-        if txn is None:
-            return await run()
-        while (pending := self._pending.get(txn)) is not None:
-            await asyncio.wait([pending])
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending[txn] = mine
-        try:
     async def _check_aliases(self, room: Room, content: JsonObject) -> None:
         """Aliases that the canonical alias did not name before must lead to the room.
 
@@ -134,6 +125,15 @@ class Posting:
             if alias not in leading or leading[alias].room_nid != room.nid:
                 raise misled(alias)
 
+    async def _once(self, txn: Txn | None, run: Callable[[], Awaitable[str]]) -> str:
+        """The event id of the transaction, running `run` only if nobody has done so."""
+        if txn is None:
+            return await run()
+        while (pending := self._pending.get(txn)) is not None:
+            await asyncio.wait([pending])
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending[txn] = mine
+        try:
             stored = await self._stored(txn)
             if stored is not None:
                 return stored
