@@ -182,7 +182,8 @@ class App:
 
         ring = Ring(config.sync.ring_bytes, await database.position())
         views = Views(database, names)
-        memberships, ignored = Memberships(database), Ignored(database)
+        memberships = Memberships(database, lambda: ring.pos, self.notifier.is_waiting)
+        ignored = Ignored(database)
         publisher = Publisher(ring, views, memberships, ignored, self.notifier)
         commits = CommitQueue(database, clock, self.metrics, ring.advance, publisher.lost)
         commits.start()
@@ -209,10 +210,10 @@ class App:
             database,
             rooms,
             sections,
-            RoomExtras(typing, Unread(database, ring)),
+            RoomExtras(typing, Unread(database, ring, names)),
             readers,
             state,
-            StoredNews(database, names, timeline, -1, 2**62),
+            lambda until: StoredNews(database, names, timeline, -1, until),
         )
         sync = Sync(
             NewsDesk(ring, database, names, timeline, self.metrics),

@@ -188,17 +188,17 @@ async def txn_ids(db: Database, device_nid: int, event_nids: Collection[int]) ->
 
 async def notifying_tail(
     db: Database, room_nid: int, after: int, until: int, limit: int
-) -> list[tuple[int, int]]:
-    """(sender_nid, flags) of the room's last events in (after, until], newest first."""
+) -> list[tuple[int, int, bool]]:
+    """(sender_nid, flags, is state) of the last events in (after, until], newest first."""
     rows = await db.fetch(
-        "SELECT sender_nid, flags FROM events WHERE room_nid = ? AND pos > ? AND pos <= ?"
+        "SELECT sender_nid, flags, key_nid FROM events WHERE room_nid = ? AND pos > ? AND pos <= ?"
         " AND (flags & 67) = 0 ORDER BY pos DESC LIMIT ?",
         room_nid,
         after,
         until,
         limit,
     )
-    return [(sender_nid, flags) for sender_nid, flags in rows]
+    return [(sender_nid, flags, key_nid is not None) for sender_nid, flags, key_nid in rows]
 
 
 async def txns_of(db: Database, event_nids: Collection[int]) -> dict[int, tuple[int, str]]:

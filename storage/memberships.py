@@ -10,6 +10,8 @@ from storage.changes import Change, Do
 from storage.engine import Database
 from storage.schema import FORGOTTEN, MembershipLogRow, MembershipRow
 
+_BEFORE_ALL = -(2**62)
+
 
 async def of_user(db: Database, user_nid: int) -> dict[int, MembershipRow]:
     """All present memberships of a user, by room."""
@@ -114,6 +116,22 @@ async def of_user_at(
         pos,
     )
     return {row[1]: MembershipLogRow(*row) for row in rows}
+
+
+async def joined_since(db: Database, user_nid: int, room_nid: int) -> int | None:
+    """The position at which a local user's latest stay in the room began, None without one."""
+    rows = await db.fetch(
+        "SELECT min(pos) FROM membership_log WHERE user_nid = ? AND room_nid = ?"
+        " AND membership = 1 AND pos > COALESCE((SELECT max(pos) FROM membership_log"
+        " WHERE user_nid = ? AND room_nid = ? AND membership <> 1), ?)",
+        user_nid,
+        room_nid,
+        user_nid,
+        room_nid,
+        _BEFORE_ALL,
+    )
+    joined: int | None = rows[0][0]
+    return joined
 
 
 async def history_of_user_in(

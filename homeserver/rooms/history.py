@@ -79,7 +79,7 @@ class History:
         """Begin to read a room. Raises `MatrixError` M_FORBIDDEN for who may read nothing of it."""
         room = await self._rooms.find(room_id)
         if room is not None:
-            ignored = await self._ignored.by(session.user_nid)
+            ignored = await self._ignored.by(session.user_nid, session.user_id)
             reader = await self._readers.of(session.user_nid, room)
             if reader.is_member or reader.open_now:
                 return Looking(session, room, reader, None, ignored)

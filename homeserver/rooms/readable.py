@@ -51,6 +51,10 @@ class Reader:
         """Whether the user was ever joined."""
         return bool(self._joins)
 
+    def was_joined_at(self, pos: int) -> bool:
+        """Whether the user was joined at position `pos` or at any time before."""
+        return bool(self._joins) and self._joins[0] <= pos
+
     @property
     def is_member(self) -> bool:
         """Whether the user is joined now."""

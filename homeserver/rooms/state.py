@@ -75,8 +75,8 @@ class RoomState:
         names = await self._names.names(nids)
         return [names[nid] for nid in nids]
 
-    async def summary(self, room: Room, user_nid: int) -> bytes:
-        """The JSON of the room's `summary` for one of its users.
+    async def summary(self, room: Room, user_nid: int) -> JsonObject:
+        """The room's `summary` for one of its users.
 
         spec: client-server-api#get_matrixclientv3sync_response-200_roomsummary
         """
@@ -87,7 +87,7 @@ class RoomState:
         }
         if row.name is None and row.alias is None:
             summary["m.heroes"] = await self.heroes(room, user_nid)
-        return canonical.encode(summary)
+        return summary
 
     async def stripped(self, room: Room, user_id: str) -> bytes:
         """The JSON list of the stripped state that an invited or knocking user sees."""

@@ -4,20 +4,22 @@ Owns the walk over the rooms that concern a user between two positions, and the 
 a section holds is made by `sections.py` and `extras.py`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from homeserver.matrix import canonical
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.memberships import Membership, UserRooms
-from homeserver.streams.news import News, StoredNews
+from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry
-from homeserver.streams.sections import Asker, Sections
+from homeserver.streams.sections import Asker, Sections, Told
 from storage.engine import Database
 from storage.memberships import log_between, of_user_at
 from storage.schema import INVITE, JOIN, KNOCK
+from storage.user_data import account_data_in
 
 
 @dataclass(slots=True)
@@ -40,7 +42,9 @@ class Answer:
             b'"%b":{%b}'
             % (
                 name,
-                b",".join(b'"%b":%b' % (room.encode(), json) for room, json in found.items()),
+                b",".join(
+                    b"%b:%b" % (canonical.encode(room), json) for room, json in found.items()
+                ),
             )
             for name, found in (
                 (b"join", self.join),
@@ -68,9 +72,9 @@ class RoomAnswers:
         extras: RoomExtras,
         readers: Readers,
         state: RoomState,
-        everything: StoredNews,
+        everything: Callable[[int], News],
     ) -> None:
-        """`everything` are the news since the beginning, for receipts of rooms told afresh."""
+        """`everything(until)` are the news since the beginning, for rooms told afresh."""
         self._database = database
         self._rooms = rooms
         self._sections = sections
@@ -93,12 +97,12 @@ class RoomAnswers:
             (by_room.setdefault(entry.room_nid, []) if entry.room_nid else own).append(entry)
         answer.account_data = self._extras.own_account_data(asker, own, afresh=news.since < 0)
         told = {*by_room, *typing} & user.joined
-        if user.latest <= news.since:
-            moves = _NO_MOVES
-            moved: set[int] = set()
-        else:
+        moves = _NO_MOVES
+        moved: set[int] = set()
+        if user.latest > news.since:
             moved = {nid for nid, member in user.rooms.items() if member.pos > news.since}
-            moves = await self._moves(asker, news, moved)
+            if news.since >= 0:
+                moves = await self._moves(asker, news, moved)
         wanted: Collection[int]
         if news.since < 0 or asker.full_state:
             wanted = user.joined | moved
@@ -112,20 +116,27 @@ class RoomAnswers:
             if not asker.filter.room.admits_room(room.room_id):
                 continue
             if member.membership == JOIN:
-                answer.join[room.room_id] = await self._joined(
+                section = await self._joined(
                     asker,
                     room,
                     member,
                     news,
                     by_room.get(nid, ()),
                     typing=nid in typing,
-                    stayed=nid not in moved or nid in moves.stayed,
+                    stayed=news.since >= 0 and (nid not in moved or nid in moves.stayed),
                 )
+                if section is not None:
+                    answer.join[room.room_id] = section
             elif member.membership in (INVITE, KNOCK):
                 await self._stripped(answer, asker, room, member)
-            elif news.since >= 0 or (asker.filter.room.include_leave and not member.forgotten):
-                section = await self._left(asker, room, member, news, moves)
-                answer.leave[room.room_id] = section
+            elif (
+                news.since >= 0
+                or asker.misled
+                or (asker.filter.room.include_leave and not member.forgotten)
+            ):
+                answer.leave[room.room_id] = await self._left(
+                    asker, room, member, news, moves, by_room.get(nid, ())
+                )
 
     async def _moves(self, asker: Asker, news: News, moved: Collection[int]) -> "_Moves":
         """How the user came and went in (news.since, news.until]."""
@@ -146,22 +157,48 @@ class RoomAnswers:
         *,
         typing: bool,
         stayed: bool,
-    ) -> bytes:
-        if news.since >= 0 and stayed:
-            parts = await self._sections.update(asker, room, news, None, news.until)
+    ) -> bytes | None:
+        """A room that the user is in; None when nothing in it concerns this client.
+
+        `stayed`: the user was in it all along, and the client knows it up to `news.since`.
+        """
+        if stayed:
+            told = await self._sections.update(asker, room, news, None, news.until)
             receipts = await news.receipts(room.nid, asker.user_nid)
         else:
             reader = await self._readers.of(asker.user_nid, room)
-            parts = await self._sections.afresh(asker, room, reader, news.until)
-            receipts = await self._everything.receipts(room.nid, asker.user_nid)
-        for part in (
-            self._extras.ephemeral(asker, room, receipts, typing=typing),
+            told = await self._sections.afresh(
+                asker, room, reader, news.until, returned=reader.was_joined_at(news.since)
+            )
+            receipts = await self._everything(news.until).receipts(room.nid, asker.user_nid)
+            if news.since >= 0:
+                account_data = await self._account_data(asker, room, news.until)
+            typing = True
+        extras = (
+            self._extras.ephemeral(asker, room, receipts, typing=typing, stayed=stayed),
             self._extras.account_data(asker, room, account_data),
-            await self._extras.unread(asker, room, member, news.until),
+        )
+        if (
+            told.silent
+            and not any(extras)
+            and not asker.full_state
+            and not any(entry.user_nid == asker.user_nid for entry in receipts)
         ):
-            if part is not None:
-                parts.append(part)
+            return None
+        unread = await self._extras.unread(asker, room, member, news.until)
+        parts = [*told.parts, *filter(None, extras), unread]
         return b"{%b}" % b",".join(parts)
+
+    async def _account_data(
+        self, asker: Asker, room: Room, until: int
+    ) -> Collection[AccountDataEntry]:
+        """All of the user's account data of a room; what was written after `until` comes later."""
+        found = await account_data_in(self._database, asker.user_nid, [room.nid])
+        return [
+            AccountDataEntry(row.pos, row.user_nid, row.room_nid, row.type, row.content)
+            for row in sorted(found.get(room.nid, {}).values(), key=lambda row: row.pos)
+            if row.pos <= until
+        ]
 
     async def _stripped(self, answer: Answer, asker: Asker, room: Room, member: Membership) -> None:
         """An invite, unless it comes from somebody the user ignores, or a knock."""
@@ -177,20 +214,37 @@ class RoomAnswers:
             answer.knock[room.room_id] = b'{"knock_state":{"events":%b}}' % stripped
 
     async def _left(
-        self, asker: Asker, room: Room, member: Membership, news: News, moves: "_Moves"
+        self,
+        asker: Asker,
+        room: Room,
+        member: Membership,
+        news: News,
+        moves: "_Moves",
+        account_data: Collection[AccountDataEntry],
     ) -> bytes:
         """A room that the user has left, up to and with the leaving."""
-        if room.nid in moves.was_in or news.since < 0:
+        told: Told | None = None
+        if not asker.misled and (news.since < 0 or room.nid in moves.was_in):
             reader = await self._readers.of(asker.user_nid, room)
-            if room.nid in moves.was_joined and news.since >= 0:
-                parts = await self._sections.update(asker, room, news, reader, member.pos)
-            elif reader.was_member:
-                parts = await self._sections.afresh(asker, room, reader, member.pos)
-            else:
-                parts = await self._sections.farewell(asker, room, member.event_nid)
-        else:
-            parts = await self._sections.farewell(asker, room, member.event_nid)
-        return b"{%b}" % b",".join(parts)
+            if reader.was_member:
+                left_at = reader.left_at
+                # A ban or the end of an invite may have come after the stay.
+                own = member.event_nid if member.pos > left_at else None
+                if room.nid in moves.was_joined:
+                    told = await self._sections.update(asker, room, news, reader, left_at, own=own)
+                else:
+                    told = await self._sections.afresh(
+                        asker,
+                        room,
+                        reader,
+                        left_at,
+                        returned=reader.was_joined_at(news.since),
+                        own=own,
+                    )
+        if told is None:
+            told = await self._sections.farewell(asker, room, member.event_nid)
+        part = self._extras.account_data(asker, room, account_data)
+        return b"{%b}" % b",".join([*told.parts, *filter(None, (part,))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from homeserver.matrix import canonical
 from homeserver.matrix.pushrules import push_rules_content
-from homeserver.push.unread import Unread
+from homeserver.push.unread import Counted, Unread
 from homeserver.rooms.actor import Room
 from homeserver.streams.memberships import Membership
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
@@ -24,19 +24,31 @@ class RoomExtras:
         self._unread = unread
 
     def ephemeral(
-        self, asker: Asker, room: Room, receipts: Collection[ReceiptEntry], *, typing: bool
+        self,
+        asker: Asker,
+        room: Room,
+        receipts: Collection[ReceiptEntry],
+        *,
+        typing: bool,
+        stayed: bool,
     ) -> bytes | None:
-        """The `ephemeral` part; `typing` says whether typing is to be told."""
+        """The `ephemeral` part; `typing` says whether typing is to be told.
+
+        To a client that hasn't `stayed` it goes without saying that nobody types.
+        """
         wanted = asker.filter.room.ephemeral
         if not wanted.admits_room(room.room_id):
             return None
         events: list[bytes] = []
-        if typing and wanted.matches("m.typing", room_id=room.room_id):
-            events.append(self._typing.event(room.nid))
+        if (
+            typing
+            and wanted.matches("m.typing", room_id=room.room_id)
+            and (stayed or self._typing.users(room.nid))
+        ):
+            events.append(self._typing.event(room.nid, asker.ignored))
         if receipts and wanted.matches("m.receipt", room_id=room.room_id):
             shown = [entry for entry in receipts if entry.user_id not in asker.ignored]
-            if shown:
-                events.append(_receipts(shown))
+            events.extend(_receipts(shown))
         return b'"ephemeral":{"events":[%b]}' % b",".join(events) if events else None
 
     def account_data(
@@ -70,7 +82,8 @@ class RoomExtras:
 
     async def unread(self, asker: Asker, room: Room, member: Membership, until: int) -> bytes:
         """The `unread_notifications` part."""
-        count = await self._unread.count(asker.user_nid, asker.user_id, room.nid, member.pos, until)
+        reader = Counted(asker.user_nid, asker.user_id, asker.ignored)
+        count = await self._unread.count(reader, room.nid, member.pos, until, recount=asker.stored)
         return b'"unread_notifications":{"highlight_count":0,"notification_count":%d}' % count
 
 
@@ -79,13 +92,22 @@ def _account_data(type_: str, content: bytes) -> bytes:
     return b'{"content":%b,"type":%b}' % (content, canonical.encode(type_))
 
 
-def _receipts(receipts: Collection[ReceiptEntry]) -> bytes:
-    """An `m.receipt` event. spec: client-server-api#mreceipt"""
-    content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
+def _receipts(receipts: Collection[ReceiptEntry]) -> list[bytes]:
+    """`m.receipt` events: one, or more where a user has read one event in several threads.
+
+    spec: client-server-api#mreceipt
+    """
+    contents: list[dict[str, dict[str, dict[str, dict[str, object]]]]] = []
     for entry in receipts:
         kind = "m.read.private" if entry.private else "m.read"
         data: dict[str, object] = {"ts": entry.ts}
         if entry.thread:
             data["thread_id"] = entry.thread
-        content.setdefault(entry.event_id, {}).setdefault(kind, {})[entry.user_id] = data
-    return canonical.encode({"type": "m.receipt", "content": content})
+        for content in contents:
+            users = content.setdefault(entry.event_id, {}).setdefault(kind, {})
+            if entry.user_id not in users:
+                users[entry.user_id] = data
+                break
+        else:
+            contents.append({entry.event_id: {kind: {entry.user_id: data}}})
+    return [canonical.encode({"type": "m.receipt", "content": content}) for content in contents]

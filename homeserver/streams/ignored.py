@@ -21,18 +21,21 @@ class Ignored:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._users: OrderedDict[int, frozenset[str]] = OrderedDict()
+        self._cleared = 0
 
-    async def by(self, user_nid: int) -> frozenset[str]:
-        """The ids of the users whom the user ignores."""
+    async def by(self, user_nid: int, user_id: str) -> frozenset[str]:
+        """The ids of the users whom the user ignores; nobody ignores themselves."""
         known = self._users.get(user_nid)
-        if known is None:
+        while known is None:
+            cleared = self._cleared
             rows = await account_data_of(self._database, [user_nid], 0, IGNORED_USERS)
             content = rows[user_nid].content if user_nid in rows else None
-            # A change that was published meanwhile is newer than what was read.
-            known = self._users.setdefault(user_nid, _users(content))
-            if len(self._users) > _CACHED:
-                self._users.popitem(last=False)
-        return known
+            if cleared == self._cleared:
+                # A change that was published meanwhile is newer than what was read.
+                known = self._users.setdefault(user_nid, _users(content))
+        while len(self._users) > _CACHED:
+            self._users.popitem(last=False)
+        return known - {user_id} if user_id in known else known
 
     def changed(self, user_nid: int, content: bytes) -> None:
         """The user's list is now `content` (JSON)."""
@@ -41,6 +44,7 @@ class Ignored:
     def clear(self) -> None:
         """Drop everything: publications were lost."""
         self._users.clear()
+        self._cleared += 1
 
 
 def _users(content: bytes | None) -> frozenset[str]:

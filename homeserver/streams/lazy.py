@@ -8,34 +8,54 @@ spec: client-server-api#lazy-loading-room-members
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
+from dataclasses import dataclass, field
 
 _MAX_DEVICES_AND_ROOMS = 20_000
 _MAX_USERS = 2_000
+_NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Users with the position at which each was sent first, and the highest of these."""
+
+    users: dict[str, int] = field(default_factory=dict)
+    last: int = 0
 
 
 class LazyMembers:
     """See the module."""
 
     def __init__(self) -> None:
-        self._sent: OrderedDict[tuple[int, int], dict[str, int]] = OrderedDict()
+        self._sent: OrderedDict[tuple[int, int], _Sent] = OrderedDict()
 
-    def known(self, device_nid: int, room_nid: int, since: int) -> set[str]:
-        """Users of whom the client was told by the time it got the token at `since`."""
+    def known(self, device_nid: int, room_nid: int, since: int) -> frozenset[str] | KeysView[str]:
+        """Users of whom the client was told by the time it got the token at `since`.
+
+        A client that presents it has got nothing that was sent later: that is forgotten.
+        """
         sent = self._sent.get((device_nid, room_nid))
-        if not sent:
-            return set()
-        return {user for user, pos in sent.items() if pos <= since}
+        if sent is None:
+            return _NOBODY
+        if sent.last > since:
+            sent.users = {user: pos for user, pos in sent.users.items() if pos <= since}
+            sent.last = max(sent.users.values(), default=0)
+        return sent.users.keys()
 
     def sent(self, device_nid: int, room_nid: int, until: int, users: Iterable[str]) -> None:
         """Member events of these users go out with the token at `until`."""
         key = (device_nid, room_nid)
         sent = self._sent.get(key)
-        if sent is None or len(sent) > _MAX_USERS:
-            sent = self._sent[key] = {}
+        if sent is None or len(sent.users) > _MAX_USERS:
+            sent = self._sent[key] = _Sent()
         for user in users:
-            if sent.get(user, until) >= until:
-                sent[user] = until
+            sent.users.setdefault(user, until)
+        sent.last = max(sent.last, until)
         self._sent.move_to_end(key)
         if len(self._sent) > _MAX_DEVICES_AND_ROOMS:
             self._sent.popitem(last=False)
+
+    def forget(self, device_nid: int, room_nid: int) -> None:
+        """The client begins anew with the room and knows none of its members."""
+        self._sent.pop((device_nid, room_nid), None)

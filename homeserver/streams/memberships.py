@@ -6,16 +6,18 @@ position; it moves only by publication. Users who have been quiet for long are d
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
 from storage.engine import Database
-from storage.memberships import of_user
+from storage.memberships import of_user, of_user_at
 from storage.schema import FORGOTTEN, JOIN
 
 _MAX_USERS = 20_000
+# How many of the longest quiet users are looked at to find one who may be dropped.
+_MOST_PASSED_OVER = 100
 _NOBODY: frozenset[int] = frozenset()
 
 
@@ -60,8 +62,16 @@ class UserRooms(NamedTuple):
 class Memberships:
     """See the module."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        position: Callable[[], int],
+        is_waiting: Callable[[int], bool],
+    ) -> None:
+        """`position()` is the last one published; who `is_waiting` for news is never dropped."""
         self._database = database
+        self._position = position
+        self._is_waiting = is_waiting
         self._users: OrderedDict[int, UserRooms] = OrderedDict()
         self._loading: dict[int, dict[int, Membership]] = {}
         self._rooms: dict[int, set[int]] = {}
@@ -72,21 +82,20 @@ class Memberships:
         if known is not None:
             self._users.move_to_end(user_nid)
             return known
-        # What is published while the tables are read is put on top of what they say.
-        published = self._loading.setdefault(user_nid, {})
-        rows = await of_user(self._database, user_nid)
-        self._loading.pop(user_nid, None)
-        known = self._users.get(user_nid)
-        if known is None:
-            stored = {
-                nid: Membership(row.membership, row.event_nid, row.pos, bool(row.flags & FORGOTTEN))
-                for nid, row in rows.items()
-            }
-            known = self._users[user_nid] = UserRooms().moved(stored).moved(published)
-            for room_nid in known.joined:
-                self._rooms.setdefault(room_nid, set()).add(user_nid)
-            while len(self._users) > _MAX_USERS:
-                self._drop(next(iter(self._users)))
+        while True:
+            # What is published while the tables are read is put on top of what they said before.
+            published = self._loading.setdefault(user_nid, {})
+            stored = await self._stored(user_nid, self._position())
+            known = self._users.get(user_nid)
+            if known is not None:
+                return known
+            if self._loading.get(user_nid) is published:
+                del self._loading[user_nid]
+                break
+        known = self._users[user_nid] = UserRooms().moved(stored).moved(published)
+        for room_nid in known.joined:
+            self._rooms.setdefault(room_nid, set()).add(user_nid)
+        self._make_room()
         return known
 
     def looking(self, room_nid: int) -> "frozenset[int] | set[int]":
@@ -117,6 +126,32 @@ class Memberships:
         """Drop everything: publications were lost."""
         self._users.clear()
         self._rooms.clear()
+        self._loading.clear()
+
+    async def _stored(self, user_nid: int, pos: int) -> dict[int, Membership]:
+        """The user's memberships as of position `pos`: the tables may be ahead of publication."""
+        rows = await of_user(self._database, user_nid)
+        stored = {
+            nid: Membership(row.membership, row.event_nid, row.pos, bool(row.flags & FORGOTTEN))
+            for nid, row in rows.items()
+            if row.pos <= pos
+        }
+        ahead = rows.keys() - stored.keys()
+        if ahead:
+            earlier = await of_user_at(self._database, user_nid, ahead, pos)
+            for nid, was in earlier.items():
+                stored[nid] = Membership(was.membership, was.event_nid, was.pos)
+        return stored
+
+    def _make_room(self) -> None:
+        for _ in range(_MOST_PASSED_OVER):
+            if len(self._users) <= _MAX_USERS:
+                break
+            oldest = next(iter(self._users))
+            if self._is_waiting(oldest):
+                self._users.move_to_end(oldest)
+            else:
+                self._drop(oldest)
 
     def _drop(self, user_nid: int) -> None:
         for room_nid in self._users.pop(user_nid).joined:

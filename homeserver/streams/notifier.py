@@ -23,6 +23,10 @@ class Notifier:
         """How many requests are parked."""
         return sum(len(futures) for futures in self._parked.values())
 
+    def is_waiting(self, user_nid: int) -> bool:
+        """Whether the user has parked requests."""
+        return user_nid in self._parked
+
     async def wait(self, user_nid: int, timeout: float) -> bool:
         """Park until the user is woken, at most `timeout` seconds; whether it was woken.
 
@@ -56,10 +60,14 @@ class Notifier:
         else:
             self.wake([user_nid for user_nid in self._parked if user_nid in users])
 
+    def wake_all(self) -> None:
+        """Wake everybody."""
+        self.wake(list(self._parked))
+
     def close(self) -> None:
         """Answer everybody now, and whoever comes later at once."""
         self._closed = True
-        self.wake(list(self._parked))
+        self.wake_all()
 
 
 def _wake(future: "asyncio.Future[None]") -> None:

@@ -84,6 +84,8 @@ class Publisher:
         self._views.clear()
         self._memberships.clear()
         self._ignored.clear()
+        # Those who wait are known to nobody now: they must look for themselves.
+        self._notifier.wake_all()
 
     def _view(self, room_nid: int, pos: int, appended: Appended) -> EventView:
         old = appended.replaced

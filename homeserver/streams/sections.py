@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import Filter, select_fields
 from homeserver.rooms.actor import Room
 from homeserver.rooms.readable import Reader
@@ -21,19 +22,23 @@ from homeserver.streams.lazy import LazyMembers
 from homeserver.streams.news import KeyChange, News, collect
 from homeserver.streams.numbers import Names
 from homeserver.streams.tokens import Timelines
-from storage.schema import LEAVE
+from storage.schema import LEAVE, NOTIFIES
 
 DEFAULT_LIMIT = 10
 MOST_EVENTS = 1_000
 _PAGES = 5
 _MEMBER = "m.room.member"
+_REDACTION = "m.room.redaction"
+# What the summary of a room is made of.
+_SUMMARISED = frozenset((_MEMBER, "m.room.name", "m.room.canonical_alias"))
 StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
 
 
 class Asker(NamedTuple):
     """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores.
 
-    `misled` when it knows a future that was lost: nothing can be added to what it shows.
+    `misled` when it knows a future that was lost: nothing can be added to what it shows. `stored`
+    when the tables are to be read also where memory would do.
     """
 
     user_id: str
@@ -45,11 +50,17 @@ class Asker(NamedTuple):
     ignored: frozenset[str]
     now: int
     misled: bool = False
+    stored: bool = False
 
     @property
     def use_state_after(self) -> bool:
         """Whether state is that at the end of the timeline (MSC4222, v1.16)."""
         return self.state_name != "state"
+
+    @property
+    def lazy(self) -> bool:
+        """Whether members are told only as they are needed."""
+        return self.filter.room.state.lazy_load_members
 
     def shows(self, view: EventView, room_id: str) -> bool:
         """Whether the timeline may show the event: it passes the filter and isn't ignored."""
@@ -59,11 +70,22 @@ class Asker(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """The events a section shows, oldest first; all after position `start` were looked at."""
+    """The events a section shows, oldest first; all after position `start` were looked at.
+
+    `counted` when some that are not shown may have changed the number of unread ones.
+    """
 
     views: list[EventView]
     limited: bool
     start: int
+    counted: bool = False
+
+
+class Told(NamedTuple):
+    """The parts of a room's section. `silent` when there is nothing in them."""
+
+    parts: list[bytes]
+    silent: bool = False
 
 
 class Sections:
@@ -83,14 +105,31 @@ class Sections:
         self._timelines = timelines
         self._lazy = lazy
 
-    async def afresh(self, asker: Asker, room: Room, reader: Reader, until: int) -> list[bytes]:
-        """`timeline`, `state` and `summary` for a client that knows nothing of the room."""
+    async def afresh(
+        self,
+        asker: Asker,
+        room: Room,
+        reader: Reader,
+        until: int,
+        *,
+        returned: bool = False,
+        own: int | None = None,
+    ) -> Told:
+        """`timeline`, `state` and `summary` for a client that knows nothing of the room.
+
+        `returned`: it may still show what it knew of the room in an earlier stay. For `own` see
+        `update`.
+        """
+        if asker.lazy and asker.device_nid is not None:
+            self._lazy.forget(asker.device_nid, room.nid)
         stretch = await self._latest(asker, room, reader, until)
-        if asker.misled:
+        if asker.misled or returned:
             stretch = stretch._replace(limited=True)
-        whole = await self._whole_state(asker, room, stretch, until)
+        summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
+        whole = await self._whole_state(asker, room, stretch, until, _heroes(summary))
         state = await self._loaded(asker, room, whole.values())
-        return await self._parts(asker, room, stretch, state, reader, until, summary=True)
+        stretch, state = await self._with_own(asker, room, stretch, state, own)
+        return await self._parts(asker, room, stretch, state, reader, until, summary)
 
     async def update(
         self,
@@ -99,30 +138,42 @@ class Sections:
         news: News,
         reader: Reader | None,
         until: int,
-    ) -> list[bytes]:
+        *,
+        own: int | None = None,
+    ) -> Told:
         """`timeline`, `state` and `summary` for a client that knows the room up to `news.since`.
 
-        `reader` is None when the user was joined all along: then it may read everything.
+        `reader` is None when the user was joined all along: then it may read everything. `own` is
+        the user's member event (number) where it came after `until`, the end of the user's stay.
         """
         stretch = await self._since(asker, room, news, reader, until)
+        changes = await news.state(room.nid, until)
+        summary: JsonObject | None = None
+        if reader is None and (asker.full_state or await self._summarised(changes)):
+            summary = await self._state.summary(room, asker.user_nid)
+        owed = self._owed_state(asker, stretch, changes) if changes else []
         if asker.full_state:
-            whole = await self._whole_state(asker, room, stretch, until)
-            state = await self._loaded(asker, room, whole.values())
-            members = True
-        else:
-            changes = await news.state(room.nid, until)
-            owed = self._owed_state(asker, stretch, changes) if changes else []
-            state = await self._loaded(asker, room, owed)
-            state += await self._owed_members(asker, room, stretch, state, news.since)
-            members = any(view.type == _MEMBER for view in (*state, *stretch.views))
-        return await self._parts(asker, room, stretch, state, reader, until, summary=members)
+            whole = await self._whole_state(asker, room, stretch, until, _heroes(summary))
+            owed = list({*whole.values(), *owed})
+        state = await self._loaded(asker, room, owed)
+        if asker.lazy and not asker.full_state:
+            heroes = _heroes(summary)
+            state += await self._owed_members(asker, room, stretch, state, heroes, news.since)
+        stretch, state = await self._with_own(asker, room, stretch, state, own)
+        told = await self._parts(asker, room, stretch, state, reader, until, summary)
+        silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
+        return told._replace(silent=silent)
 
-    async def farewell(self, asker: Asker, room: Room, event_nid: int) -> list[bytes]:
-        """`timeline` and `state` for a user who was never in: the end of the invite or knock."""
+    async def farewell(self, asker: Asker, room: Room, event_nid: int) -> Told:
+        """`timeline` and `state` for a user who has gone: the event that says so, no more."""
         view = await self.view(room, event_nid)
-        stretch = Stretch([view], limited=False, start=(view.pos or 0) - 1)
-        reader = Reader([(view.pos or 0, LEAVE)], ())
-        return await self._parts(asker, room, stretch, [], reader, view.pos or 0, summary=False)
+        pos = view.pos or 0
+        stretch, state = await self._with_own(
+            asker, room, Stretch([], limited=False, start=pos - 1), [], event_nid
+        )
+        if asker.misled:
+            stretch = stretch._replace(limited=True)
+        return await self._parts(asker, room, stretch, state, Reader([(pos, LEAVE)], ()), pos, None)
 
     async def view(self, room: Room, event_nid: int) -> EventView:
         """One event of the room."""
@@ -168,14 +219,47 @@ class Sections:
             return Stretch(shown[-limit:], True, (shown[-limit].pos or 0) - 1)
         if cut:
             return Stretch(shown, True, (views[-most].pos or 0) - 1)
-        return Stretch(shown, limited=False, start=news.since)
+        counted = not shown and any(
+            view.flags & NOTIFIES or view.sender == asker.user_id or view.type == _REDACTION
+            for view in views
+            if view.sender not in asker.ignored
+        )
+        return Stretch(shown, limited=False, start=news.since, counted=counted)
+
+    async def _with_own(
+        self,
+        asker: Asker,
+        room: Room,
+        stretch: Stretch,
+        state: list[EventView],
+        event_nid: int | None,
+    ) -> tuple[Stretch, list[EventView]]:
+        """Stretch and state with the user's own member event at the end, where there is one."""
+        if event_nid is None:
+            return stretch, state
+        view = await self.view(room, event_nid)
+        if asker.shows(view, room.room_id):
+            stretch = stretch._replace(views=[*stretch.views, view])
+        if asker.use_state_after:
+            key = (view.type, view.state_key)
+            others = [event for event in state if (event.type, event.state_key) != key]
+            state = [*others, *await self._loaded(asker, room, [event_nid])]
+        return stretch, state
 
     # --- state
 
     async def _whole_state(
-        self, asker: Asker, room: Room, stretch: Stretch, until: int
+        self,
+        asker: Asker,
+        room: Room,
+        stretch: Stretch,
+        until: int,
+        heroes: Collection[str],
     ) -> dict[int, int]:
-        """The state at the start of the timeline, with what the timeline doesn't tell."""
+        """The state at the start of the timeline, with what the timeline doesn't tell.
+
+        A client that loads members lazily gets those whom it needs: senders, `heroes`, itself.
+        """
         state = await self._state.at(room, stretch.start)
         changes = await self._state.changes(room, stretch.start, until)
         shown = {view.nid for view in stretch.views}
@@ -187,17 +271,9 @@ class Sections:
                 state.pop(key_nid, None)
             else:
                 state[key_nid] = change.after
-        if asker.filter.room.state.lazy_load_members:
-            return await self._without_members(asker, room, stretch, state)
-        return state
-
-    async def _without_members(
-        self, asker: Asker, room: Room, stretch: Stretch, state: Mapping[int, int]
-    ) -> dict[int, int]:
-        """The state with only the members that the client needs to show the timeline."""
-        wanted = {view.sender for view in stretch.views}
-        wanted.add(asker.user_id)
-        wanted.update(await self._state.heroes(room, asker.user_nid))
+        if not asker.lazy:
+            return state
+        wanted = {asker.user_id, *heroes, *(view.sender for view in stretch.views)}
         keys = await self._state.keys(state)
         return {
             key_nid: nid
@@ -222,27 +298,35 @@ class Sections:
                 owed.append(value)
         return owed
 
+    async def _summarised(self, changes: Mapping[int, KeyChange]) -> bool:
+        """Whether the summary may have changed with the state."""
+        if not changes:
+            return False
+        keys = await self._names.keys(changes.keys())
+        return any(type_ in _SUMMARISED for type_, _ in keys.values())
+
     async def _owed_members(
         self,
         asker: Asker,
         room: Room,
         stretch: Stretch,
         state: Iterable[EventView],
+        heroes: Collection[str],
         since: int,
     ) -> list[EventView]:
-        """Member events of the timeline's senders that a lazily loading client doesn't have."""
-        state_filter = asker.filter.room.state
-        if not state_filter.lazy_load_members or asker.device_nid is None:
-            return []
-        senders = {view.sender for view in stretch.views}
-        senders.difference_update(view.state_key for view in state if view.type == _MEMBER)
-        if not state_filter.include_redundant_members:
-            senders -= self._lazy.known(asker.device_nid, room.nid, since)
-        senders.discard(asker.user_id)
-        if not senders:
+        """Member events of the timeline's senders, and of heroes, that the client doesn't have."""
+        wanted = {*heroes, *(view.sender for view in stretch.views)}
+        wanted.difference_update(view.state_key for view in state if view.type == _MEMBER)
+        if asker.device_nid is not None:
+            known = self._lazy.known(asker.device_nid, room.nid, since)
+            if not asker.filter.room.state.include_redundant_members:
+                wanted -= known
+                # It was told at the join, and is told of each change.
+                wanted.discard(asker.user_id)
+        if not wanted:
             return []
         nids = await self._state.event_nids(
-            room, [(_MEMBER, user) for user in senders], stretch.start
+            room, [(_MEMBER, user) for user in wanted], stretch.start
         )
         return await self._loaded(asker, room, nids.values())
 
@@ -269,10 +353,9 @@ class Sections:
         state: list[EventView],
         reader: Reader | None,
         until: int,
-        *,
-        summary: bool,
-    ) -> list[bytes]:
-        if asker.filter.room.state.lazy_load_members and asker.device_nid is not None:
+        summary: JsonObject | None,
+    ) -> Told:
+        if asker.lazy and asker.device_nid is not None:
             told = [view.state_key for view in (*state, *stretch.views) if view.type == _MEMBER]
             self._lazy.sent(asker.device_nid, room.nid, until, filter(None, told))
         if asker.filter.event_format == "federation":
@@ -303,9 +386,9 @@ class Sections:
                 b",".join(_render(asker, view, None, pdus.get(view.nid)) for view in state),
             ),
         ]
-        if summary:
-            parts.append(b'"summary":' + await self._state.summary(room, asker.user_nid))
-        return parts
+        if summary is not None:
+            parts.append(b'"summary":' + canonical.encode(summary))
+        return Told(parts)
 
 
 def _stretch(newest_first: list[EventView], *, limited: bool) -> Stretch:
@@ -313,10 +396,15 @@ def _stretch(newest_first: list[EventView], *, limited: bool) -> Stretch:
     return Stretch(newest_first, limited, (newest_first[0].pos or 0) - 1)
 
 
+def _heroes(summary: JsonObject | None) -> list[str]:
+    heroes: list[str] = summary.get("m.heroes", []) if summary is not None else []
+    return heroes
+
+
 def _render(asker: Asker, view: EventView, membership: str | None, pdu: bytes | None) -> bytes:
-    if pdu is not None:
-        return pdu
-    rendered = view.render(asker.now, membership=membership, device_nid=asker.device_nid)
+    rendered = pdu
+    if rendered is None:
+        rendered = view.render(asker.now, membership=membership, device_nid=asker.device_nid)
     if asker.filter.event_fields is None:
         return rendered
     event = canonical.decode_object(rendered)

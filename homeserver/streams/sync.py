@@ -32,7 +32,8 @@ class SyncRequest(NamedTuple):
     """What a client asks: `since` None for everything, `timeout` in seconds.
 
     `state_name` is the name of the rooms' state sections; any but `state` means the state at the
-    end of the timeline.
+    end of the timeline. `stored`: answer from the tables also where memory would do; the two must
+    say the same.
     """
 
     session: Session
@@ -41,6 +42,7 @@ class SyncRequest(NamedTuple):
     timeout: float
     full_state: bool = False
     state_name: StateName = "state"
+    stored: bool = False
 
 
 class NewsDesk:
@@ -143,13 +145,18 @@ class Sync:
     async def _answer(self, request: SyncRequest, token: SyncToken) -> tuple[Answer, SyncToken]:
         """What has happened since `token`, and the token that says so."""
         session = request.session
-        ignored = await self._ignored.by(session.user_nid)
-        stored = False
+        ignored = await self._ignored.by(session.user_nid, session.user_id)
+        stored = request.stored
         while True:
             user = await self._memberships.of(session.user_nid)
             # From here to the first await below, everything is as of one position.
             news = self._desk.since(token.pos, stored=stored)
-            reached = SyncToken(news.until, self._incarnation, self._typing.counter)
+            reached = SyncToken(
+                news.until,
+                self._incarnation,
+                self._typing.counter,
+                typing=bool(self._typing.changed_since(-1, user.joined)),
+            )
             typing = self._typing_rooms(token, user)
             asker = Asker(
                 user_id=session.user_id,
@@ -161,6 +168,7 @@ class Sync:
                 ignored=ignored,
                 now=self._clock.now_ms(),
                 misled=request.since is not None and token.pos < 0,
+                stored=request.stored,
             )
             answer = Answer()
             if news.until > news.since or typing or request.full_state:
@@ -171,9 +179,9 @@ class Sync:
 
     def _typing_rooms(self, token: SyncToken, user: UserRooms) -> Collection[int]:
         """The rooms whose typing users the client must be told."""
-        if token.incarnation == self._incarnation:
+        if token.incarnation == self._incarnation and token.ephemeral >= self._typing.floor:
             return self._typing.changed_since(token.ephemeral, user.joined)
-        if token.ephemeral:
-            # Who was typing before this process began may be shown still, in any room.
+        if token.typing:
+            # Who typed at the time may be shown still, in any room.
             return user.joined
         return self._typing.changed_since(-1, user.joined)

@@ -11,21 +11,25 @@ from typing import Literal, NamedTuple
 
 from homeserver.errors import MatrixError
 
-_SYNC = re.compile(r"s1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})")
-_ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})")
+_SYNC = re.compile(
+    r"s1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})(t?)", re.ASCII
+)
+_ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})", re.ASCII)
 
 
 class SyncToken(NamedTuple):
     """Where a client's sync stands.
 
     `pos` is the last durable stream position it has seen; `incarnation` and `ephemeral` say the
-    same of what is kept only in this process's memory (typing). `pos` is -1 for a token of a lost
+    same of what is kept only in this process's memory (typing); `typing` says that the client shows
+    somebody as typing, which only that process could take back. `pos` is -1 for a token of a lost
     timeline: everything has to be sent again.
     """
 
     pos: int
     incarnation: str
     ephemeral: int
+    typing: bool = False
 
 
 class Timelines:
@@ -41,7 +45,8 @@ class Timelines:
 
     def sync_token(self, token: SyncToken) -> str:
         """The text form of a token of the current timeline."""
-        return f"s1_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}"
+        text = f"s1_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}"
+        return text + "t" if token.typing else text
 
     def room_token(self, pos: int) -> str:
         """A point between two events of a room: after position `pos`."""
@@ -55,10 +60,10 @@ class Timelines:
         found = _SYNC.fullmatch(text)
         if found is None:
             raise MatrixError.invalid_param("since: this is not a token of this server")
-        nid, id_, pos, incarnation, ephemeral = found.groups()
+        nid, id_, pos, incarnation, ephemeral, typing = found.groups()
         if not self._holds(int(nid), id_, int(pos), applied):
             return SyncToken(-1, "", 0)
-        return SyncToken(int(pos), incarnation, int(ephemeral))
+        return SyncToken(int(pos), incarnation, int(ephemeral), bool(typing))
 
     def parse_room(self, text: str, name: Literal["from", "to", "at"]) -> int:
         """A pagination token, or a sync token used as one; the position after which it points.

@@ -72,9 +72,10 @@ class Typing:
                 found.append(room_nid)
         return found
 
-    def event(self, room_nid: int) -> bytes:
-        """The room's `m.typing` event as JSON."""
-        return encode({"type": "m.typing", "content": {"user_ids": self.users(room_nid)}})
+    def event(self, room_nid: int, ignored: Collection[str] = ()) -> bytes:
+        """The room's `m.typing` event as JSON, for a reader who ignores these users."""
+        users = [user_id for user_id in self.users(room_nid) if user_id not in ignored]
+        return encode({"type": "m.typing", "content": {"user_ids": users}})
 
     def _moved(self, room_nid: int) -> None:
         self.counter += 1
