@@ -30,3 +30,75 @@ def registration_token_used(token: str, now: int) -> Do:
 def uia_sessions_expired(now: int) -> Do:
     """Remove the user-interactive sessions whose time (ms) is over."""
     return Do("DELETE FROM uia_sessions WHERE expires_ts <= ?", (now,))
+
+
+def password_set(user_nid: int, password: str) -> Do:
+    """Give an account that is not deactivated another password; `Missed` if there is none."""
+    return Do(
+        "UPDATE users SET password = ? WHERE user_nid = ? AND flags & 2 = 0",
+        (password, user_nid),
+        expect=1,
+    )
+
+
+def password_renewed(user_nid: int, before: str, password: str) -> Do:
+    """Put another hash of the same password in place of `before`, if that is still there."""
+    return Do(
+        "UPDATE users SET password = ? WHERE user_nid = ? AND password = ?",
+        (password, user_nid, before),
+    )
+
+
+def flag_set(user_nid: int, flag: int) -> Do:
+    """Set a flag of an account; `Missed` if there is none, or it is deactivated."""
+    return Do(
+        "UPDATE users SET flags = flags | ? WHERE user_nid = ? AND flags & 2 = 0",
+        (flag, user_nid),
+        expect=1,
+    )
+
+
+def flag_cleared(user_nid: int, flag: int) -> Do:
+    """Take a flag off an account; `Missed` if there is none, or it is deactivated."""
+    return Do(
+        "UPDATE users SET flags = flags & ? WHERE user_nid = ? AND flags & 2 = 0",
+        (~flag, user_nid),
+        expect=1,
+    )
+
+
+def account_closed(user_nid: int) -> list[Do]:
+    """Deactivate an account; remove its profile, account data and filters.
+
+    The first item fails with `Missed` when the account is deactivated already.
+    """
+    return [
+        Do(
+            "UPDATE users SET flags = flags | 2, password = NULL"
+            " WHERE user_nid = ? AND flags & 2 = 0",
+            (user_nid,),
+            expect=1,
+        ),
+        Do("DELETE FROM profiles WHERE user_nid = ?", (user_nid,)),
+        Do("DELETE FROM account_data WHERE user_nid = ?", (user_nid,)),
+        Do("DELETE FROM filters WHERE user_nid = ?", (user_nid,)),
+    ]
+
+
+def receipts_erased(user_nid: int) -> Do:
+    """Remove a user's receipts in all rooms."""
+    return Do("DELETE FROM receipts WHERE user_nid = ?", (user_nid,))
+
+
+def login_token_used(token_hash: bytes, now: int) -> Do:
+    """Use a login token up; the item fails with `Missed` when it is not good (any more)."""
+    return Do(
+        "DELETE FROM login_tokens WHERE token_hash = ? AND expires_ts > ?",
+        (token_hash, now),
+        expect=1,
+    )
+
+
+def login_tokens_expired(now: int) -> Do:
+    """Remove the login tokens whose time (ms) is over."""
+    return Do("DELETE FROM login_tokens WHERE expires_ts <= ?", (now,))

@@ -9,6 +9,8 @@ from storage.schema import (
     AccessTokenRow,
     DeviceRow,
     JobRow,
+    LoginTokenRow,
+    ProfileChangeRow,
     RegistrationTokenRow,
     UiaSessionRow,
     UserRow,
@@ -52,8 +54,9 @@ async def token_owners(db: Database, token_hashes: Collection[bytes]) -> dict[by
     """Owners of access tokens by hash, expired tokens too."""
     rows = await db.fetch(
         "SELECT token_hash, access_tokens.device_nid, access_tokens.user_nid, expires_ts,"
-        " devices.device_nid, devices.user_nid, device_id, devices.name, last_seen_ts, last_ip,"
-        " users.user_nid, localpart, password, flags, created_ts, names.name"
+        " refresh_hash, refresh_expires_ts, replaces, devices.device_nid,"
+        " devices.user_nid, device_id, devices.name, last_seen_ts, last_ip, users.user_nid,"
+        " localpart, password, flags, created_ts, names.name"
         " FROM access_tokens JOIN devices ON devices.device_nid = access_tokens.device_nid"
         " JOIN users ON users.user_nid = access_tokens.user_nid"
         " JOIN names ON names.name_nid = access_tokens.user_nid WHERE token_hash IN (??)",
@@ -61,7 +64,7 @@ async def token_owners(db: Database, token_hashes: Collection[bytes]) -> dict[by
     )
     return {
         row[0]: TokenOwner(
-            AccessTokenRow(*row[:4]), DeviceRow(*row[4:10]), UserRow(*row[10:15]), row[15]
+            AccessTokenRow(*row[:7]), DeviceRow(*row[7:13]), UserRow(*row[13:18]), row[18]
         )
         for row in rows
     }
@@ -70,14 +73,35 @@ async def token_owners(db: Database, token_hashes: Collection[bytes]) -> dict[by
 async def tokens_of(db: Database, device_nids: Collection[int]) -> dict[int, list[AccessTokenRow]]:
     """Access tokens by device."""
     rows = await db.fetch(
-        "SELECT token_hash, device_nid, user_nid, expires_ts FROM access_tokens"
-        " WHERE device_nid IN (??)",
+        "SELECT token_hash, device_nid, user_nid, expires_ts, refresh_hash, refresh_expires_ts,"
+        " replaces FROM access_tokens WHERE device_nid IN (??)",
         device_nids,
     )
     found: dict[int, list[AccessTokenRow]] = defaultdict(list)
     for row in rows:
         found[row[1]].append(AccessTokenRow(*row))
     return dict(found)
+
+
+async def refreshable(
+    db: Database, refresh_hashes: Collection[bytes]
+) -> dict[bytes, AccessTokenRow]:
+    """Access tokens by the hash of their refresh token, expired ones too."""
+    rows = await db.fetch(
+        "SELECT token_hash, device_nid, user_nid, expires_ts, refresh_hash, refresh_expires_ts,"
+        " replaces FROM access_tokens WHERE refresh_hash IN (??)",
+        refresh_hashes,
+    )
+    return {row[4]: AccessTokenRow(*row) for row in rows}
+
+
+async def login_tokens(db: Database, token_hashes: Collection[bytes]) -> dict[bytes, LoginTokenRow]:
+    """Login tokens by hash, expired ones too."""
+    rows = await db.fetch(
+        "SELECT token_hash, user_nid, expires_ts FROM login_tokens WHERE token_hash IN (??)",
+        token_hashes,
+    )
+    return {row[0]: LoginTokenRow(*row) for row in rows}
 
 
 async def devices(db: Database, device_nids: Collection[int]) -> dict[int, DeviceRow]:
@@ -112,6 +136,25 @@ async def profiles(db: Database, user_nids: Collection[int]) -> dict[int, dict[s
     for user_nid, field, value in rows:
         found[user_nid][field] = value
     return dict(found)
+
+
+async def profile_changes(db: Database, user_nids: Collection[int]) -> dict[int, ProfileChangeRow]:
+    """By user, the change of the profile that not all rooms may know yet."""
+    rows = await db.fetch(
+        "SELECT user_nid, job_nid, former FROM profile_changes WHERE user_nid IN (??)", user_nids
+    )
+    return {row[0]: ProfileChangeRow(*row) for row in rows}
+
+
+async def erasures(db: Database, after: int, limit: int) -> dict[int, int]:
+    """By user who was erased, the position at which that was; the first ones behind a number."""
+    return dict(
+        await db.fetch(
+            "SELECT user_nid, pos FROM erasures WHERE user_nid > ? ORDER BY user_nid LIMIT ?",
+            after,
+            limit,
+        )
+    )
 
 
 async def registration_tokens(

@@ -490,11 +490,13 @@ class AccountDataRow(NamedTuple):
 ADMIN = 1
 DEACTIVATED = 2
 GUEST = 4
+SUSPENDED = 8
+LOCKED = 16
 
 
 @table("users", key=("user_nid",), indexes=[Index(("localpart",), unique=True)])
 class UserRow(NamedTuple):
-    """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST."""
+    """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST, 8 SUSPENDED, 16 LOCKED."""
 
     user_nid: int
     localpart: str
@@ -512,6 +514,37 @@ class ProfileRow(NamedTuple):
     value: bytes
 
 
+@table("profile_changes", key=("user_nid",))
+class ProfileChangeRow(NamedTuple):
+    """A profile of which not all rooms may know yet.
+
+    `former` is JSON: by field, the values that rooms may still show; `job_nid` the newest job that
+    tells them.
+    """
+
+    user_nid: int
+    job_nid: int
+    former: bytes
+
+
+@table("accepted_terms", key=("user_nid", "policy"))
+class AcceptedTermsRow(NamedTuple):
+    """The version of a policy document that a user accepted, and when (ms)."""
+
+    user_nid: int
+    policy: str
+    version: str
+    ts: int
+
+
+@table("erasures", key=("user_nid",))
+class ErasureRow(NamedTuple):
+    """A user whose events those get redacted who could not read them at `pos`."""
+
+    user_nid: int
+    pos: Position
+
+
 @table("devices", key=("device_nid",), indexes=[Index(("user_nid", "device_id"), unique=True)])
 class DeviceRow(NamedTuple):
     device_nid: int
@@ -522,12 +555,37 @@ class DeviceRow(NamedTuple):
     last_ip: str | None
 
 
-@table("access_tokens", key=("token_hash",), indexes=[Index(("device_nid",))])
+@table(
+    "access_tokens",
+    key=("token_hash",),
+    indexes=[
+        Index(("device_nid",)),
+        Index(("refresh_hash",), unique=True, where="refresh_hash IS NOT NULL"),
+    ],
+)
 class AccessTokenRow(NamedTuple):
+    """An access token, and the refresh token that was given out with it; only their hashes.
+
+    `replaces` is the access token before it, which ends when this one or its refresh token is first
+    used. `refresh_expires_ts` None: never.
+    """
+
     token_hash: bytes
     device_nid: int
     user_nid: int
     expires_ts: int | None
+    refresh_hash: bytes | None = None
+    refresh_expires_ts: int | None = None
+    replaces: bytes | None = None
+
+
+@table("login_tokens", key=("token_hash",), indexes=[Index(("expires_ts",))])
+class LoginTokenRow(NamedTuple):
+    """A token with which its user can be logged in once."""
+
+    token_hash: bytes
+    user_nid: int
+    expires_ts: int
 
 
 @table("filters", key=("user_nid", "filter_nid"))

@@ -9,9 +9,13 @@ from storage.packing import unpack_entries
 from storage.schema import (
     INVITE,
     JOIN,
+    AccessTokenRow,
     AccountDataRow,
+    ErasureRow,
     FilterRow,
     JobRow,
+    LoginTokenRow,
+    ProfileChangeRow,
     ProfileRow,
     RegistrationTokenRow,
     UiaSessionRow,
@@ -147,6 +151,10 @@ async def test_accounts_are_found(database: Database, house: House) -> None:
     owner = (await accounts.token_owners(database, [b"token", b"other"]))[b"token"]
     assert (owner.device, owner.user, owner.user_id) == (device, user, "@alice:here")
     assert await accounts.tokens_of(database, [DEVICE]) == {DEVICE: [owner.token]}
+    again = AccessTokenRow(b"next", DEVICE, alice, 5, b"refresh", 9, b"token")
+    await database.commit([Item([Put(again)])])
+    assert await accounts.refreshable(database, [b"refresh", b"next"]) == {b"refresh": again}
+    assert (await accounts.token_owners(database, [b"next"]))[b"next"].token == again
 
 
 async def test_what_belongs_to_users_is_found(database: Database, house: House) -> None:
@@ -186,3 +194,10 @@ async def test_the_rest_is_found(database: Database) -> None:
     assert await accounts.jobs_due(database, 200, 1) == [jobs[2]]
     assert await accounts.next_job_at(database) == 97
     assert await accounts.profiles(database, [1, 2]) == {1: {"displayname": b'"A"'}}
+    change = ProfileChangeRow(1, 3, b"{}")
+    login = LoginTokenRow(b"hash", 1, 5)
+    erased = [ErasureRow(user_nid, 7 * user_nid) for user_nid in (1, 2, 3)]
+    await database.commit([Item([Put(row) for row in (change, login, *erased)])])
+    assert await accounts.profile_changes(database, [1, 2]) == {1: change}
+    assert await accounts.login_tokens(database, [b"hash", b"x"]) == {b"hash": login}
+    assert await accounts.erasures(database, 1, 1) == {2: 14}
