@@ -139,9 +139,11 @@ async def put_state(
 ) -> EventIDReply:
     """Set a piece of the room's state."""
     room = await call.app.rooms.known(room_id)
-    event_id = await call.app.posting.put_state(
-        call.session.user_id, room, event_type, state_key, body
-    )
+    user_id = call.session.user_id
+    if event_type == "m.room.member":
+        event_id = await call.app.members.put_state(user_id, room, state_key, body)
+    else:
+        event_id = await call.app.posting.put_state(user_id, room, event_type, state_key, body)
     return EventIDReply(event_id)
 
 
@@ -169,9 +171,9 @@ async def redact_event(
     auth=Client(guests=True),
 )
 async def get_event(call: Call, room_id: RoomID, event_id: EventID) -> Raw:
-    """One event."""
+    """One event; whoever may not read it can't tell it from one that doesn't exist."""
     history = call.app.history
-    looking = await history.look(call.session, room_id)
+    looking = await history.look(call.session, room_id, hide=True)
     return Raw(history.json(looking, await history.event(looking, event_id)))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from homeserver.errors import MatrixError
+from homeserver.matrix.errors import Rejected
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.append import Appended
 from homeserver.rooms.head import EventsMissing, Head
@@ -124,30 +125,39 @@ class Rooms:
         storage when a row stood in the way (nothing was written), and `MatrixError` 503 when too
         many wait for this room.
         """
-        actor = self._actor(room.nid)
-        if actor.waiting >= _MAX_TURNS_WAITING:
-            raise MatrixError("M_LIMIT_EXCEEDED", "This room is busy; try again shortly", 429)
         for _ in range(_MAX_ATTEMPTS):
+            actor = self._actor(room.nid)
+            if actor.waiting >= _MAX_TURNS_WAITING:
+                raise MatrixError("M_LIMIT_EXCEEDED", "This room is busy; try again shortly", 429)
             actor.waiting += 1
+            refused: MatrixError | Rejected | None = None
+            changed = False
             try:
                 async with actor.turn:
-                    sending, result = await self._run(actor, verb, lambda: self._load(room))
-                    if sending.changes:
-                        actor.last = self._submit(room, actor, sending.changes, sending.events)
+                    try:
+                        sending, result = await self._run(actor, verb, lambda: self._load(room))
+                    except (MatrixError, Rejected) as error:
+                        refused = error
+                    else:
+                        changed = bool(sending.changes)
+                        if changed:
+                            actor.last = self._submit(room, actor, sending.changes, sending.events)
                     done = actor.last
             finally:
                 actor.waiting -= 1
-            if done is None:
-                return result
             try:
                 # Also a verb that changed nothing answers from what must be committed first.
-                await asyncio.shield(done)
-                return result
+                if done is not None:
+                    await asyncio.shield(done)
             except Superseded:
                 continue
             except Exception:
-                if sending.changes:
+                if changed:
                     raise
+                continue
+            if refused is not None:
+                raise refused
+            return result
         raise MatrixError("M_UNKNOWN", "The room's changes could not be stored", 503)
 
     async def create(
@@ -159,11 +169,18 @@ class Rooms:
             return new_head()
 
         actor = self._actor(nid)
-        async with actor.turn:
-            sending, _ = await self._run(actor, verb, load)
-            room = Room(nid, sending.head.room_id, sending.head.rules)
-            done = actor.last = self._submit(room, actor, sending.changes, sending.events)
-        await asyncio.shield(done)
+        actor.waiting += 1
+        try:
+            async with actor.turn:
+                sending, _ = await self._run(actor, verb, load)
+                room = Room(nid, sending.head.room_id, sending.head.rules)
+                done = actor.last = self._submit(room, actor, sending.changes, sending.events)
+            await asyncio.shield(done)
+        except Exception:
+            self._actors.pop(nid, None)  # there is no such room, nor will there be
+            raise
+        finally:
+            actor.waiting -= 1
         return self._remember(room)
 
     async def read(self, room: Room, look: Callable[[Head], T]) -> T:
@@ -190,10 +207,11 @@ class Rooms:
         for _ in range(_MAX_RUNS):
             head = actor.head
             if head is None or actor.generation != actor.lane.generation:
-                actor.generation = actor.lane.generation
-                head = actor.head = await load()
-            if missing_events:
+                head = await self._reload(actor, load)
+            if not head.events.keys() >= missing_events:
                 head.remember(await load_events(self._database, missing_events, head.rules))
+                if actor.generation != actor.lane.generation:
+                    continue
             sending = Sending(head, self._author)
             try:
                 result = verb(sending)
@@ -210,6 +228,17 @@ class Rooms:
                     # The verb broke off after its first event: that head stands on nothing.
                     actor.head = None
         raise MatrixError("M_UNKNOWN", "The change needs more of the room than fits", 500)
+
+    async def _reload(self, actor: _Actor, load: Callable[[], Awaitable[Head]]) -> Head:
+        """A head from the tables: there is none, or a commit that it stood on has failed."""
+        actor.head = None
+        if actor.last is not None:
+            # What was submitted before must be in the tables, or gone, before they are read.
+            await asyncio.wait([actor.last])
+            actor.last = None
+        actor.generation = actor.lane.generation
+        actor.head = await load()
+        return actor.head
 
     async def _load(self, room: Room) -> Head:
         heads = await room_store.heads(self._database, [room.nid])

@@ -7,6 +7,7 @@ event. It does not ask whether the event is allowed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
@@ -34,6 +35,19 @@ from storage.schema import (
     StateChangeRow,
     TxnIdRow,
 )
+
+# By event type with an empty state key: field of the summary, key of the content, default.
+_SUMMED_UP: dict[str, tuple[str, str, str | None]] = {
+    "m.room.create": ("room_type", "type", None),
+    "m.room.name": ("name", "name", None),
+    "m.room.topic": ("topic", "topic", None),
+    "m.room.avatar": ("avatar", "url", None),
+    "m.room.canonical_alias": ("alias", "alias", None),
+    "m.room.encryption": ("encryption", "algorithm", None),
+    "m.room.join_rules": ("join_rule", "join_rule", "invite"),
+    "m.room.history_visibility": ("visibility", "history_visibility", "shared"),
+    "m.room.guest_access": ("guest_access", "guest_access", "forbidden"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,11 @@ def append(
     nid_type = names.nid(event.type)
     nid_sender = names.nid(event.sender)
     key_nid = names.key_nid(event.type, event.state_key) if event.state_key is not None else None
+    member_nid: int | None = None
+    if event.type == "m.room.member" and event.state_key is not None:
+        member_nid = names.nid(event.state_key)
+    if redacted is not None and redacted[1].state_key is not None:
+        head.event_nid(*redacted[1].key)
     replaced: Event | None = None
     old_nid: int | None = None
     if key_nid is not None:
@@ -131,7 +150,6 @@ def append(
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
 
     state_changes: tuple[StateChange, ...] = ()
-    member_nid: int | None = None
     membership: int | None = None
     if key_nid is not None:
         snap_nid = numbers.take("snapshot")
@@ -143,8 +161,7 @@ def append(
         changes.append(Insert(StateChangeRow(room, Pos(index), key_nid, old_nid, nid)))
         state_changes = (StateChange(key_nid, old_nid, nid),)
         summary = _summary_after(head.summary, event, replaced)
-        if event.type == "m.room.member" and event.state_key is not None:
-            member_nid = names.nid(event.state_key)
+        if member_nid is not None and event.state_key is not None:
             membership = membership_number(event.content.get("membership"))
             changes.append(
                 Put(
@@ -199,10 +216,10 @@ def append(
 
 def _redact_in_head(head: Head, nid: int, event: Event) -> list[Change]:
     """The head forgets what the redaction takes from one of its events."""
-    head.events.pop(nid, None)
-    if event.state_key is None or head.event_nid(event.type, event.state_key) != nid:
+    left = head.events[nid] = redacted_event(event)
+    if event.state_key is None or head.event_nid(*event.key) != nid:
         return []
-    summary = _summary_after(head.summary, redacted_event(event), event)
+    summary = _summary_after(head.summary, left, event)
     if summary == head.summary:
         return []
     head.summary = summary
@@ -233,30 +250,19 @@ def _summary_after(row: RoomSummaryRow, event: Event, replaced: Event | None) ->
         return row._replace(
             joined=row.joined + counts["join"], invited=row.invited + counts["invite"]
         )
-    if event.state_key != "":
+    summed_up = _SUMMED_UP.get(event.type) if event.state_key == "" else None
+    if summed_up is None:
         return row
+    field, key, default = summed_up
+    value = event.content.get(key)
+    # An empty name is none; an empty join rule or type is one that nobody knows.
+    stands = isinstance(value, str) and (value or default is not None or field == "room_type")
+    changed: dict[str, Any] = {field: value if stands else default}
+    return row._replace(**changed)
 
-    def text(key: str) -> str | None:
-        value = event.content.get(key)
-        return value if isinstance(value, str) and value else None
 
-    match event.type:
-        case "m.room.create":
-            return row._replace(room_type=text("type"))
-        case "m.room.name":
-            return row._replace(name=text("name"))
-        case "m.room.topic":
-            return row._replace(topic=text("topic"))
-        case "m.room.avatar":
-            return row._replace(avatar=text("url"))
-        case "m.room.canonical_alias":
-            return row._replace(alias=text("alias"))
-        case "m.room.encryption":
-            return row._replace(encryption=text("algorithm"))
-        case "m.room.join_rules":
-            return row._replace(join_rule=text("join_rule") or "invite")
-        case "m.room.history_visibility":
-            return row._replace(visibility=text("history_visibility") or "shared")
-        case "m.room.guest_access":
-            return row._replace(guest_access=text("guest_access") or "forbidden")
-    return row
+def summary_text(event: Event) -> str | None:
+    """The text that the event contributes to its room's summary, if there is one."""
+    summed_up = _SUMMED_UP.get(event.type) if event.state_key == "" else None
+    value = event.content.get(summed_up[1]) if summed_up is not None else None
+    return value if isinstance(value, str) else None

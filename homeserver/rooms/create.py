@@ -148,7 +148,7 @@ class CreateRoom:
         return self._last_creation
 
     def _rules(self, new: NewRoom) -> RoomRules:
-        version = new.room_version or self._default_version
+        version = self._default_version if new.room_version is None else new.room_version
         if version not in ROOM_VERSIONS:
             raise MatrixError(
                 "M_UNSUPPORTED_ROOM_VERSION", f"This server doesn't know room version {version!r}"

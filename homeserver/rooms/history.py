@@ -46,9 +46,13 @@ class Looking:
     until: int | None
     ignored: frozenset[str]
 
+    def ignores(self, view: EventView) -> bool:
+        """Whether the user wants to hear nothing of the event's sender (state is for all)."""
+        return view.state_key is None and view.sender in self.ignored
+
     def shows(self, view: EventView, event_filter: EventFilter) -> bool:
         """Whether the event passes the filter, isn't ignored, and may be read."""
-        if view.state_key is None and view.sender in self.ignored:
+        if self.ignores(view):
             return False
         room_id = self.room.room_id
         return event_filter.matches(
@@ -75,16 +79,22 @@ class History:
         self._ignored = ignored
         self._clock = clock
 
-    async def look(self, session: Session, room_id: str) -> Looking:
-        """Begin to read a room. Raises `MatrixError` M_FORBIDDEN for who may read nothing of it."""
+    async def look(self, session: Session, room_id: str, *, hide: bool = False) -> Looking:
+        """Begin to read a room.
+
+        Raises `MatrixError` for who may read nothing of it, of whether it exists or not:
+        M_FORBIDDEN, or M_NOT_FOUND where `hide` is set.
+        """
         room = await self._rooms.find(room_id)
         if room is not None:
             ignored = await self._ignored.by(session.user_nid, session.user_id)
             reader = await self._readers.of(session.user_nid, room)
             if reader.is_member or reader.open_now:
                 return Looking(session, room, reader, None, ignored)
-            if reader.was_member:
+            if reader.was_member and not await self._readers.has_forgotten(session.user_nid, room):
                 return Looking(session, room, reader, reader.left_at, ignored)
+        if hide:
+            raise _no_event()
         raise MatrixError.forbidden("You are not in this room, and its history is not public")
 
     async def page(
@@ -134,13 +144,26 @@ class History:
     async def event(self, looking: Looking, event_id: str) -> EventView:
         """One event. Raises `MatrixError` M_NOT_FOUND, the same for absent and hidden ones."""
         view = await self._timeline.event(looking.room, event_id)
-        if view is None or not looking.reader.sees(view):
-            raise MatrixError.not_found("There is no such event, or you may not read it")
+        if view is None or looking.ignores(view) or not looking.reader.sees(view):
+            raise _no_event()
         return view
 
-    async def state(self, looking: Looking, pos: int | None = None) -> list[EventView]:
-        """The state that may be seen, now or after position `pos`."""
-        return await self._views(looking, (await self._state_nids(looking, pos)).values())
+    async def state(
+        self, looking: Looking, pos: int | None = None, only: Collection[str] | None = None
+    ) -> list[EventView]:
+        """The state that may be seen, now or after position `pos`; of members `only` these."""
+        state = await self._state_nids(looking, pos)
+        if only is None:
+            return await self._views(looking, state.values())
+        keys = await self._state.keys(state)
+        return await self._views(
+            looking,
+            [
+                nid
+                for key_nid, nid in state.items()
+                if keys[key_nid][0] != _MEMBER or keys[key_nid][1] in only
+            ],
+        )
 
     async def state_event(self, looking: Looking, key: tuple[str, str]) -> EventView:
         """The state event of a (type, state key). Raises `MatrixError` M_NOT_FOUND."""
@@ -192,6 +215,10 @@ class History:
     async def _views(self, looking: Looking, nids: Collection[int]) -> list[EventView]:
         views = await self._timeline.views(nids, looking.room.rules)
         return [views[nid] for nid in sorted(views)]
+
+
+def _no_event() -> MatrixError:
+    return MatrixError.not_found("There is no such event, or you may not read it")
 
 
 def content_of(view: EventView) -> JsonObject:

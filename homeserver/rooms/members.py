@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.ids import is_user_id, server_of
+from homeserver.matrix.event import Event
+from homeserver.matrix.ids import is_room_id, is_user_id, server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending
@@ -18,13 +19,14 @@ from homeserver.streams.commit import CommitQueue
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.numbers import Names
 from storage.engine import Database
-from storage.memberships import forget
+from storage.memberships import forget, local_members
 
 Profile = Callable[[str], Awaitable[JsonObject]]
 
 _RESTRICTED = ("restricted", "knock_restricted")
 _MAX_ALLOWED_ROOMS = 50
-_MAX_AUTHORISERS = 50
+_MAX_NAMED = 20
+_AUTHORISED_VIA = "join_authorised_via_users_server"
 _MAX_REASON_BYTES = 4_096
 
 
@@ -50,27 +52,79 @@ class Members:
     async def join(self, user_id: str, room: Room, reason: str | None = None) -> None:
         """Join; nothing happens when the user is in the room already."""
         profile = await self._profile(user_id)
-        allowed = await self._allowed_by_rooms(user_id, room)
 
-        def verb(sending: Sending) -> None:
+        def unless_joined(current: Event | None) -> JsonObject | None:
+            if current is not None and current.content.get("membership") == "join":
+                return None
+            return {**profile, **_with_reason("join", reason)}
+
+        await self._join(user_id, room, unless_joined)
+
+    async def put_state(self, user_id: str, room: Room, target: str, content: JsonObject) -> str:
+        """Set a member event as a piece of state; returns the id of the event that stands then.
+
+        What authorises a restricted join is ours to say, never the client's. Raises `MatrixError`
+        M_INVALID_PARAM when `target` is no user id.
+        spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+        """
+        _check_target(target)
+        content = {key: value for key, value in content.items() if key != _AUTHORISED_VIA}
+        membership = content.get("membership")
+
+        def changed(current: Event | None) -> JsonObject | None:
+            if current is None:
+                return content
+            same = {k: v for k, v in current.content.items() if k != _AUTHORISED_VIA} == content
+            return None if same and current.sender == user_id else content
+
+        if target == user_id and membership == "join":
+            return await self._join(user_id, room, changed)
+
+        def verb(sending: Sending) -> str:
+            current = sending.head.event("m.room.member", target)
+            if target != user_id:
+                _check_in_room(sending.head, user_id)
+                if membership == "leave" and (
+                    current is None or current.content.get("membership") == "leave"
+                ):
+                    raise MatrixError.forbidden(f"{target} is not in this room")
+            if current is not None and changed(current) is None:
+                return current.event_id
+            return sending.add(Draft(user_id, "m.room.member", content, target)).event_id
+
+        return await self._rooms.change(room, verb)
+
+    async def _join(
+        self, user_id: str, room: Room, content_of: Callable[[Event | None], JsonObject | None]
+    ) -> str:
+        """Join with the content made of the present member event; None: leave that as it is."""
+        allowed = await self._allowed_by_rooms(user_id, room)
+        candidates: list[str] = []
+
+        def verb(sending: Sending) -> str:
             head = sending.head
-            current = head.membership(user_id)
-            if current == "join":
-                return
-            content: JsonObject = {**profile, **_with_reason("join", reason)}
+            current = head.event("m.room.member", user_id)
+            content = content_of(current)
+            if content is None and current is not None:
+                return current.event_id
+            content = dict(content or {})
             if (
                 head.content_text("m.room.join_rules", "join_rule") in _RESTRICTED
                 and room.rules.restricted_joins
-                and current != "invite"
+                and head.membership(user_id) not in ("join", "invite", "ban")
             ):
                 if not allowed:
                     raise MatrixError.forbidden(
                         "You are in none of the rooms whose members may join this one"
                     )
-                content["join_authorised_via_users_server"] = _authoriser(head, user_id)
-            sending.add(Draft(user_id, "m.room.member", content, user_id))
+                content[_AUTHORISED_VIA] = _authoriser(head, user_id, candidates)
+            return sending.add(Draft(user_id, "m.room.member", content, user_id)).event_id
 
-        await self._rooms.change(room, verb)
+        try:
+            return await self._rooms.change(room, verb)
+        except _NobodyNamed:
+            candidates = await self._local_members(room)
+            return await self._rooms.change(room, verb)
 
     async def leave(self, user_id: str, room: Room, reason: str | None = None) -> None:
         """Leave, decline an invite or take back a knock; nothing happens when already gone."""
@@ -93,8 +147,11 @@ class Members:
 
         def verb(sending: Sending) -> None:
             current = sending.head.membership(target)
-            if current == "invite" and sending.head.membership(user_id) == "join":
-                return
+            head = sending.head
+            if current == "invite" and head.membership(user_id) == "join":
+                levels = head.power_levels()
+                if levels.user_level(user_id) >= levels.invite:
+                    return
             sending.add(Draft(user_id, "m.room.member", _with_reason("invite", reason), target))
 
         await self._rooms.change(room, verb)
@@ -179,13 +236,18 @@ class Members:
             kept = {
                 key: value
                 for key, value in current.content.items()
-                if key not in ("displayname", "avatar_url", "reason")
+                if key not in ("displayname", "avatar_url", "reason", _AUTHORISED_VIA)
             }
             content = {**kept, **profile}
-            if content != current.content:
+            shown = {key: current.content.get(key) for key in ("displayname", "avatar_url")}
+            if shown != {key: profile.get(key) for key in shown}:
                 sending.add(Draft(user_id, "m.room.member", content, user_id))
 
         await self._rooms.change(room, verb)
+
+    async def _local_members(self, room: Room) -> list[str]:
+        nids = (await local_members(self._database, [room.nid])).get(room.nid, set())
+        return sorted((await self._names.names(nids)).values())
 
     async def _allowed_by_rooms(self, user_id: str, room: Room) -> bool:
         """Whether the user is in one of the rooms that a restricted room names.
@@ -206,6 +268,7 @@ class Members:
                 if isinstance(rule, dict)
                 and rule.get("type") == "m.room_membership"
                 and isinstance(rule.get("room_id"), str)
+                and is_room_id(rule["room_id"])
             ]
 
         user = await self._memberships.of((await self._names.nids([user_id]))[user_id])
@@ -216,23 +279,31 @@ class Members:
         return False
 
 
-def _authoriser(head: Head, user_id: str) -> str:
-    """A local member who may invite, to authorise a restricted join."""
-    server = server_of(user_id)
+class _NobodyNamed(MatrixError):
+    """None of those whom the power levels name can authorise a join."""
+
+
+def _authoriser(head: Head, user_id: str, members: list[str]) -> str:
+    """A local member who may invite, to authorise a restricted join.
+
+    Those whom the power levels name come first, then `members`.
+    """
+    server = ":" + server_of(user_id)
     levels = head.power_levels()
     found = head.event("m.room.power_levels")
     users = found.content.get("users") if found is not None else None
-    named = [user for user in users if isinstance(user, str)] if isinstance(users, dict) else []
     create = head.event("m.room.create")
-    candidates = [*head.creators(), *([create.sender] if create else []), *named]
-    for candidate in candidates[:_MAX_AUTHORISERS]:
-        if (
-            server_of(candidate) == server
-            and levels.user_level(candidate) >= levels.invite
-            and head.membership(candidate) == "join"
-        ):
-            return candidate
-    raise MatrixError(
+    named = [*head.creators(), *([create.sender] if create else [])]
+    named += [user for user in users if isinstance(user, str)] if isinstance(users, dict) else []
+    able = [
+        user
+        for user in dict.fromkeys([*named[:_MAX_NAMED], *members])
+        if user.endswith(server) and levels.user_level(user) >= levels.invite
+    ]
+    for user in able:
+        if head.membership(user) == "join":
+            return user
+    raise _NobodyNamed(
         "M_UNABLE_TO_GRANT_JOIN", "Nobody of this server can authorise a join to this room", 403
     )
 

@@ -4,6 +4,7 @@ Owns the replies of /messages, /context, /members and /joined_members: tokens, a
 lazily loading clients need. What may be read is decided in `history.py`.
 """
 
+from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.history import History, Looking, Page, content_of
@@ -57,7 +58,8 @@ class Pages:
         if page.next_pos is not None:
             parts.append(b'"end":"%b"' % self._timelines.room_token(page.next_pos).encode())
         if event_filter.lazy_load_members and page.views:
-            members = await self._history.senders(looking, page.views)
+            last = page.views[0 if backwards else -1].pos
+            members = await self._history.senders(looking, page.views, last)
             parts.append(b'"state":' + self._history.json_list(looking, members))
         return b"{%b}" % b",".join(parts)
 
@@ -82,15 +84,14 @@ class Pages:
                 limit=(limit + 1) // 2,
                 backwards=True,
             )
+        if limit > 1:
             after = await history.page(
-                looking, event_filter, pos=pos, to=None, limit=limit // 2 or 1, backwards=False
+                looking, event_filter, pos=pos, to=None, limit=limit // 2, backwards=False
             )
         last = (after.views[-1].pos if after.views else pos) or 0
-        if event_filter.lazy_load_members:
-            shown = [*before.views, view, *after.views]
-            state = await history.senders(looking, shown, last)
-        else:
-            state = await history.state(looking, last)
+        shown = [*before.views, view, *after.views]
+        senders = {event.sender for event in shown} if event_filter.lazy_load_members else None
+        state = await history.state(looking, last, senders)
         state = [event for event in state if _passes(event_filter, looking, event)]
         first = (before.views[-1].pos if before.views else pos) or 0
         start = before.next_pos if before.next_pos is not None else first - 1
@@ -118,10 +119,13 @@ class Pages:
         return b'{"chunk":%b}' % self._history.json_list(looking, members)
 
     async def joined_members(self, looking: Looking) -> JsonObject:
-        """User id to display name and avatar of the joined members.
+        """User id to display name and avatar of the joined members, for one of them.
 
+        Raises `MatrixError` M_FORBIDDEN for who isn't in the room.
         spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
         """
+        if not looking.reader.is_member:
+            raise MatrixError.forbidden("You are not in this room")
         joined: JsonObject = {}
         for view in await self._history.members(looking):
             content = content_of(view)
@@ -144,6 +148,6 @@ def _chosen(membership: object, only: str | None, but: str | None) -> bool:
 
 
 def _passes(event_filter: EventFilter, looking: Looking, view: EventView) -> bool:
-    return view.type == "m.room.member" or event_filter.matches(
-        view.type, view.sender, looking.room.room_id, view.contains_url
-    )
+    if view.type == "m.room.member" and event_filter.lazy_load_members:
+        return True
+    return event_filter.matches(view.type, view.sender, looking.room.room_id, view.contains_url)

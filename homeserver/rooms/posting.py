@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.ids import is_event_id
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
@@ -20,6 +21,8 @@ from storage.events import event_ids, event_numbers, sent_event
 from storage.rooms import aliases
 
 _REDACTION = "m.room.redaction"
+# Without the one nobody knows any more what room this is, without the other it is closed to all.
+_NOT_REDACTABLE = ("m.room.create", "m.room.server_acl")
 
 
 class Posting:
@@ -44,6 +47,8 @@ class Posting:
             target = content.get("redacts")
             if not isinstance(target, str):
                 raise MatrixError.missing_param("redacts: a redaction must name an event")
+            if not is_event_id(target):
+                raise MatrixError.invalid_param("redacts is not an event ID")
             rest = {key: value for key, value in content.items() if key != "redacts"}
             return await self.redact(user_id, room, target, rest, txn)
 
@@ -95,13 +100,17 @@ class Posting:
 
         async def run() -> str:
             found = await event_numbers(self._database, room.nid, [event_id])
-            if event_id not in found:
-                raise MatrixError.not_found("The room has no such event")
-            nid = found[event_id]
+            nid = found.get(event_id)
 
             def verb(sending: Sending) -> str:
                 head = sending.head
+                if head.membership(user_id) != "join":
+                    raise MatrixError.forbidden("You are not in this room")
+                if nid is None:
+                    raise MatrixError.not_found("The room has no such event")
                 target = head.loaded(nid)
+                if target.type in _NOT_REDACTABLE and target.is_state:
+                    raise MatrixError.forbidden(f"{target.type} can't be redacted")
                 levels = head.power_levels()
                 own = target.sender == user_id
                 if not own and levels.user_level(user_id) < levels.redact:

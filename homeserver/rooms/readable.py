@@ -16,8 +16,8 @@ from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView
 from homeserver.streams.numbers import Names
 from storage.engine import Database
-from storage.memberships import history_of_user_in
-from storage.schema import JOIN
+from storage.memberships import history_of_user_in, of_user_in
+from storage.schema import FORGOTTEN, JOIN
 from storage.state import key_history
 
 
@@ -110,6 +110,11 @@ class Readers:
     def __init__(self, database: Database, names: Names) -> None:
         self._database = database
         self._names = names
+
+    async def has_forgotten(self, user_nid: int, room: Room) -> bool:
+        """Whether the user has left the room and wants it out of sight."""
+        row = (await of_user_in(self._database, user_nid, [room.nid])).get(room.nid)
+        return row is not None and bool(row.flags & FORGOTTEN)
 
     async def of(self, user_nid: int, room: Room) -> Reader:
         """The reader of a user in a room, the user's memberships there being none or many."""

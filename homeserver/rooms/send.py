@@ -15,7 +15,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed, TooLarge
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
-from homeserver.rooms.append import Appended, Txn, append
+from homeserver.rooms.append import Appended, Txn, append, summary_text
 from homeserver.rooms.head import Head
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Numbers
@@ -63,7 +63,8 @@ class Sending:
 
         `redacted` is the (number, event) that a redaction takes effect on. Raises `Rejected` when
         the room's rules forbid it, `MatrixError` M_TOO_LARGE or M_BAD_JSON when it can't be an
-        event, and the exceptions of missing things; in each case this event has changed nothing.
+        event, M_UNKNOWN (502) when it can't be brought to another server's user, and the exceptions
+        of missing things; in each case this event has changed nothing.
         """
         head, author = self.head, self._author
         now = author.clock.now_ms()
@@ -95,7 +96,10 @@ class Sending:
             raise MatrixError.too_large(str(error)) from error
         except Malformed as error:
             raise MatrixError.bad_json(str(error)) from error
+        if "\0" in (summary_text(event) or ""):
+            raise MatrixError.bad_json(f"A text of {event.type} holds the character U+0000")
         authorise(event, head.event)
+        self._check_reachable(event)
         appended, changes = append(
             head,
             author.numbers,
@@ -112,16 +116,31 @@ class Sending:
         self.changes.extend(changes)
         return event
 
+    def _check_reachable(self, event: Event) -> None:
+        """An invite only means something when the invited user hears of it."""
+        if event.type == "m.room.member" and event.content.get("membership") == "invite":
+            target = event.state_key or ""
+            if not target.endswith(":" + self._author.server_name):
+                raise MatrixError(
+                    "M_UNKNOWN", f"The server of {target} can't be reached: no federation", 502
+                )
+
 
 def unchanged(head: Head, draft: Draft) -> Event | None:
     """The current event that already says what a state draft would say, from the same sender.
 
+    None for a sender who may not say it any more: let the rules refuse that.
     spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
     """
     if draft.state_key is None:
         return None
     current = head.event(draft.type, draft.state_key)
     if current is None or current.sender != draft.sender or current.content != draft.content:
+        return None
+    if head.membership(draft.sender) != "join":
+        return None
+    levels = head.power_levels()
+    if levels.user_level(draft.sender) < levels.event_level(draft.type, True):
         return None
     return current
 

@@ -56,8 +56,7 @@ class RoomState:
         self, room: Room, keys: Collection[tuple[str, str]], pos: int | None = None
     ) -> dict[tuple[str, str], int]:
         """Events of some (type, state key), now or after position `pos`; without absent ones."""
-        await self._names.load(keys=keys)
-        key_nids = {self._names.key_nid(*key): key for key in keys}
+        key_nids = {nid: key for key, nid in (await self._names.find_keys(keys)).items()}
         if pos is None:
             values = await current_values(self._database, [room.nid], key_nids.keys())
             found = values.get(room.nid, {})

@@ -36,6 +36,7 @@ class EventView:
         "flags",
         "nid",
         "pos",
+        "redacted_by",
         "replaces",
         "room_nid",
         "sender",
@@ -69,6 +70,7 @@ class EventView:
         self.extra = extra
         self.replaces = replaces
         self.txn = txn
+        self.redacted_by: int | None = None
         self.contains_url = isinstance(event.content.get("url"), str)
         self.body = _body(event)
 
@@ -101,12 +103,20 @@ class EventView:
             unsigned,
         )
 
-    def redacted_by(self, redacted: Event, because: bytes) -> None:
-        """The event was redacted: what is left of it, and the redaction's JSON."""
+    def redact(self, left: Event, by: int, because: Event) -> None:
+        """The event was redacted: `left` is what is left of it, `because` the redaction (`by`)."""
         self.flags |= REDACTED
         self.contains_url = False
-        self.body = _body(redacted)
-        self.extra = b'"redacted_because":' + because
+        self.body = _body(left)
+        self.because(by, because)
+
+    def because(self, by: int, redaction: Event) -> None:
+        """Show `redaction`, of number `by`, as the reason why so little of the event is left."""
+        self.redacted_by = by
+        self.extra = b'"redacted_because":%b,"room_id":%b}' % (
+            _body(redaction),
+            canonical.encode(redaction.room_id),
+        )
 
 
 def _body(event: Event) -> bytes:
@@ -159,9 +169,9 @@ class Views:
             self._views.popitem(last=False)
 
     def redacted(
-        self, nid: int, event: Event, because: EventView, live: Iterable[EventView]
+        self, nid: int, event: Event, by: int, because: Event, live: Iterable[EventView]
     ) -> None:
-        """Event `nid` was redacted by `because`; `event` is as it was before.
+        """Event `nid` was redacted by `because`, of number `by`; `event` is as it was before.
 
         `live` are the views that are kept elsewhere; they are changed too.
         """
@@ -169,8 +179,11 @@ class Views:
         left = redacted_event(event)
         for view in [*self._views.values(), *live]:
             if view.nid == nid:
-                view.redacted_by(left, because.body + b"}")
-            elif view.replaces == nid:
+                if view.redacted_by is None:
+                    view.redact(left, by, because)
+            elif view.redacted_by == nid:
+                view.because(nid, left)
+            elif view.replaces == nid and view.redacted_by is None:
                 view.extra = replaced_extra(left)
 
     def clear(self) -> None:
@@ -234,11 +247,9 @@ class Views:
         for nid, row in rows.items():
             replaces = replaced.get(nid)
             extra = b""
-            if nid in because:
-                extra = b'"redacted_because":' + because[nid]
-            elif replaces is not None and replaces in old:
+            if replaces is not None and replaces in old:
                 extra = replaced_extra(old[replaces])
-            views[nid] = EventView(
+            view = views[nid] = EventView(
                 nid=nid,
                 pos=row.pos,
                 room_nid=row.room_nid,
@@ -248,6 +259,8 @@ class Views:
                 replaces=replaces,
                 txn=txns.get(nid),
             )
+            if nid in because:
+                view.because(*because[nid])
         return views
 
     async def _replaced(self, rows: Mapping[int, EventRow]) -> dict[int, int]:
@@ -264,16 +277,17 @@ class Views:
                     found[row.event_nid] = old
         return found
 
-    async def _because(self, rows: Mapping[int, EventRow], rules: RoomRules) -> dict[int, bytes]:
-        """The JSON of the redactions of those events that were redacted."""
-        found: dict[int, bytes] = {}
+    async def _because(
+        self, rows: Mapping[int, EventRow], rules: RoomRules
+    ) -> dict[int, tuple[int, Event]]:
+        """The redactions (number, event) of those events that were redacted."""
+        found: dict[int, tuple[int, Event]] = {}
         redacted = (row for row in rows.values() if row.flags & REDACTED)
         for room_nid, group in _by_room(redacted).items():
             by_id = await redactions_of(self._database, room_nid, [row.event_id for row in group])
             first = {row.event_nid: by_id[row.event_id][0] for row in group}
             redactions = await load_events(self._database, set(first.values()), rules)
-            for nid, by in first.items():
-                found[nid] = _body(redactions[by]) + b"}"
+            found |= {nid: (by, redactions[by]) for nid, by in first.items()}
         return found
 
 

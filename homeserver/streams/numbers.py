@@ -8,6 +8,8 @@ code that builds changes can stay synchronous and simply be run again.
 
 from collections.abc import Collection
 
+from homeserver.matrix.errors import Malformed, TooLarge
+from homeserver.matrix.ids import MAX_ID_BYTES, fits
 from storage import names as store
 from storage.engine import Database
 
@@ -93,7 +95,11 @@ class Names:
     async def load(
         self, names: Collection[str] = (), keys: Collection[tuple[str, str]] = ()
     ) -> None:
-        """Make these known, giving numbers to the new ones in a transaction of their own."""
+        """Make these known, giving numbers to the new ones in a transaction of their own.
+
+        Raises `Malformed` of the core for what no field of an event may hold: a NUL, or more than
+        255 bytes.
+        """
         wanted_keys = [key for key in keys if key not in self._key_nids]
         wanted = {name for name in names if name not in self._nids}
         wanted.update(part for key in wanted_keys for part in key if part not in self._nids)
@@ -108,6 +114,8 @@ class Names:
             wanted_keys = list(keys)
             wanted.update(part for key in wanted_keys for part in key)
         if wanted:
+            for name in wanted:
+                _check(name)
             for name, nid in (await self._database.intern(wanted)).items():
                 self._remember(name, nid)
         if wanted_keys:
@@ -116,6 +124,28 @@ class Names:
             }
             for pair, key_nid in (await self._database.intern_keys(pairs.keys())).items():
                 self._remember_key(pairs[pair], key_nid)
+
+    async def find_keys(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Numbers of those state keys that have one; none is given to the others."""
+        found = {key: self._key_nids[key] for key in keys if key in self._key_nids}
+        missing = [
+            key for key in keys if key not in found and _is_name(key[0]) and _is_name(key[1])
+        ]
+        unknown = {part for key in missing for part in key if part not in self._nids}
+        if unknown:
+            for name, nid in (await store.name_numbers(self._database, unknown)).items():
+                self._remember(name, nid)
+        by_type: dict[int, dict[int, tuple[str, str]]] = {}
+        for key in missing:
+            type_nid, name_nid = self._nids.get(key[0]), self._nids.get(key[1])
+            if type_nid is not None and name_nid is not None:
+                by_type.setdefault(type_nid, {})[name_nid] = key
+        for type_nid, named in by_type.items():
+            numbers = await store.state_key_numbers(self._database, type_nid, named.keys())
+            for name_nid, key_nid in numbers.items():
+                self._remember_key(named[name_nid], key_nid)
+                found[named[name_nid]] = key_nid
+        return found
 
     async def nids(self, names: Collection[str]) -> dict[str, int]:
         """Numbers of strings, given to the new ones."""
@@ -149,3 +179,14 @@ class Names:
     def _remember_key(self, key: tuple[str, str], nid: int) -> None:
         self._key_nids[key] = nid
         self._keys[nid] = key
+
+
+def _is_name(text: str) -> bool:
+    return "\0" not in text and fits(text)
+
+
+def _check(name: str) -> None:
+    if "\0" in name:
+        raise Malformed("Types, state keys and ids hold no U+0000")
+    if not fits(name):
+        raise TooLarge(f"Types, state keys and ids have at most {MAX_ID_BYTES} bytes")

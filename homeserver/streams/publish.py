@@ -46,7 +46,9 @@ class Publisher:
             view = self._view(room_nid, pos, appended)
             self._ring.add_event(EventEntry(pos, view, appended.state_changes))
             if appended.redacted is not None:
-                self._views.redacted(*appended.redacted, view, self._ring.views())
+                self._views.redacted(
+                    *appended.redacted, appended.nid, appended.event, self._ring.views()
+                )
             if appended.member_nid is not None and appended.membership is not None:
                 concerned.append(appended.member_nid)
                 self._memberships.moved(
