@@ -545,6 +545,21 @@ class ErasureRow(NamedTuple):
     pos: Position
 
 
+OFFLINE = 0
+UNAVAILABLE = 1
+ONLINE = 2
+
+
+@table("presence", key=("user_nid",), indexes=[Index(("last_active_ts",))])
+class PresenceRow(NamedTuple):
+    """What a user's presence was when it was last written: OFFLINE, UNAVAILABLE or ONLINE."""
+
+    user_nid: int
+    state: int
+    status_msg: str | None
+    last_active_ts: int
+
+
 @table("devices", key=("device_nid",), indexes=[Index(("user_nid", "device_id"), unique=True)])
 class DeviceRow(NamedTuple):
     device_nid: int
