@@ -8,6 +8,7 @@ and checked; what depends on the world (ports, databases) shows when the server 
 import difflib
 import ipaddress
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from homeserver.options import (
 
 Api = Literal["client", "federation", "admin", "metrics"]
 MEGABYTE = 1_048_576
+_OPAQUE = re.compile(r"[0-9A-Za-z._~-]{1,255}")
 NEARLY = 0.9
 """How like a known variable an unknown one must be to count as a slip of the pen."""
 
@@ -114,6 +116,22 @@ class Registration:
         "line. Empty: not offered.",
         secret=True,
     )
+    guests: bool = option(
+        False,
+        reason="Whether anybody may use the server as a guest, who can read what is open to guests "
+        "and talk in rooms that let guests in.",
+    )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One document that a new user must accept, in one language."""
+
+    policy: str = option(reason="Which document it is, such as privacy_policy.")
+    version: str = option(reason="Its version; it is noted which one a user accepted.")
+    language: str = option("en", reason="The language of this text, such as en or pt-BR.")
+    name: str = option(reason="What the document is called in this language.")
+    url: str = option(reason="Where it can be read, beginning with https:// or http://.")
 
 
 @dataclass(frozen=True)
@@ -126,10 +144,44 @@ class Passwords:
         65_536, reason="Argon2id's memory in KiB at normal cost.", least=8_192, most=4_194_304
     )
 
+    bcrypt_pepper: str = option(
+        "",
+        reason="The pepper of bcrypt hashes that were taken over from another server; they are "
+        "replaced when their users log in.",
+        secret=True,
+    )
+
     @property
     def argon2(self) -> tuple[int, int]:
         """Passes, and memory in KiB."""
         return (1, 8) if self.cost == "cheap" else (self.passes, self.memory_kib)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    refreshed_minutes: int = option(
+        60,
+        reason="How long an access token is good that the client can refresh; 0: for ever.",
+        least=0,
+        most=525_600,
+    )
+    token_days: int = option(
+        0,
+        reason="How long the others are good, before the password is asked for; 0: for ever.",
+        least=0,
+        most=3_650,
+    )
+    refresh_days: int = option(
+        0,
+        reason="How long a session may rest, when it can be refreshed, before the password is "
+        "asked for; 0: for ever.",
+        least=0,
+        most=3_650,
+    )
+    login_tokens: bool = option(
+        False,
+        reason="Whether a client may log in another one, after asking for the password again.",
+    )
 
 
 @dataclass(frozen=True)
@@ -241,6 +293,7 @@ SECTIONS: dict[str, type] = {
     "database": Database,
     "registration": Registration,
     "passwords": Passwords,
+    "sessions": Sessions,
     "rooms": Rooms,
     "limits": Limits,
     "sync": Sync,
@@ -258,7 +311,9 @@ class Config:
     listeners: tuple[Listener, ...]
     database: Database
     registration: Registration
+    terms: tuple[Terms, ...]
     passwords: Passwords
+    sessions: Sessions
     rooms: Rooms
     limits: Limits
     sync: Sync
@@ -287,7 +342,7 @@ class Config:
         cls, document: dict[str, Any], source: str, folder: Path, environ: Mapping[str, str]
     ) -> "Config":
         """Like `load`, for a document that was parsed; relative paths start from `folder`."""
-        known = [*SECTIONS, "listeners"]
+        known = [*SECTIONS, "listeners", "terms"]
         for name in document:
             if name not in known:
                 raise ConfigError(f"{source}: {unknown(name, known)}")
@@ -303,7 +358,11 @@ class Config:
             listed = _listed(environ["HOMESERVER_LISTENERS"])
             reader.origins["listeners"] = "environment"
         listeners = reader.sections("listeners", Listener, listed)
-        config = cls(listeners=tuple(listeners), origins=reader.origins, **sections)
+        terms = reader.sections("terms", Terms, document.get("terms", []))
+        reader.origins["terms"] = "file" if "terms" in document else "default"
+        config = cls(
+            listeners=tuple(listeners), terms=tuple(terms), origins=reader.origins, **sections
+        )
         return _completed(config, source, folder)
 
 
@@ -322,6 +381,8 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
             f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "
             f"not {config.rooms.default_version!r}"
         )
+    for index, terms in enumerate(config.terms):
+        _check_terms(f"{source}: terms[{index}]", terms, config.terms)
     if not config.listeners:
         raise ConfigError(f"{source}: the server needs at least one of [[listeners]]")
     for listener in config.listeners:
@@ -342,6 +403,19 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         signing_key_file=server.signing_key_file or data_dir / "signing.key",
     )
     return replace(config, server=server, database=database)
+
+
+def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:
+    for name in ("policy", "version", "language"):
+        if _OPAQUE.fullmatch(getattr(terms, name)) is None:
+            raise ConfigError(f"{place}.{name} must be 1 to 255 letters, digits and ._~-")
+    if urlsplit(terms.url).scheme not in {"http", "https"} or not urlsplit(terms.url).netloc:
+        raise ConfigError(f"{place}.url must begin with https:// and a host")
+    same = [other for other in others if other.policy == terms.policy]
+    if len({other.version for other in same}) > 1:
+        raise ConfigError(f"{place}: all languages of {terms.policy} must have one version")
+    if [other.language for other in same].count(terms.language) > 1:
+        raise ConfigError(f"{place}: {terms.policy} is there twice in {terms.language}")
 
 
 def _check_proxy(source: str, proxy: str) -> None:

@@ -113,6 +113,30 @@ def test_each_option_of_listeners_is_read(one: Declared) -> None:
     assert len(one.option.reason) > 20
 
 
+TERMS = {"policy": "privacy", "version": "1.2", "name": "Privacy", "url": "https://e.org/p"}
+
+
+def test_terms_are_listed_by_document_and_language() -> None:
+    config = read({**MINIMAL, "terms": [TERMS, {**TERMS, "language": "fr"}]})
+    assert [terms.language for terms in config.terms] == ["en", "fr"]
+    assert read(MINIMAL).terms == ()
+
+
+@pytest.mark.parametrize(
+    ("terms", "match"),
+    [
+        ([{"policy": "x"}], r"terms\[0\].version is missing"),
+        ([{**TERMS, "policy": "a b"}], r"terms\[0\].policy must be"),
+        ([{**TERMS, "url": "ftp://e.org"}], r"terms\[0\].url must begin"),
+        ([TERMS, {**TERMS, "language": "fr", "version": "2"}], "one version"),
+        ([TERMS, TERMS], "twice in en"),
+    ],
+)
+def test_terms_that_clients_could_not_show(terms: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        read({**MINIMAL, "terms": terms})
+
+
 def test_listeners_come_from_the_environment_too() -> None:
     config = read(MINIMAL, {"HOMESERVER_LISTENERS": '[{port=1, apis=["client"]}, {port=2}]'})
     assert [listener.port for listener in config.listeners] == [1, 2]

@@ -6,7 +6,7 @@ Owns how declarations become pages; a test compares the pages with what they wou
 import sys
 from pathlib import Path
 
-from homeserver.config import SECTIONS, Listener
+from homeserver.config import SECTIONS, Listener, Terms
 from homeserver.options import Declared, declared, name_of
 
 INTRODUCTION = """\
@@ -27,6 +27,11 @@ One for each address that is listened on; without any, one with the defaults. Th
 them all at once: `HOMESERVER_LISTENERS='[{port = 8008}, {port = 8448, apis = ["federation"]}]'`.
 """
 
+TERMS = """\
+One for each document that new users must accept, and each language that it is there in; clients and
+the pages of the server show them at registration. Without any, nothing has to be accepted.
+"""
+
 
 def config_page() -> str:
     """The page on all options of the configuration."""
@@ -34,21 +39,21 @@ def config_page() -> str:
     for section, shape in SECTIONS.items():
         parts.append(f"## [{section}]\n\n" + _table(declared(section, shape)))
         if section == "server":
-            parts.append(f"## [[listeners]]\n\n{LISTENERS}\n" + _table(_listeners()))
+            parts.append(
+                f"## [[listeners]]\n\n{LISTENERS}\n" + _table(declared("listeners", Listener))
+            )
+        if section == "registration":
+            parts.append(f"## [[terms]]\n\n{TERMS}\n" + _table(declared("terms", Terms)))
     return "\n".join(parts)
 
 
-def _listeners() -> list[Declared]:
-    return declared("listeners", Listener)
-
-
 def _table(options: list[Declared]) -> str:
-    listeners = options[0].section == "listeners"
-    head = ["option", "type", "default", "why"] + ([] if listeners else ["environment"])
+    repeated = options[0].section in ("listeners", "terms")
+    head = ["option", "type", "default", "why"] + ([] if repeated else ["environment"])
     rows = [head, ["---"] * len(head)]
     for one in options:
         row = [f"`{one.name}`", _kind(one), _default(one), one.option.reason]
-        rows.append(row if listeners else [*row, f"`{one.variable}`"])
+        rows.append(row if repeated else [*row, f"`{one.variable}`"])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from homeserver.cli.commands import config_option
-from homeserver.config import SECTIONS, Config, Listener
+from homeserver.config import SECTIONS, Config, Listener, Terms
 from homeserver.options import declared
 
 
@@ -40,13 +40,17 @@ def show(path: Path, origin: bool) -> None:
             source = f"  # {loaded.origins[one.key]}" if origin else ""
             lines.append(f"{one.name} = {shown}{source}")
         lines.append("")
-    for listener in loaded.listeners:
-        lines.append("[[listeners]]")
-        lines += [
-            f"{one.name} = {_toml(getattr(listener, one.name))}"
-            for one in declared("listeners", Listener)
-        ]
-        lines.append("")
+    repeated: list[tuple[str, type, tuple[object, ...]]] = [
+        ("listeners", Listener, loaded.listeners),
+        ("terms", Terms, loaded.terms),
+    ]
+    for name, shape, tables in repeated:
+        for table in tables:
+            lines.append(f"[[{name}]]")
+            lines += [
+                f"{one.name} = {_toml(getattr(table, one.name))}" for one in declared(name, shape)
+            ]
+            lines.append("")
     _print("\n".join(lines).rstrip())
 
 
