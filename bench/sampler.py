@@ -1,9 +1,10 @@
-"""Runs a module and samples where its main thread spends CPU time: `-m bench.sampler OUT -m MODULE
-ARGS`.
+"""Runs a module and samples where its main thread spends CPU time.
 
-A timer that counts CPU time only interrupts each millisecond (each clock tick, if those are longer)
-and the Python stack is noted, so a function written in C counts for the line that calls it. SIGUSR1 forgets the samples, SIGUSR2 writes
-them to OUT as JSON: for each stack, innermost function last, how often it was seen.
+`python -m bench.sampler OUT -m MODULE ARGS`. A timer that counts CPU time only interrupts each
+millisecond (each clock tick, if those are longer) and the Python stack is noted, so a function
+written in C counts for the line that calls it or for the next Python function. SIGUSR1 forgets the
+samples, SIGUSR2 writes them to OUT as JSON: for each stack, innermost function last, how often it
+was seen.
 """
 
 import json
