@@ -129,9 +129,9 @@ class Terms:
 
     policy: str = option(reason="Which document it is, such as privacy_policy.")
     version: str = option(reason="Its version; it is noted which one a user accepted.")
-    language: str = option("en", reason="The language of this text, such as en or pt-BR.")
     name: str = option(reason="What the document is called in this language.")
     url: str = option(reason="Where it can be read, beginning with https:// or http://.")
+    language: str = option("en", reason="The language of this text, such as en or pt-BR.")
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,10 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Compat:
-    r0_paths: bool = option(
-        True, reason="Serve each /v3/ path of the client API as /r0/ too, for old clients."
+    old_clients: bool = option(
+        True,
+        reason="Serve what only old clients use: each /v3/ path as /r0/ too, /events and "
+        "/initialSync, and access tokens in the query.",
     )
 
 
