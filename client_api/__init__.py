@@ -3,8 +3,8 @@
 from homeserver.http.endpoint import Endpoint, endpoints_of
 
 
-def endpoints() -> list[Endpoint]:
-    """All endpoints of the client API."""
+def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
+    """All endpoints of the client API, with those that only old clients use or without."""
     from client_api import (
         account_data,
         accounts,
@@ -14,6 +14,7 @@ def endpoints() -> list[Endpoint]:
         filters,
         login,
         membership,
+        old,
         profiles,
         public_rooms,
         push_rules,
@@ -46,7 +47,8 @@ def endpoints() -> list[Endpoint]:
         versions,
         wellknown,
     )
-    return [declared for module in modules for declared in endpoints_of(module)]
+    chosen = (*modules, old) if old_clients else modules
+    return [declared for module in chosen for declared in endpoints_of(module)]
 
 
 def admin_endpoints() -> list[Endpoint]:

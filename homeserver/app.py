@@ -47,8 +47,10 @@ from homeserver.runtime.watch import LoopWatch
 from homeserver.services import Services
 from homeserver.streams.answer import RoomAnswers
 from homeserver.streams.commit import CommitQueue
+from homeserver.streams.event_stream import EventStream
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.ignored import Ignored
+from homeserver.streams.initial_sync import InitialSync
 from homeserver.streams.lazy import LazyMembers
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.news import StoredNews
@@ -258,8 +260,12 @@ class App:
             ),
             devices=Devices(database, commits, sessions, interactive),
             directory=Directory(rooms, commits, database, names, server_name),
+            event_stream=EventStream(
+                sync, history, rooms, memberships, timelines, self.notifier, clock
+            ),
             filters=Filters(database, commits),
             history=history,
+            initial_sync=InitialSync(sync, history, rooms, memberships, timelines, database),
             interactive=interactive,
             limits=self.limits,
             logins=Logins(database, passwords, self.limits, server_name),
@@ -308,15 +314,19 @@ class App:
                 proxies,
                 self.limits,
                 config.limits.max_request_bytes,
+                query_tokens=config.compat.old_clients,
             )
 
         endpoints = {
             "health": health_endpoints(self.health),
             "metrics": metrics_endpoints(self.metrics),
-            "client": [*client_api.endpoints(), *welcome_endpoints(config.server.name)],
+            "client": [
+                *client_api.endpoints(old_clients=config.compat.old_clients),
+                *welcome_endpoints(config.server.name),
+            ],
             "admin": client_api.admin_endpoints(),
         }
-        return Server(bindings, endpoints, dispatcher, self.health, config.compat.r0_paths)
+        return Server(bindings, endpoints, dispatcher, self.health, config.compat.old_clients)
 
     async def _tidy_up(self, sessions: Sessions, interactive: Interactive) -> None:
         while True:

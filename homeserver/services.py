@@ -16,6 +16,8 @@ from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.runtime.limits import RateLimits
+from homeserver.streams.event_stream import EventStream
+from homeserver.streams.initial_sync import InitialSync
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
@@ -45,8 +47,10 @@ class Services:
     create_room: CreateRoom
     devices: Devices
     directory: Directory
+    event_stream: EventStream
     filters: Filters
     history: History
+    initial_sync: InitialSync
     interactive: Interactive
     limits: RateLimits
     logins: Logins

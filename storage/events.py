@@ -209,6 +209,14 @@ async def txns_of(db: Database, event_nids: Collection[int]) -> dict[int, tuple[
     return {event_nid: (device_nid, txn_id) for event_nid, device_nid, txn_id in rows}
 
 
+async def rooms_of_event(db: Database, event_id: str) -> list[int]:
+    """The rooms that have an event of this id: one, but for forged ones of old versions."""
+    rows = await db.fetch(
+        "SELECT room_nid FROM events WHERE event_id = ? ORDER BY room_nid LIMIT 10", event_id
+    )
+    return [room_nid for (room_nid,) in rows]
+
+
 async def txns_before(db: Database, ts: int, limit: int) -> list[Change]:
     """The changes that forget up to `limit` transaction ids used before `ts` (ms), oldest first."""
     rows = await db.fetch(

@@ -111,7 +111,7 @@ class TestConfig:
         output = run("config", "show", "--origin").output
         assert 'name = "example.org"  # file' in output
         assert 'level = "debug"  # environment' in output
-        assert "r0_paths = true  # default" in output
+        assert "old_clients = true  # default" in output
         assert 'shared_secret = "***"  # file' in output
         assert "hunter2" not in output
         assert (folder / "data" / "registration_secret").read_text().strip() not in output

@@ -68,7 +68,10 @@ class Dispatcher:
         proxies: Proxies,
         limits: RateLimits,
         max_body: int,
+        *,
+        query_tokens: bool = True,
     ) -> None:
+        """`query_tokens`: access tokens may stand in the query."""
         self._router = router
         self._services = services
         self._authenticator = authenticator
@@ -76,6 +79,7 @@ class Dispatcher:
         self._remote_of = proxies.remote_of
         self._limits = limits
         self._max_body = max_body
+        self._query_tokens = query_tokens
         self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
         self._numbers: Iterator[int] = itertools.count(1)
 
@@ -138,7 +142,7 @@ class Dispatcher:
         return await endpoint.handler(call, **given)
 
     async def _session(self, auth: object, request: Request) -> "Session | None":
-        token = _token(request)
+        token = _token(request, self._query_tokens)
         if token is None:
             if isinstance(auth, Client):
                 raise MatrixError("M_MISSING_TOKEN", "An access token is needed", 401)
@@ -171,14 +175,14 @@ def _target(raw: web.BaseRequest) -> str:
     return target.partition("#")[0] if "#" in target else target
 
 
-def _token(request: Request) -> str | None:
-    """The access token from the header, or else from the query."""
+def _token(request: Request, in_query: bool) -> str | None:
+    """The access token from the header, or else from the query if it may stand there."""
     header = request.raw.headers.get(hdrs.AUTHORIZATION)
     if header is not None:
         scheme, _, token = header.partition(" ")
         if scheme == "Bearer" or scheme.lower() == "bearer":
             return token.strip() or None
-    if "access_token=" in request.query_string:
+    if in_query and "access_token=" in request.query_string:
         tokens = request.query.get("access_token")
         return (tokens[0] or None) if tokens else None
     return None

@@ -7,6 +7,7 @@ spec: client-server-api#getting-events-for-a-room
 """
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
@@ -147,6 +148,21 @@ class History:
         if view is None or looking.ignores(view) or not looking.reader.sees(view):
             raise _no_event()
         return view
+
+    async def find(self, session: Session, event_id: str) -> bytes:
+        """One event as the user sees it, whichever room it is in; M_NOT_FOUND as `event`."""
+        room_nids = await self._timeline.rooms_of(event_id)
+        for room in (await self._rooms.by_nids(room_nids)).values():
+            with suppress(MatrixError):
+                looking = await self.look(session, room.room_id)
+                return self.json(looking, await self.event(looking, event_id))
+        raise _no_event()
+
+    async def own_event(self, session: Session, room: Room, event_nid: int) -> bytes:
+        """The user's own member event: nothing hides it from whom it concerns."""
+        view = (await self._timeline.views([event_nid], room.rules))[event_nid]
+        now = self._clock.now_ms()
+        return view.render(now, room_id=room.room_id, device_nid=session.device_nid)
 
     async def state(
         self, looking: Looking, pos: int | None = None, only: Collection[str] | None = None

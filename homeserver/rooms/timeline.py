@@ -13,7 +13,7 @@ from homeserver.rooms.actor import Room
 from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView, Views
 from storage.engine import Database
-from storage.events import event_numbers, timeline
+from storage.events import event_numbers, rooms_of_event, timeline
 from storage.schema import OUTLIER, REJECTED, SOFT_FAILED
 
 OLDEST = -(2**62)
@@ -49,6 +49,10 @@ class Timeline:
         if view is None or view.pos is None or view.flags & (REJECTED | SOFT_FAILED | OUTLIER):
             return None
         return view
+
+    async def rooms_of(self, event_id: str) -> list[int]:
+        """The rooms (numbers) that have an event of this id."""
+        return await rooms_of_event(self._database, event_id)
 
     async def views(self, nids: Collection[int], rules: RoomRules) -> dict[int, EventView]:
         """Views of events by number."""

@@ -16,6 +16,7 @@ class Notifier:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._parked: dict[int, set[asyncio.Future[None]]] = {}
+        self._watching: dict[int, set[asyncio.Future[None]]] = {}
         self._closed = False
 
     @property
@@ -27,8 +28,8 @@ class Notifier:
         """Whether the user has parked requests."""
         return user_nid in self._parked
 
-    async def wait(self, user_nid: int, timeout: float) -> bool:
-        """Park until the user is woken, at most `timeout` seconds; whether it was woken.
+    async def wait(self, user_nid: int, timeout: float, room_nid: int | None = None) -> bool:
+        """Park until the user, or the room if one is given, is woken; at most `timeout` seconds.
 
         Returns at once when the server is stopping.
         """
@@ -37,6 +38,8 @@ class Notifier:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parked = self._parked.setdefault(user_nid, set())
         parked.add(future)
+        if room_nid is not None:
+            self._watching.setdefault(room_nid, set()).add(future)
         timer = self._clock.call_later(timeout, lambda: _wake(future))
         try:
             await future
@@ -45,6 +48,10 @@ class Notifier:
             parked.discard(future)
             if not parked and self._parked.get(user_nid) is parked:
                 del self._parked[user_nid]
+            if room_nid is not None:
+                self._watching[room_nid].discard(future)
+                if not self._watching[room_nid]:
+                    del self._watching[room_nid]
         return not self._closed
 
     def wake(self, users: Iterable[int]) -> None:
@@ -59,6 +66,11 @@ class Notifier:
             self.wake(users)
         else:
             self.wake([user_nid for user_nid in self._parked if user_nid in users])
+
+    def wake_room(self, room_nid: int) -> None:
+        """Wake the requests that wait for the room, whoever made them."""
+        for future in self._watching.get(room_nid, ()):
+            _wake(future)
 
     def wake_all(self) -> None:
         """Wake everybody."""

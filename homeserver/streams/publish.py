@@ -60,6 +60,7 @@ class Publisher:
                     self._left(room_nid, appended.event.state_key)
         self._notifier.wake(concerned)
         self._notifier.wake_among(self._memberships.looking(room_nid))
+        self._notifier.wake_room(room_nid)
 
     def receipt(self, entry: ReceiptEntry) -> None:
         """A receipt that moved; its user's own other devices hear of private ones."""

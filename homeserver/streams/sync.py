@@ -109,6 +109,11 @@ class Sync:
         self._clock = clock
         self._incarnation = incarnation
 
+    @property
+    def position(self) -> SyncToken:
+        """Where a client stands that has been told everything so far."""
+        return SyncToken(self._desk.pos, self._incarnation, self._typing.counter)
+
     async def __call__(self, request: SyncRequest) -> bytes:
         """The answer's JSON. Raises `MatrixError` M_INVALID_PARAM for a wrong `since`."""
         token = SyncToken(-1, "", 0)
