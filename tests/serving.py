@@ -22,7 +22,8 @@ from homeserver.config import Config
 from homeserver.runtime.clock import FakeClock
 from homeserver.users.accounts import NewAccount
 from homeserver.users.sessions import DeviceRequest
-from storage.engine import DatabaseSettings
+from storage.check import differences
+from storage.engine import DatabaseSettings, open_database
 
 SERVER_NAME = "test.example"
 PASSWORD = "correct horse"
@@ -194,7 +195,7 @@ def configure(database: DatabaseSettings, folder: Path, changed: dict[str, Any])
 async def server(
     database_settings: DatabaseSettings, tmp_path: Path, settings: dict[str, Any]
 ) -> AsyncIterator[Running]:
-    """A running server."""
+    """A running server; when the test is over, its derived tables must say what its events say."""
     clock = FakeClock()
     config = configure(database_settings, tmp_path, settings)
     app = App(config, clock)
@@ -205,3 +206,8 @@ async def server(
             yield running
         finally:
             await running.app.stop()
+    database = await open_database(database_settings)
+    try:
+        assert await differences(database) == []
+    finally:
+        await database.close()

@@ -8,7 +8,7 @@ code that builds changes can stay synchronous and simply be run again.
 
 from collections.abc import Collection
 
-from homeserver.matrix.errors import Malformed, TooLarge
+from homeserver.errors import MatrixError
 from homeserver.matrix.ids import MAX_ID_BYTES, fits
 from storage import names as store
 from storage.engine import Database
@@ -97,8 +97,8 @@ class Names:
     ) -> None:
         """Make these known, giving numbers to the new ones in a transaction of their own.
 
-        Raises `Malformed` of the core for what no field of an event may hold: a NUL, or more than
-        255 bytes.
+        Raises `MatrixError` M_BAD_JSON or M_TOO_LARGE for what no field of an event may hold: a
+        NUL, or more than 255 bytes.
         """
         wanted_keys = [key for key in keys if key not in self._key_nids]
         wanted = {name for name in names if name not in self._nids}
@@ -187,6 +187,6 @@ def _is_name(text: str) -> bool:
 
 def _check(name: str) -> None:
     if "\0" in name:
-        raise Malformed("Types, state keys and ids hold no U+0000")
+        raise MatrixError.bad_json("Types, state keys and ids hold no U+0000")
     if not fits(name):
-        raise TooLarge(f"Types, state keys and ids have at most {MAX_ID_BYTES} bytes")
+        raise MatrixError.too_large(f"Types, state keys and ids have at most {MAX_ID_BYTES} bytes")
