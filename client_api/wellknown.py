@@ -34,6 +34,34 @@ async def get_server(call: Call) -> JsonObject:
     return {"m.server": f"{host}:{url.port or 443}"}
 
 
+@endpoint(
+    "GET /.well-known/matrix/support",
+    spec="client-server-api#getwell-knownmatrixsupport",
+    auth=NoAuth(),
+)
+async def get_support(call: Call) -> JsonObject:
+    """Whom to ask about this server."""
+    support = call.app.config.support
+    contacts = [
+        {"role": role, **{key: value for key, value in ways.items() if value}}
+        for role, ways in (
+            ("m.role.admin", _ways(support.admin_user, support.admin_email)),
+            ("m.role.security", _ways(support.security_user, support.security_email)),
+        )
+        if any(ways.values())
+    ]
+    reply: JsonObject = {"contacts": contacts} if contacts else {}
+    if support.page:
+        reply["support_page"] = support.page
+    if not reply:
+        raise MatrixError.not_found("This server says nothing about its support")
+    return reply
+
+
+def _ways(user_id: str, address: str) -> dict[str, str]:
+    return {"matrix_id": user_id, "email_address": address}
+
+
 def _base_url(call: Call) -> str:
     server = call.app.config.server
     return server.public_base_url or f"https://{server.name}"

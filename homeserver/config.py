@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from homeserver.matrix.ids import is_server_name
+from homeserver.matrix.ids import is_server_name, is_user_id
 from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.options import (
     PREFIX,
@@ -282,6 +282,17 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Support:
+    page: str = option(
+        "", reason="The address of a page that helps users of this server; shown by their clients."
+    )
+    admin_user: str = option("", reason="A Matrix user who answers questions about the server.")
+    admin_email: str = option("", reason="An address for questions about the server.")
+    security_user: str = option("", reason="A Matrix user to tell of a security problem.")
+    security_email: str = option("", reason="An address to tell of a security problem.")
+
+
+@dataclass(frozen=True)
 class Compat:
     old_clients: bool = option(
         True,
@@ -301,6 +312,7 @@ SECTIONS: dict[str, type] = {
     "sync": Sync,
     "logging": Logging,
     "metrics": Metrics,
+    "support": Support,
     "compat": Compat,
 }
 
@@ -321,6 +333,7 @@ class Config:
     sync: Sync
     logging: Logging
     metrics: Metrics
+    support: Support
     compat: Compat
     origins: Mapping[str, Origin]
 
@@ -378,6 +391,7 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         raise ConfigError(f"{source}: server.public_base_url must begin with https:// and a host")
     for proxy in server.trusted_proxies:
         _check_proxy(source, proxy)
+    _check_support(source, config.support)
     if config.rooms.default_version not in ROOM_VERSIONS:
         raise ConfigError(
             f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "
@@ -418,6 +432,19 @@ def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:
         raise ConfigError(f"{place}: all languages of {terms.policy} must have one version")
     if [other.language for other in same].count(terms.language) > 1:
         raise ConfigError(f"{place}: {terms.policy} is there twice in {terms.language}")
+
+
+def _check_support(source: str, support: Support) -> None:
+    if support.page and not support.page.startswith(("https://", "http://")):
+        raise ConfigError(f"{source}: support.page must begin with https://")
+    for name in ("admin_user", "security_user"):
+        user_id = getattr(support, name)
+        if user_id and not is_user_id(user_id):
+            raise ConfigError(f"{source}: support.{name} must be a user like @name:server")
+    for name in ("admin_email", "security_email"):
+        address = getattr(support, name)
+        if address and not all(address.partition("@")):
+            raise ConfigError(f"{source}: support.{name} must be an e-mail address")
 
 
 def _check_proxy(source: str, proxy: str) -> None:

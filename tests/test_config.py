@@ -22,6 +22,11 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "server.trusted_proxies": ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
     "database.url": ("postgresql://u:p@db/x", "postgresql://u:p@db/x"),
     "rooms.default_version": ("11", "11"),
+    "support.page": ("https://help.example", "https://help.example"),
+    "support.admin_user": ("@admin:m.example", "@admin:m.example"),
+    "support.admin_email": ("admin@m.example", "admin@m.example"),
+    "support.security_user": ("@guard:m.example", "@guard:m.example"),
+    "support.security_email": ("guard@m.example", "guard@m.example"),
 }
 
 
@@ -189,7 +194,10 @@ def test_the_environment_comes_before_the_file() -> None:
         (MINIMAL, {"HOMESERVER_METRICS_PORT": "http"}, 'not the text "http"'),
         (MINIMAL, {"HOMESERVER_METRICS_PORT": "70000"}, "at most 65535"),
         (MINIMAL, {"HOMESERVER_LOGING_LEVEL": "info"}, "mean HOMESERVER_LOGGING_LEVEL"),
-        (MINIMAL, {"HOMESERVER_COMPAT_R0_PATHS": "perhaps"}, "must be true or false"),
+        (MINIMAL, {"HOMESERVER_SUPPORT_PAGE": "help"}, "support.page must begin with https://"),
+        (MINIMAL, {"HOMESERVER_SUPPORT_ADMIN_USER": "me"}, "like @name:server"),
+        (MINIMAL, {"HOMESERVER_SUPPORT_SECURITY_EMAIL": "me@"}, "must be an e-mail address"),
+        (MINIMAL, {"HOMESERVER_COMPAT_OLD_CLIENTS": "perhaps"}, "must be true or false"),
         ({**MINIMAL, "registration": {"mode": "opn"}}, {}, 'Did you mean "open"?'),
         ({**MINIMAL, "rooms": {"default_version": "99"}}, {}, "rooms.default_version"),
         ({**MINIMAL, "listeners": {}}, {}, r"\[\[listeners\]\]"),

@@ -98,15 +98,14 @@ class PublicRooms:
                 self._counted(len(rows))
             rows = rows[:limit]
         reply: JsonObject = {}
+        first: Place | None = None
+        last: Place | None = page.rest
         if backwards:
             rows.reverse()
             first = page.rest
             last = _place(rows[-1]) if rows else (place[0], place[1] + 1)
-        else:
-            first = None
-            if query.since:
-                first = _place(rows[0]) if rows else (place[0], max(place[1] - 1, 0))
-            last = page.rest
+        elif query.since:
+            first = _place(rows[0]) if rows else (place[0], max(place[1] - 1, 0))
         if first is not None:
             reply["prev_batch"] = _token("b", first)
         if last is not None:

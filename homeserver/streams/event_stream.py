@@ -139,10 +139,11 @@ class EventStream:
     async def _with_own(self, session: Session, room: Room, found: _Found, after: int) -> _Found:
         """With the user's own member event, which no history visibility hides."""
         member = (await self._memberships.of(session.user_nid)).rooms.get(room.nid)
-        if member is not None and after < member.pos <= found.until:
-            if all(pos != member.pos for pos, _ in found.events):
-                event = await self._history.own_event(session, room, member.event_nid)
-                found.events.append((member.pos, event))
+        if member is None or not after < member.pos <= found.until:
+            return found
+        if all(pos != member.pos for pos, _ in found.events):
+            event = await self._history.own_event(session, room, member.event_nid)
+            found.events.append((member.pos, event))
         return found
 
 

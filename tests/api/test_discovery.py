@@ -56,3 +56,36 @@ class TestWithAnAddress:
             assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
         else:
             assert reply.body == {"m.server": addresses[1]}
+
+
+async def test_a_server_may_keep_its_support_to_itself(server: Running) -> None:
+    reply = await server.request("GET", "/.well-known/matrix/support")
+    assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
+
+
+PAGE, ADMIN, GUARD = "https://help.example", "@admin:m.example", "guard@m.example"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"support": {"page": PAGE}}, {"support_page": PAGE}),
+        (
+            {"support": {"admin_user": ADMIN, "security_email": GUARD, "page": PAGE}},
+            {
+                "contacts": [
+                    {"role": "m.role.admin", "matrix_id": ADMIN},
+                    {"role": "m.role.security", "email_address": GUARD},
+                ],
+                "support_page": PAGE,
+            },
+        ),
+        (
+            {"support": {"security_user": ADMIN, "security_email": GUARD}},
+            {"contacts": [{"role": "m.role.security", "matrix_id": ADMIN, "email_address": GUARD}]},
+        ),
+    ],
+)
+async def test_whom_to_ask(server: Running, expected: Any) -> None:
+    reply = await server.request("GET", "/.well-known/matrix/support")
+    assert (reply.status, reply.body) == (200, expected)

@@ -24,11 +24,6 @@ def bodies(answer: Any) -> list[str]:
     return [event["content"].get("body", event["type"]) for event in answer["chunk"]]
 
 
-async def parked(server: Running) -> None:
-    while not server.app.notifier.waiting:
-        await asyncio.sleep(0)
-
-
 async def test_events_begin_now_and_go_on_from_their_token(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room_id = await alice.create_room(preset="public_chat")
@@ -84,11 +79,11 @@ async def test_events_wait_for_news(server: Running) -> None:
     await bob.join(room_id)
     start = (await events(bob))["end"]
     waiting = asyncio.create_task(events(bob, start, timeout=30_000))
-    await parked(server)
+    await server.parked()
     await alice.say(room_id, "hello")
     assert bodies(await waiting) == ["hello"]
     waiting = asyncio.create_task(events(bob, timeout=30_000))
-    await parked(server)
+    await server.parked()
     await server.clock.advance(30)
     assert (await waiting)["chunk"] == []
 
@@ -139,9 +134,8 @@ async def test_events_of_ignored_users_are_left_out(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
-    ignored = {"ignored_users": {alice.user_id: {}}}
     path = f"/user/{bob.user_id}/account_data/m.ignored_user_list"
-    await bob.ok("PUT", path, body=ignored)
+    await bob.ok("PUT", path, body={"ignored_users": {alice.user_id: {}}})
     start = (await events(bob))["end"]
     await alice.say(room_id, "hidden")
     await alice.put_state(room_id, "m.room.topic", {"topic": "state is shown"})
@@ -164,7 +158,7 @@ async def test_a_readable_room_is_watched_from_outside(server: Running) -> None:
     answer = await events(bob, start, room_id=room_id)
     assert bodies(answer) == ["here"]
     waiting = asyncio.create_task(events(bob, answer["end"], room_id=room_id, timeout=30_000))
-    await parked(server)
+    await server.parked()
     await alice.say(other, "elsewhere")
     await alice.say(room_id, "again")
     assert bodies(await waiting) == ["again"]
