@@ -141,14 +141,15 @@ async def children_of_missing(
     return _grouped(rows)
 
 
-async def state_auths(db: Database, room_nid: int) -> list[tuple[int, bytes]]:
-    """Number and packed auth events of all state events of a room, lowest number first."""
+async def auth_edges(db: Database, room_nid: int, after_nid: int) -> list[tuple[int, int, bytes]]:
+    """(event_nid, key_nid, packed auth events) of a room's state events above a number."""
     rows = await db.scan(
-        "SELECT event_nid, auths FROM events WHERE room_nid = ? AND key_nid IS NOT NULL"
-        " ORDER BY event_nid",
+        "SELECT event_nid, key_nid, auths FROM events WHERE room_nid = ? AND key_nid IS NOT NULL"
+        " AND event_nid > ? ORDER BY event_nid",
         room_nid,
+        after_nid,
     )
-    return [(nid, auths) for nid, auths in rows]
+    return [(nid, key_nid, auths) for nid, key_nid, auths in rows]
 
 
 async def redactions_of(
@@ -218,13 +219,14 @@ async def rooms_of_event(db: Database, event_id: str) -> list[int]:
 
 
 async def txns_before(db: Database, ts: int, limit: int) -> list[Change]:
-    """The changes that forget up to `limit` transaction ids used before `ts` (ms), oldest first."""
+    """The changes that forget up to `limit` transaction ids used before `ts` (ms).
+
+    Those of the oldest events come first; one that is younger than its neighbours may stay longer.
+    """
     rows = await db.fetch(
-        "SELECT device_nid, path_hash, txn_id FROM txn_ids WHERE ts < ? ORDER BY ts LIMIT ?",
-        ts,
-        limit,
+        "SELECT device_nid, path_hash, txn_id, ts FROM txn_ids ORDER BY event_nid LIMIT ?", limit
     )
-    return [Delete(TxnIdRow, row) for row in rows]
+    return [Delete(TxnIdRow, row[:3]) for row in rows if row[3] < ts]
 
 
 def mark_redacted(event_nid: int) -> Change:

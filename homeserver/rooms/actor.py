@@ -17,7 +17,7 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.append import Appended
-from homeserver.rooms.head import EventsMissing, Head
+from homeserver.rooms.head import EventsMissing, Head, Needs
 from homeserver.rooms.send import Author, Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.stored import load_events
@@ -223,6 +223,11 @@ class Rooms:
                 missing_events |= missing.nids
             except NumbersExhausted as missing:
                 await self._author.numbers.refill(missing.counter)
+            except Needs as needs:
+                if actor.last is not None:
+                    # What was submitted before must be in the tables when they are read.
+                    await asyncio.wait([actor.last])
+                await needs.load()
             finally:
                 if sending.events and not sending.done:
                     # The verb broke off after its first event: that head stands on nothing.

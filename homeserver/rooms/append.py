@@ -5,7 +5,7 @@ step forward. Invariant: everything derived from the event is in the same list o
 event. It does not ask whether the event is allowed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.views import redacted_event
-from homeserver.streams.numbers import Numbers
+from homeserver.streams.numbers import Names, Numbers
 from homeserver.streams.ring import StateChange
-from storage.changes import Change, Insert, Pos, Put
+from storage.changes import Change, Delete, Insert, Pos, Put
 from storage.compression import pack_json
 from storage.events import mark_redacted
 from storage.packing import pack_numbers
@@ -60,6 +60,16 @@ class Txn:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberChange:
+    """A user's current membership of the room changed; `event_nid` is the event that says so."""
+
+    user_nid: int
+    user_id: str
+    membership: int
+    event_nid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Appended:
     """An event that was put at the head, with what its publication needs."""
 
@@ -69,9 +79,32 @@ class Appended:
     txn: Txn | None
     state_changes: tuple[StateChange, ...]
     replaced: Event | None
+    replaced_nid: int | None
     redacted: tuple[int, Event] | None
-    member_nid: int | None
-    membership: int | None
+    members: tuple[MemberChange, ...]
+    because: tuple[int, Event] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an event from elsewhere stands, when it isn't simply behind all that is there.
+
+    `nid` is its number (`stored`: its row exists already, as an outlier), `prevs` the numbers of
+    its previous events, `extremities` the room's (number, id) after it, `snap_nid` the snapshot of
+    the state before it, `changed` what it changes of the room's current state: key to (old, new).
+    `events` has those of the named events that the head may lack; `flags` those of the row;
+    `because` the (number, event) of a redaction of it that came before it.
+    """
+
+    nid: int
+    stored: bool
+    prevs: Sequence[int]
+    extremities: Sequence[tuple[int, str]]
+    snap_nid: int | None
+    changed: Mapping[int, tuple[int | None, int | None]]
+    events: Mapping[int, Event]
+    flags: int
+    because: tuple[int, Event] | None = None
 
 
 def append(
@@ -85,63 +118,70 @@ def append(
     local_server: str,
     txn: Txn | None = None,
     redacted: tuple[int, Event] | None = None,
+    place: Place | None = None,
     now: int,
 ) -> tuple[Appended, list[Change]]:
     """Put `event` at the head of its room.
 
     `pdu` is its canonical JSON; `index` its place among the events of the same commit; `auth_nids`
-    the numbers of its auth events; `redacted` the (number, event) that it redacts, if it does so.
-    Returns what was appended and the changes. Raises `NamesMissing`, `EventsMissing` or
-    `NumbersExhausted` before anything has changed.
+    the numbers of its auth events; `redacted` the (number, event) that it redacts, if it does so;
+    `place` is None for an event that stands behind all extremities. Returns what was appended and
+    the changes. Raises `NamesMissing`, `EventsMissing` or `NumbersExhausted` before anything has
+    changed.
     """
     names = head.names
-    is_state = event.state_key is not None
-    nid_type = names.nid(event.type)
-    nid_sender = names.nid(event.sender)
-    key_nid = names.key_nid(event.type, event.state_key) if event.state_key is not None else None
-    member_nid: int | None = None
-    if event.type == "m.room.member" and event.state_key is not None:
-        member_nid = names.nid(event.state_key)
-    if redacted is not None and redacted[1].state_key is not None:
-        head.event_nid(*redacted[1].key)
-    replaced: Event | None = None
-    old_nid: int | None = None
-    if key_nid is not None:
-        old_nid = head.state.get(key_nid)
-        if old_nid is not None:
-            replaced = head.loaded(old_nid)
-    if is_state and not numbers.room_for("snapshot", 1):
-        numbers.take("snapshot")
-    nid = numbers.take("event")
-
-    flags = LINEAR
-    local = event.sender.endswith(":" + local_server)
-    if local:
-        flags |= LOCAL
-    if not is_state and _notifies(event):
-        flags |= NOTIFIES
     room = head.room_nid
-    changes: list[Change] = [
-        Insert(
-            EventRow(
-                event_nid=nid,
-                event_id=event.event_id,
-                room_nid=room,
-                pos=Pos(index),
-                depth=event.depth,
-                type_nid=nid_type,
-                key_nid=key_nid,
-                sender_nid=nid_sender,
-                origin_ts=event.origin_server_ts,
-                snap_nid=head.snapshots.nid,
-                flags=flags,
-                prevs=pack_numbers([prev for prev, _ in head.extremities]),
-                auths=pack_numbers(auth_nids),
-            )
-        ),
-        Insert(EventJsonRow(nid, pack_json(pdu))),
+    type_nid, sender_nid = names.nid(event.type), names.nid(event.sender)
+    key_nid = names.key_nid(event.type, event.state_key) if event.state_key is not None else None
+    if not numbers.room_for("snapshot", 1):
+        numbers.take("snapshot")
+    if place is None:
+        replaced_nid = head.state.get(key_nid) if key_nid is not None else None
+        replaced = None if replaced_nid is None else head.loaded(replaced_nid)
+        nid = numbers.take("event")
+        prevs: Sequence[int] = [prev for prev, _ in head.extremities]
+        extremities: Sequence[tuple[int, str]] = ((nid, event.event_id),)
+        snap_nid = head.snapshots.nid
+        changed: Mapping[int, tuple[int | None, int | None]] = (
+            {key_nid: (replaced_nid, nid)} if key_nid is not None else {}
+        )
+        flags = LINEAR
+        known: Mapping[int, Event] = {nid: event}
+    else:
+        nid, prevs, extremities = place.nid, place.prevs, place.extremities
+        snap_nid, changed = place.snap_nid, place.changed
+        flags = place.flags
+        known = {**place.events, nid: event}
+        replaced_nid = place.changed.get(key_nid, (None, None))[0] if key_nid is not None else None
+        replaced = None if replaced_nid is None else _known(head, known, replaced_nid)
+    steps = [
+        (key, old, new, _known(head, known, old), _known(head, known, new))
+        for key, (old, new) in changed.items()
     ]
-    changes.extend(Insert(EventChildRow(prev, nid)) for prev, _ in head.extremities)
+
+    if event.sender.endswith(":" + local_server):
+        flags |= LOCAL
+    if key_nid is None and _notifies(event):
+        flags |= NOTIFIES
+    row = EventRow(
+        event_nid=nid,
+        event_id=event.event_id,
+        room_nid=room,
+        pos=Pos(index),
+        depth=event.depth,
+        type_nid=type_nid,
+        key_nid=key_nid,
+        sender_nid=sender_nid,
+        origin_ts=event.origin_server_ts,
+        snap_nid=snap_nid,
+        flags=flags,
+        prevs=pack_numbers(prevs),
+        auths=pack_numbers(auth_nids),
+    )
+    changes: list[Change] = [Insert(row), Insert(EventJsonRow(nid, pack_json(pdu)))]
+    if place is not None and place.stored:
+        changes = [Put(row)]
+    changes.extend(Insert(EventChildRow(prev, nid)) for prev in prevs)
     if txn is not None:
         changes.append(Insert(TxnIdRow(txn.device_nid, txn.path_hash, txn.txn_id, nid, now)))
     if redacted is not None:
@@ -149,53 +189,45 @@ def append(
     if event.redacts is not None:
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
 
-    state_changes: tuple[StateChange, ...] = ()
-    membership: int | None = None
-    if key_nid is not None:
-        snap_nid = numbers.take("snapshot")
-        head.state[key_nid] = nid
-        changes.append(
-            Insert(head.snapshots.add(snap_nid, room, head.state, {key_nid: (old_nid, nid)}))
-        )
-        changes.append(Put(CurrentStateRow(room, key_nid, nid)))
-        changes.append(Insert(StateChangeRow(room, Pos(index), key_nid, old_nid, nid)))
-        state_changes = (StateChange(key_nid, old_nid, nid),)
-        summary = _summary_after(head.summary, event, replaced)
-        if member_nid is not None and event.state_key is not None:
-            membership = membership_number(event.content.get("membership"))
+    members: list[MemberChange] = []
+    if steps:
+        for key, _, new, _, _ in steps:
+            if new is None:
+                head.state.pop(key, None)
+            else:
+                head.state[key] = new
+        snapshot = head.snapshots.add(numbers.take("snapshot"), room, head.state, changed)
+        changes.append(Insert(snapshot))
+        summary = head.summary
+        for key, old, new, before, after in steps:
             changes.append(
-                Put(
-                    MembershipRow(
-                        room_nid=room,
-                        user_nid=member_nid,
-                        membership=membership,
-                        event_nid=nid,
-                        pos=Pos(index),
-                        flags=0,
-                        stripped=None,
-                    )
-                )
+                Delete(CurrentStateRow, (room, key))
+                if new is None
+                else Put(CurrentStateRow(room, key, new))
             )
-            if event.state_key.endswith(":" + local_server):
-                changes.append(
-                    Insert(MembershipLogRow(member_nid, room, Pos(index), membership, nid))
-                )
+            changes.append(Insert(StateChangeRow(room, Pos(index), key, old, new)))
+            summary = _summary_after(summary, after, before)
+            member = _member_change(names, old, new, before, after)
+            if member is not None:
+                members.append(member)
+                changes.extend(_member_rows(room, index, member, local_server))
         if summary != head.summary:
             head.summary = summary
             changes.append(Put(summary))
 
     if redacted is not None:
         changes.extend(_redact_in_head(head, *redacted))
-    head.events[nid] = event
-    head.extremities = [(nid, event.event_id)]
-    head.depth = event.depth
+    because = place.because if place is not None else None
+    head.events[nid] = event if because is None else redacted_event(event)
+    head.extremities = list(extremities)
+    head.depth = max(head.depth, event.depth)
     changes.append(
         Put(
             RoomHeadRow(
                 room_nid=room,
-                extremities=pack_numbers([nid]),
+                extremities=pack_numbers([extremity for extremity, _ in extremities]),
                 snap_nid=head.snapshots.nid or 0,
-                depth=event.depth,
+                depth=head.depth,
                 last_pos=Pos(index),
             )
         )
@@ -205,13 +237,56 @@ def append(
         nid=nid,
         flags=flags,
         txn=txn,
-        state_changes=state_changes,
+        state_changes=tuple(StateChange(key, old, new) for key, old, new, _, _ in steps),
         replaced=replaced,
+        replaced_nid=replaced_nid,
         redacted=redacted,
-        member_nid=member_nid,
-        membership=membership,
+        members=tuple(members),
+        because=because,
     )
     return appended, changes
+
+
+def _known(head: Head, known: Mapping[int, Event], nid: int | None) -> Event | None:
+    if nid is None:
+        return None
+    return known.get(nid) or head.loaded(nid)
+
+
+def _member_change(
+    names: Names, old: int | None, new: int | None, before: Event | None, after: Event | None
+) -> MemberChange | None:
+    """What a change of state means for a member; one that vanishes from the state has left."""
+    event = after or before
+    if event is None or event.type != "m.room.member" or event.state_key is None:
+        return None
+    membership = membership_number(after.content.get("membership") if after is not None else None)
+    return MemberChange(names.nid(event.state_key), event.state_key, membership, new or old or 0)
+
+
+def _member_rows(room: int, index: int, member: MemberChange, local_server: str) -> list[Change]:
+    rows: list[Change] = [
+        Put(
+            MembershipRow(
+                room_nid=room,
+                user_nid=member.user_nid,
+                membership=member.membership,
+                event_nid=member.event_nid,
+                pos=Pos(index),
+                flags=0,
+                stripped=None,
+            )
+        )
+    ]
+    if member.user_id.endswith(":" + local_server):
+        rows.append(
+            Insert(
+                MembershipLogRow(
+                    member.user_nid, room, Pos(index), member.membership, member.event_nid
+                )
+            )
+        )
+    return rows
 
 
 def _redact_in_head(head: Head, nid: int, event: Event) -> list[Change]:
@@ -239,11 +314,16 @@ def _notifies(event: Event) -> bool:
     return event.type == "m.room.message" and event.content.get("msgtype") != "m.notice"
 
 
-def _summary_after(row: RoomSummaryRow, event: Event, replaced: Event | None) -> RoomSummaryRow:
-    """The room's summary after a state event."""
+def _summary_after(
+    row: RoomSummaryRow, after: Event | None, before: Event | None
+) -> RoomSummaryRow:
+    """The room's summary after the event of a state key was replaced, came or went."""
+    event = after or before
+    if event is None:
+        return row
     if event.type == "m.room.member":
         counts = {"join": 0, "invite": 0}
-        for member, step in ((replaced, -1), (event, 1)):
+        for member, step in ((before, -1), (after, 1)):
             membership = member.content.get("membership") if member is not None else None
             if membership in counts:
                 counts[membership] += step
@@ -254,7 +334,7 @@ def _summary_after(row: RoomSummaryRow, event: Event, replaced: Event | None) ->
     if summed_up is None:
         return row
     field, key, default = summed_up
-    value = event.content.get(key)
+    value = after.content.get(key) if after is not None else None
     # An empty name is none; an empty join rule or type is one that nobody knows.
     stands = isinstance(value, str) and (value or default is not None or field == "room_type")
     changed: dict[str, Any] = {field: value if stands else default}

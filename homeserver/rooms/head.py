@@ -7,7 +7,7 @@ is touched only by its room's actor. It does not decide what may be sent (`send.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from homeserver.matrix.auth import creators, power_levels
@@ -19,6 +19,14 @@ from homeserver.streams.numbers import Names
 from storage.schema import RoomSummaryRow
 
 _EVENTS_KEPT = 256
+
+
+class Needs(Exception):
+    """Something must be read first; `load()` does so, in the room's turn."""
+
+    def __init__(self, load: Callable[[], Awaitable[None]]) -> None:
+        super().__init__("something must be read first")
+        self.load = load
 
 
 class EventsMissing(Exception):

@@ -7,6 +7,7 @@ spec: server-server-api#authorisation-rules
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
@@ -15,7 +16,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed, TooLarge
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
-from homeserver.rooms.append import Appended, Txn, append, summary_text
+from homeserver.rooms.append import Appended, Place, Txn, append, summary_text
 from homeserver.rooms.head import Head
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Numbers
@@ -115,6 +116,30 @@ class Sending:
         self.events.append(appended)
         self.changes.extend(changes)
         return event
+
+    def place(
+        self,
+        event: Event,
+        pdu: bytes,
+        auth_nids: Sequence[int],
+        place: Place,
+        redacted: tuple[int, Event] | None,
+    ) -> None:
+        """Append an event from elsewhere that was found to be allowed."""
+        appended, changes = append(
+            self.head,
+            self._author.numbers,
+            event,
+            pdu,
+            index=len(self.events),
+            auth_nids=auth_nids,
+            local_server=self._author.server_name,
+            redacted=redacted,
+            place=place,
+            now=self._author.clock.now_ms(),
+        )
+        self.events.append(appended)
+        self.changes.extend(changes)
 
     def _check_reachable(self, event: Event) -> None:
         """An invite only means something when the invited user hears of it."""

@@ -7,7 +7,7 @@ the wake-ups, in stream order. It runs on the loop and never waits.
 from collections.abc import Callable, Collection
 
 from homeserver.rooms.append import Appended
-from homeserver.rooms.views import EventView, Views, replaced_extra
+from homeserver.rooms.views import EventView, Views, redacted_event, replaced_extra
 from homeserver.streams.ignored import IGNORED_USERS, Ignored
 from homeserver.streams.memberships import Membership, Memberships
 from homeserver.streams.notifier import Notifier
@@ -32,10 +32,15 @@ class Publisher:
         self._ignored = ignored
         self._notifier = notifier
         self._left: Callable[[int, str], None] = _nothing
+        self._moved: Callable[[int], None] = _nobody
 
     def on_leave(self, left: Callable[[int, str], None]) -> None:
         """Have `left(room number, user id)` called when a user is no longer in a room."""
         self._left = left
+
+    def on_move(self, moved: Callable[[int], None]) -> None:
+        """Have `moved(user number)` called when a user's membership of a room has changed."""
+        self._moved = moved
 
     def events(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None:
         """Events of one room, at consecutive positions from `first_pos` on."""
@@ -49,15 +54,15 @@ class Publisher:
                 self._views.redacted(
                     *appended.redacted, appended.nid, appended.event, self._ring.views()
                 )
-            if appended.member_nid is not None and appended.membership is not None:
-                concerned.append(appended.member_nid)
+            for member in appended.members:
+                concerned.append(member.user_nid)
                 self._memberships.moved(
-                    appended.member_nid,
-                    room_nid,
-                    Membership(appended.membership, appended.nid, pos),
+                    member.user_nid, room_nid, Membership(member.membership, member.event_nid, pos)
                 )
-                if appended.membership != JOIN and appended.event.state_key is not None:
-                    self._left(room_nid, appended.event.state_key)
+                if member.membership != JOIN:
+                    self._left(room_nid, member.user_id)
+        for user_nid in concerned:
+            self._moved(user_nid)
         self._notifier.wake(concerned)
         self._notifier.wake_among(self._memberships.looking(room_nid))
         self._notifier.wake_room(room_nid)
@@ -99,12 +104,18 @@ class Publisher:
             event=appended.event,
             flags=appended.flags,
             extra=replaced_extra(old) if old is not None else b"",
-            replaces=appended.state_changes[0].old_nid if appended.state_changes else None,
+            replaces=appended.replaced_nid,
             txn=(appended.txn.device_nid, appended.txn.txn_id) if appended.txn else None,
         )
+        if appended.because is not None:
+            view.redact(redacted_event(appended.event), *appended.because)
         self._views.remember(view)
         return view
 
 
 def _nothing(room_nid: int, user_id: str) -> None:
     """Nobody wants to know who leaves."""
+
+
+def _nobody(user_nid: int) -> None:
+    """Nobody wants to know who moves."""

@@ -76,8 +76,8 @@ async def test_edges_redactions_and_transactions_are_found(
     assert await events.sent_event(database, DEVICE, 78, "m1") is None
     assert await events.txn_ids(database, DEVICE, [6, 7]) == {7: "m1"}
     assert await events.txn_ids(database, 6, [7]) == {}
-    auths = await events.state_auths(database, ROOM)
-    assert [nid for nid, _ in auths] == [1, 2, 3, 4, 5, 6]
+    auths = await events.auth_edges(database, ROOM, 0)
+    assert [nid for nid, _, _ in auths] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_state_is_known_at_every_position(database: Database, house: House) -> None:
@@ -145,7 +145,7 @@ async def test_accounts_are_found(database: Database, house: House) -> None:
     alice = house.names["@alice:here"]
     user = (await accounts.users(database, [alice]))[alice]
     assert await accounts.users_by_localpart(database, ["alice", "carol"]) == {"alice": user}
-    assert await accounts.any_user(database)
+    assert await accounts.any_account(database)
     device = (await accounts.devices(database, [DEVICE]))[DEVICE]
     assert await accounts.devices_of(database, [alice]) == {alice: {"PHONE": device}}
     owner = (await accounts.token_owners(database, [b"token", b"other"]))[b"token"]
@@ -184,7 +184,7 @@ async def test_the_rest_is_found(database: Database) -> None:
     session = UiaSessionRow("s", b"{}", 5)
     jobs = [JobRow(n, "profile", b"{}", 100 - n, 0) for n in range(1, 4)]
     assert await accounts.next_job_at(database) is None
-    assert not await accounts.any_user(database)
+    assert not await accounts.any_account(database)
     await database.commit(
         [Item([Put(row) for row in (token, session, *jobs, ProfileRow(1, "displayname", b'"A"'))])]
     )

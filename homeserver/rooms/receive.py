@@ -1,0 +1,501 @@
+"""Events from other servers: the checks on receipt, in the specification's order.
+
+Owns the decision what becomes of an event whose signatures and hash were checked already
+(`federation`): accepted into the timeline, soft-failed (kept, may be built upon, shown to nobody),
+or rejected (kept so that it isn't asked for again, part of no state). What it lacks to decide it
+names; it never asks another server. The decision is a verb: what it must read it asks for by
+`Needs`, and it is run again; the event is stored in one commit.
+spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+"""
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from homeserver.matrix.auth import AuthState, auth_keys, authorise, check_auth_events, power_levels
+from homeserver.matrix.errors import Rejected
+from homeserver.matrix.event import Event
+from homeserver.matrix.ids import server_of
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.append import Place
+from homeserver.rooms.head import Head, Needs
+from homeserver.rooms.send import Sending
+from homeserver.rooms.snapshots import SnapshotChain
+from homeserver.rooms.states import State, States
+from homeserver.rooms.stored import load_events
+from homeserver.streams.numbers import Names, Numbers
+from storage.changes import Change, Insert, Put
+from storage.compression import pack_json
+from storage.engine import Database
+from storage.events import event_numbers, event_rows, redactions_of
+from storage.packing import pack_numbers, unpack_numbers
+from storage.schema import (
+    LINEAR,
+    OUTLIER,
+    REDACTED,
+    REJECTED,
+    SOFT_FAILED,
+    EventChildRow,
+    EventJsonRow,
+    EventRow,
+)
+
+_CREATE = ("m.room.create", "")
+# How many soft-failed or rejected events are walked through to find what an event stands behind.
+_MAX_WALK = 100
+_NOTHING: State = {}
+
+
+class Verdict(enum.Enum):
+    """What became of an event."""
+
+    KNOWN = "known"
+    ACCEPTED = "accepted"
+    SOFT_FAILED = "soft-failed"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Ids of the auth events and previous events that must be had before an event can be judged."""
+
+    auth: tuple[str, ...]
+    prev: tuple[str, ...]
+
+
+class Receiver:
+    """See the module."""
+
+    def __init__(
+        self, rooms: Rooms, states: States, database: Database, names: Names, numbers: Numbers
+    ) -> None:
+        self._rooms = rooms
+        self._states = states
+        self._database = database
+        self._names = names
+        self._numbers = numbers
+
+    async def receive(
+        self, room: Room, event: Event, pdu: bytes, before: Collection[str] | None = None
+    ) -> Verdict | Missing:
+        """Judge an event of the room and store it.
+
+        `pdu` is its canonical JSON. `before` are the ids of the state before it, all of them
+        stored, where its previous events can't be had. Raises `MatrixError` 503 when the room can't
+        be written.
+        """
+        judging = _Judging(self._database, self._states, self._names, event, before)
+
+        def verb(sending: Sending) -> Verdict | Missing:
+            return judging.run(sending, pdu, self._numbers)
+
+        return await self._rooms.change(room, verb)
+
+    async def store_outliers(
+        self, room: Room, events: Collection[tuple[Event, bytes]]
+    ) -> dict[str, bool]:
+        """Store auth events without a place in the timeline, in an order in which each one's auth
+        events come before it or are stored already.
+
+        Each is checked against its own auth events. Returns by id whether the rules allow it; an
+        event whose auth events are absent is left out.
+        """
+        allowed: dict[str, bool] = {}
+        for event, pdu in events:
+            judging = _Judging(self._database, self._states, self._names, event, ())
+
+            def verb(
+                sending: Sending, judging: "_Judging" = judging, pdu: bytes = pdu
+            ) -> bool | None:
+                return judging.run_outlier(sending, pdu, self._numbers)
+
+            found = await self._rooms.change(room, verb)
+            if found is not None:
+                allowed[event.event_id] = found
+        return allowed
+
+
+class _Judging:
+    """What is known while one event is judged; filled step by step, never across events."""
+
+    def __init__(
+        self,
+        database: Database,
+        states: States,
+        names: Names,
+        event: Event,
+        before: Collection[str] | None,
+    ) -> None:
+        self._database = database
+        self._states = states
+        self._names = names
+        self._event = event
+        self._before = before
+        self._nids: dict[str, int] | None = None
+        self._rows: dict[int, EventRow] = {}
+        self._events: dict[int, Event] = {}
+        self._after: dict[int, State] = {}
+        self._resolved: dict[tuple[int, ...], State] = {}
+        self._chains: dict[int, tuple[SnapshotChain, State]] = {}
+        self._redacted_by: list[int] | None = None
+        self._own: int | None = None
+        self._room_nid = 0
+
+    def run(self, sending: Sending, pdu: bytes, numbers: Numbers) -> Verdict | Missing:
+        event, head = self._event, sending.head
+        nids = self._numbers_of_ids(head)
+        own = nids.get(event.event_id)
+        if own is not None and not self._row(own).flags & OUTLIER:
+            return Verdict.KNOWN
+        missing = Missing(
+            tuple(id_ for id_ in event.auth_event_ids if id_ not in nids),
+            tuple(id_ for id_ in event.prev_event_ids if id_ not in nids),
+        )
+        if missing.auth or (missing.prev and self._before is None):
+            return missing
+        prevs = list(dict.fromkeys(nids[id_] for id_ in event.prev_event_ids if id_ in nids))
+        linear = set(prevs) == {nid for nid, _ in head.extremities} and not missing.prev
+        state = head.state if linear else self._state_before(prevs)
+        flags = self._judge(head, nids, state, linear)
+        nid = self._number(own, numbers)
+        changed: Mapping[int, tuple[int | None, int | None]] = {}
+        extremities = head.extremities
+        if not flags & (REJECTED | SOFT_FAILED):
+            extremities = self._extremities(head, prevs, nid)
+            changed = self._changed(head, state, nid, extremities)
+        named = {known for step in changed.values() for known in step}
+        self._need_events(head, [known for known in named if known is not None and known != nid])
+        snap_nid = head.snapshots.nid if linear else self._snapshot(sending, prevs, state, numbers)
+        redacted, because = self._redactions(head)
+        place = Place(
+            nid=nid,
+            stored=own is not None,
+            prevs=prevs,
+            extremities=extremities,
+            snap_nid=snap_nid,
+            changed=changed,
+            events=self._events,
+            flags=flags
+            | (LINEAR if linear and not flags else 0)
+            | (0 if because is None else REDACTED),
+            because=because,
+        )
+        auths = [nids[id_] for id_ in event.auth_event_ids]
+        if flags & (REJECTED | SOFT_FAILED):
+            self._store_outside(sending, place, auths, pdu)
+            return Verdict.REJECTED if flags & REJECTED else Verdict.SOFT_FAILED
+        sending.place(event, pdu, auths, place, redacted)
+        return Verdict.ACCEPTED
+
+    def run_outlier(self, sending: Sending, pdu: bytes, numbers: Numbers) -> bool | None:
+        event, head = self._event, sending.head
+        nids = self._numbers_of_ids(head)
+        own = nids.get(event.event_id)
+        if own is not None:
+            return not self._row(own).flags & REJECTED
+        if any(id_ not in nids for id_ in event.auth_event_ids):
+            return None
+        flags = self._check_by_auth_events(head, nids)
+        place = Place(
+            nid=self._number(None, numbers),
+            stored=False,
+            prevs=(),
+            extremities=(),
+            snap_nid=None,
+            changed={},
+            events={},
+            flags=flags | OUTLIER,
+        )
+        auths = [nids[id_] for id_ in event.auth_event_ids]
+        self._store_outside(sending, place, auths, pdu)
+        return not flags
+
+    def _number(self, own: int | None, numbers: Numbers) -> int:
+        """The event's number, the same however often the verb is run."""
+        if self._own is None:
+            self._own = own if own is not None else numbers.take("event")
+        return self._own
+
+    # --- the checks
+
+    def _judge(self, head: Head, nids: Mapping[str, int], state: State, linear: bool) -> int:
+        """0, REJECTED or SOFT_FAILED: checks 4 to 6 of the specification."""
+        flags = self._check_by_auth_events(head, nids)
+        if flags:
+            return flags
+        try:
+            authorise(self._event, self._lookup(head, state))
+        except Rejected:
+            return REJECTED
+        if not linear:
+            try:
+                authorise(self._event, self._lookup(head, head.state))
+            except Rejected:
+                return SOFT_FAILED
+        return 0
+
+    def _check_by_auth_events(self, head: Head, nids: Mapping[str, int]) -> int:
+        event = self._event
+        wanted = [nids[id_] for id_ in event.auth_event_ids]
+        self._need_events(head, wanted)
+        auths = [self._known(head, nid) for nid in wanted]
+        rejected = {
+            auth.event_id
+            for nid, auth in zip(wanted, auths, strict=True)
+            if self._row(nid).flags & REJECTED
+        }
+        by_key = {auth.key: auth for auth in auths if auth.is_state}
+
+        def state(type_: str, state_key: str) -> Event | None:
+            found = by_key.get((type_, state_key))
+            if found is None and (type_, state_key) == _CREATE:
+                # From version 12 on the room's id names it.
+                return head.event(*_CREATE)
+            return found
+
+        try:
+            check_auth_events(event, auths, rejected)
+            authorise(event, state)
+        except Rejected:
+            return REJECTED
+        return 0
+
+    def _lookup(self, head: Head, state: State) -> AuthState:
+        """Events of a state by key, those that authorising the event looks at being loaded."""
+        event = self._event
+        keys = auth_keys(event.rules, event.type, event.sender, event.state_key, event.content)
+        wanted = [state.get(self._names.key_nid(*key)) for key in (*keys, _CREATE)]
+        self._need_events(head, [nid for nid in wanted if nid is not None])
+
+        def look(type_: str, state_key: str) -> Event | None:
+            nid = state.get(self._names.key_nid(type_, state_key))
+            return None if nid is None else self._known(head, nid)
+
+        return look
+
+    # --- states
+
+    def _state_before(self, prevs: list[int]) -> State:
+        if self._before is not None and not prevs:
+            return self._state_of(self._before)
+        states = self._states_after(prevs)
+        return self._resolution([states[nid] for nid in prevs], tuple(prevs))
+
+    def _state_of(self, ids: Collection[str]) -> State:
+        """A state given by the ids of its events."""
+        nids = [self._nid(id_) for id_ in ids]
+        rows = [self._row(nid) for nid in nids]
+        return {
+            row.key_nid: row.event_nid
+            for row in rows
+            if row.key_nid is not None and not row.flags & REJECTED
+        }
+
+    def _changed(
+        self, head: Head, before: State, nid: int, extremities: list[tuple[int, str]]
+    ) -> Mapping[int, tuple[int | None, int | None]]:
+        """What accepting the event does to the room's current state."""
+        event = self._event
+        after = before
+        if event.state_key is not None:
+            after = {**before, self._names.key_nid(event.type, event.state_key): nid}
+        others = [other for other, _ in extremities if other != nid]
+        if others:
+            states = self._states_after(others)
+            auths = [self._nid(id_) for id_ in event.auth_event_ids]
+            after = self._resolution(
+                [after, *(states[other] for other in others)], (nid, *others), (nid, auths)
+            )
+        return {
+            key: (head.state.get(key), after.get(key))
+            for key in head.state.keys() | after.keys()
+            if head.state.get(key) != after.get(key)
+        }
+
+    def _resolution(
+        self,
+        states: list[State],
+        name: tuple[int, ...],
+        new: tuple[int, list[int]] | None = None,
+    ) -> State:
+        """The resolution of states; `new` is the event's (number, auth events) if it is in one."""
+        if all(state == states[0] for state in states[1:]):
+            return states[0]
+        if name not in self._resolved:
+
+            async def load() -> None:
+                self._resolved[name] = await self._states.resolved(
+                    self._room_nid,
+                    self._event.rules,
+                    states,
+                    None if new is None else (self._event, *new),
+                )
+
+            raise Needs(load)
+        return self._resolved[name]
+
+    def _states_after(self, nids: list[int]) -> Mapping[int, State]:
+        missing = [nid for nid in nids if nid not in self._after]
+        if missing:
+
+            async def load() -> None:
+                self._after |= await self._states.after(missing)
+
+            raise Needs(load)
+        return self._after
+
+    def _snapshot(self, sending: Sending, prevs: list[int], state: State, numbers: Numbers) -> int:
+        """The number of a snapshot of the state before the event; a new one where none fits."""
+        base = self._row(prevs[0]).snap_nid if prevs else None
+        if base is None:
+            chain, held = SnapshotChain(), _NOTHING
+        else:
+            chain, held = self._chain(base)
+        changed = {
+            key: (held.get(key), state.get(key))
+            for key in held.keys() | state.keys()
+            if held.get(key) != state.get(key)
+        }
+        if base is not None and not changed:
+            return base
+        nid = numbers.take("snapshot")
+        sending.changes.append(Insert(chain.add(nid, sending.head.room_nid, state, changed)))
+        # The chain has moved on: whoever needs the same base again reads it anew.
+        self._chains.clear()
+        return nid
+
+    def _chain(self, snap_nid: int) -> tuple[SnapshotChain, State]:
+        found = self._chains.get(snap_nid)
+        if found is None:
+
+            async def load() -> None:
+                chain = await SnapshotChain.load(self._database, snap_nid)
+                states = await self._states.of_snapshots([snap_nid])
+                self._chains[snap_nid] = (chain, states[snap_nid])
+
+            raise Needs(load)
+        return found
+
+    # --- the graph
+
+    def _extremities(self, head: Head, prevs: list[int], nid: int) -> list[tuple[int, str]]:
+        """The room's ends after the event: itself, and those that it doesn't stand behind."""
+        behind = set(prevs)
+        open_ends = [prev for prev in prevs if prev not in {end for end, _ in head.extremities}]
+        walked = 0
+        while open_ends and walked < _MAX_WALK:
+            walked += 1
+            row = self._row(open_ends.pop())
+            if row.flags & (SOFT_FAILED | REJECTED):
+                older = [prev for prev in unpack_numbers(row.prevs) if prev not in behind]
+                behind.update(older)
+                open_ends.extend(older)
+        kept = [(end, id_) for end, id_ in head.extremities if end not in behind]
+        return [*kept, (nid, self._event.event_id)]
+
+    def _redactions(self, head: Head) -> tuple[tuple[int, Event] | None, tuple[int, Event] | None]:
+        """What the event redacts now, and what has redacted it before it came."""
+        event = self._event
+        redacted: tuple[int, Event] | None = None
+        if event.redacts is not None:
+            target_nid = self._find(event.redacts)
+            if target_nid is not None and not self._row(target_nid).flags & REDACTED:
+                self._need_events(head, [target_nid])
+                target = self._known(head, target_nid)
+                if _may_redact(head, event, target):
+                    redacted = (target_nid, target)
+        if self._redacted_by is None:
+
+            async def load() -> None:
+                found = await redactions_of(self._database, head.room_nid, [event.event_id])
+                self._redacted_by = found.get(event.event_id, [])
+
+            raise Needs(load)
+        self._need_events(head, self._redacted_by)
+        for by in self._redacted_by:
+            redaction = self._known(head, by)
+            if _may_redact(head, redaction, event):
+                return redacted, (by, redaction)
+        return redacted, None
+
+    def _store_outside(self, sending: Sending, place: Place, auths: list[int], pdu: bytes) -> None:
+        """Keep an event that has no place in the timeline."""
+        event, names = self._event, self._names
+        row = EventRow(
+            event_nid=place.nid,
+            event_id=event.event_id,
+            room_nid=sending.head.room_nid,
+            pos=None,
+            depth=event.depth,
+            type_nid=names.nid(event.type),
+            key_nid=None if event.state_key is None else names.key_nid(*event.key),
+            sender_nid=names.nid(event.sender),
+            origin_ts=event.origin_server_ts,
+            snap_nid=place.snap_nid,
+            flags=place.flags,
+            prevs=pack_numbers(place.prevs),
+            auths=pack_numbers(auths),
+        )
+        rows: list[Change] = [Insert(row), Insert(EventJsonRow(place.nid, pack_json(pdu)))]
+        if place.stored:
+            rows = [Put(row)]
+        rows.extend(Insert(EventChildRow(prev, place.nid)) for prev in place.prevs)
+        sending.changes.extend(rows)
+
+    # --- what is at hand
+
+    @property
+    def _wanted_ids(self) -> set[str]:
+        event = self._event
+        wanted = {event.event_id, *event.auth_event_ids, *event.prev_event_ids}
+        wanted.update(self._before or ())
+        if event.redacts is not None:
+            wanted.add(event.redacts)
+        return wanted
+
+    def _numbers_of_ids(self, head: Head) -> Mapping[str, int]:
+        self._room_nid = head.room_nid
+        if self._nids is None:
+
+            async def load() -> None:
+                self._nids = await event_numbers(self._database, head.room_nid, self._wanted_ids)
+                self._rows = await event_rows(self._database, self._nids.values())
+
+            raise Needs(load)
+        return self._nids
+
+    def _find(self, event_id: str) -> int | None:
+        return (self._nids or {}).get(event_id)
+
+    def _nid(self, event_id: str) -> int:
+        return (self._nids or {})[event_id]
+
+    def _row(self, nid: int) -> EventRow:
+        found = self._rows.get(nid)
+        if found is None:
+
+            async def load() -> None:
+                self._rows |= await event_rows(self._database, [nid])
+
+            raise Needs(load)
+        return found
+
+    def _need_events(self, head: Head, nids: Collection[int]) -> None:
+        missing = [nid for nid in nids if nid not in head.events and nid not in self._events]
+        if missing:
+
+            async def load() -> None:
+                self._events |= await load_events(self._database, missing, self._event.rules)
+
+            raise Needs(load)
+
+    def _known(self, head: Head, nid: int) -> Event:
+        return self._events.get(nid) or head.loaded(nid)
+
+
+def _may_redact(head: Head, redaction: Event, target: Event) -> bool:
+    """Whether a redaction takes effect. spec: rooms/v3#handling-redactions"""
+    if server_of(redaction.sender) == server_of(target.sender):
+        return True
+    levels = power_levels(head.event)
+    return levels.user_level(redaction.sender) >= levels.redact
