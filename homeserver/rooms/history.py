@@ -189,7 +189,15 @@ class History:
         return (await self._views(looking, found.values()))[0]
 
     async def members(self, looking: Looking, pos: int | None = None) -> list[EventView]:
-        """The member events that may be seen, now or after position `pos`."""
+        """The member events that may be seen, now or after position `pos`.
+
+        Raises `MatrixError` M_FORBIDDEN for a position at which the user could read nothing.
+        """
+        if pos is not None:
+            room, pos = looking.room, self._bounded(looking, pos) or pos
+            last = await self._timeline.before(room.nid, room.rules, pos, 1)
+            if not last or not looking.reader.sees(last[0]):
+                raise MatrixError.forbidden("You may not see who was in this room then")
         state = await self._state_nids(looking, pos)
         keys = await self._state.keys(state)
         return await self._views(

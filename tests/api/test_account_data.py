@@ -164,3 +164,21 @@ async def test_tags_are_there_whatever_a_client_wrote_in_their_place(server: Run
     assert await alice.ok("GET", tags(alice, room_id)) == {"tags": {}}
     await alice.ok("PUT", tags(alice, room_id, "u.x"), body={})
     assert await alice.ok("GET", tags(alice, room_id)) == {"tags": {"u.x": {}}}
+
+
+async def test_a_room_can_be_marked_as_unread(server: Running) -> None:
+    alice = await server.person("alice")
+    room_id = await alice.create_room()
+    event_id = await alice.say(room_id, "hello")
+    await alice.sync()
+    path = f"/user/{alice.user_id}/rooms/{quote(room_id, safe='')}/account_data/m.marked_unread"
+    for content in ({"unread": True}, {"unread": False}):
+        await alice.ok("PUT", path, body=content)
+        room = (await alice.sync())["rooms"]["join"][room_id]
+        assert room["account_data"]["events"] == [{"type": "m.marked_unread", "content": content}]
+        assert await alice.ok("GET", path) == content
+    # Reading does not move it: that is for the client that shows the room.
+    await alice.ok("PUT", path, body={"unread": True})
+    markers = f"/rooms/{quote(room_id, safe='')}/read_markers"
+    await alice.ok("POST", markers, body={"m.fully_read": event_id, "m.read": event_id})
+    assert await alice.ok("GET", path) == {"unread": True}
