@@ -7,20 +7,17 @@ uses in its constructor.
 import asyncio
 import gc
 import logging
-import os
 import secrets
 import signal
-from contextlib import suppress
-from pathlib import Path
 
 import client_api
+from federation.wiring import Federation
 from homeserver.config import Config
 from homeserver.http.dispatch import Dispatcher
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
-from homeserver.matrix.sign import SigningKey
 from homeserver.push.unread import Unread
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
@@ -40,6 +37,7 @@ from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
 from homeserver.runtime.health import Health
 from homeserver.runtime.jobs import Jobs
+from homeserver.runtime.key_file import signing_keys
 from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import Supervisor
@@ -130,6 +128,7 @@ class App:
         self._inbox = UserInbox()
         self._passwords: Passwords | None = None
         self._sessions: Sessions | None = None
+        self._federation: Federation | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -167,6 +166,8 @@ class App:
         await self._tasks.stop()
         if self._sessions is not None and self._commits is not None:
             await self._sessions.save_seen()
+        if self._federation is not None:
+            await self._federation.close()
         if self._commits is not None:
             await self._commits.close()
         if self._passwords is not None:
@@ -193,7 +194,12 @@ class App:
         typing = Typing(clock, publisher.typing)
         publisher.on_leave(typing.stop)
 
-        author = Author(server_name, signing_key(config), clock, numbers)
+        key_file = config.server.signing_key_file or config.server.data_dir / "signing.key"
+        keys = signing_keys(key_file)
+        federation = await Federation.build(config, keys, database, commits, clock)
+        self._federation = federation
+        self._tasks.service("federation", federation.tidy)
+        author = Author(server_name, keys[0], clock, numbers)
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
@@ -304,6 +310,7 @@ class App:
         if config.metrics.port:
             bindings.append(Binding(config.metrics.address, config.metrics.port, ("metrics",)))
         proxies = Proxies(config.server.trusted_proxies)
+        federation = self._federation if config.federation.enabled else None
 
         def dispatcher(router: Router) -> Dispatcher:
             return Dispatcher(
@@ -315,6 +322,7 @@ class App:
                 self.limits,
                 config.limits.max_request_bytes,
                 query_tokens=config.compat.old_clients,
+                servers=federation.inbound if federation is not None else None,
             )
 
         endpoints = {
@@ -325,6 +333,7 @@ class App:
                 *welcome_endpoints(config.server.name),
             ],
             "admin": client_api.admin_endpoints(),
+            "federation": federation.endpoints() if federation is not None else [],
         }
         return Server(bindings, endpoints, dispatcher, self.health, config.compat.old_clients)
 
@@ -333,30 +342,6 @@ class App:
             await self.clock.sleep(_TIDY_UP_SECONDS)
             await sessions.save_seen()
             await interactive.forget_expired()
-
-
-def signing_key(config: Config) -> SigningKey:
-    """The server's signing key, made at the first start.
-
-    Raises OSError or Malformed when the file can't be used.
-    """
-    path = config.server.signing_key_file or config.server.data_dir / "signing.key"
-    with suppress(FileNotFoundError):
-        return SigningKey.load(path.read_text(encoding="ascii"))
-    key = SigningKey.generate()
-    _write_secret(path, key.serialise())
-    return key
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Write a new file that nobody else may read; it is there whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
 
 
 def run(config: Config) -> None:

@@ -265,6 +265,75 @@ class Sync:
     )
 
 
+DENIED_NETWORKS = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+    "::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+    "5f00::/16",
+    "fc00::/7",
+    "fe80::/9",
+    "ff00::/8",
+)
+"""Networks that are not the public internet: of the machine, private, for documents or tunnels."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    enabled: bool = option(
+        True, reason="Whether this server speaks with other servers at all; off: it is an island."
+    )
+    verify_certificates: bool = option(
+        True, reason="Whether other servers must show valid certificates. Off is for tests only."
+    )
+    ca_file: Path | None = option(
+        None,
+        reason="Certificates (PEM) of authorities that count beside the system's, for private "
+        "networks.",
+    )
+    deny_networks: tuple[str, ...] = option(
+        DENIED_NETWORKS,
+        reason="Networks that strangers can't make this server connect to. Without them, whoever "
+        "names an address gets at the machine and its neighbours.",
+    )
+    allow_networks: tuple[str, ...] = option(
+        (), reason="Exceptions from the denied networks, for servers in a private network."
+    )
+    notaries: tuple[str, ...] = option(
+        (),
+        reason="Servers that are trusted to hand on other servers' keys, asked when those don't "
+        "answer.",
+    )
+    dns: tuple[str, ...] = option(
+        (),
+        reason="The name servers to ask, by address (1.2.3.4, 1.2.3.4:5353, [::1]:5353). Empty: "
+        "those of the system.",
+    )
+    connect_seconds: int = option(
+        10, reason="How long a connection to another server may take.", least=1, most=120
+    )
+    request_seconds: int = option(
+        60, reason="How long another server may take to answer.", least=5, most=600
+    )
+
+
 @dataclass(frozen=True)
 class Logging:
     level: Literal["debug", "info", "warning", "error"] = option(
@@ -310,6 +379,7 @@ SECTIONS: dict[str, type] = {
     "rooms": Rooms,
     "limits": Limits,
     "sync": Sync,
+    "federation": Federation,
     "logging": Logging,
     "metrics": Metrics,
     "support": Support,
@@ -331,6 +401,7 @@ class Config:
     rooms: Rooms
     limits: Limits
     sync: Sync
+    federation: Federation
     logging: Logging
     metrics: Metrics
     support: Support
@@ -391,6 +462,7 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         raise ConfigError(f"{source}: server.public_base_url must begin with https:// and a host")
     for proxy in server.trusted_proxies:
         _check_proxy(source, proxy)
+    _check_federation(source, config.federation)
     _check_support(source, config.support)
     if config.rooms.default_version not in ROOM_VERSIONS:
         raise ConfigError(
@@ -445,6 +517,32 @@ def _check_support(source: str, support: Support) -> None:
         address = getattr(support, name)
         if address and not all(address.partition("@")):
             raise ConfigError(f"{source}: support.{name} must be an e-mail address")
+
+
+def _check_federation(source: str, options: Federation) -> None:
+    for name in ("deny_networks", "allow_networks"):
+        for network in getattr(options, name):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"{source}: federation.{name}: {error}") from None
+    for notary in options.notaries:
+        if not is_server_name(notary):
+            raise ConfigError(f"{source}: federation.notaries: {notary!r} is no server name")
+    for place in options.dns:
+        if not _is_place(place):
+            raise ConfigError(f"{source}: federation.dns: {place!r} is no address")
+
+
+def _is_place(place: str) -> bool:
+    """Whether this is `address`, `address:port` or `[address]:port`."""
+    bare = f"[{place}]" if place.count(":") > 1 and "]" not in place else place
+    try:
+        parts = urlsplit(f"//{bare}")
+        ipaddress.ip_address(parts.hostname or "")
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _check_proxy(source: str, proxy: str) -> None:

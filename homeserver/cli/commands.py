@@ -20,6 +20,7 @@ COMMANDS = {
     "version": "homeserver.cli.operate:version",
     "config": "homeserver.cli.show:config",
     "user": "homeserver.cli.user:user",
+    "key": "homeserver.cli.key:key",
 }
 
 config_option = click.option(

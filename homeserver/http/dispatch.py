@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -20,7 +20,7 @@ from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
 
 from homeserver.errors import MatrixError
-from homeserver.http.endpoint import Call, Client, NoAuth, Request
+from homeserver.http.endpoint import Call, Client, NoAuth, Request, Server
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Route, Router
 from homeserver.http.shape import Empty, Raw, check_parameter, too_deep
@@ -56,6 +56,18 @@ class Authenticator(Protocol):
         """
 
 
+class ServerAuthenticator(Protocol):
+    """Says which server has signed a request."""
+
+    async def authenticate(
+        self, method: str, target: str, headers: Sequence[str], body: bytes
+    ) -> str:
+        """The name of the server that signed; `target` and `body` are as they came.
+
+        `headers` are the Authorization headers. Raises MatrixError M_UNAUTHORIZED (401).
+        """
+
+
 class Dispatcher:
     """Answers all requests of one router."""
 
@@ -70,8 +82,9 @@ class Dispatcher:
         max_body: int,
         *,
         query_tokens: bool = True,
+        servers: ServerAuthenticator | None = None,
     ) -> None:
-        """`query_tokens`: access tokens may stand in the query."""
+        """`query_tokens`: access tokens may stand in the query; `servers` knows other servers."""
         self._router = router
         self._services = services
         self._authenticator = authenticator
@@ -80,6 +93,7 @@ class Dispatcher:
         self._limits = limits
         self._max_body = max_body
         self._query_tokens = query_tokens
+        self._servers = servers
         self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
         self._numbers: Iterator[int] = itertools.count(1)
 
@@ -119,8 +133,11 @@ class Dispatcher:
         endpoint = route.endpoint
         request = Request(raw, query_string, self._remote_of)
         auth = endpoint.auth
-        session = None
-        if type(auth) is not NoAuth:
+        session = origin = data = None
+        if type(auth) is Server:
+            data = await _read(raw, endpoint.max_body or self._max_body)
+            origin = await self._origin(raw, data)
+        elif type(auth) is not NoAuth:
             session = await self._session(auth, request)
         if endpoint.limit != "none":
             self._limits.check(endpoint.limit, session, request)
@@ -129,17 +146,24 @@ class Dispatcher:
             if parameter.check is not None:
                 check_parameter(text, parameter.name, *parameter.check)
             arguments[parameter.name] = text
-        call = Call(self._services, endpoint, request, session, arguments)
+        call = Call(self._services, endpoint, request, session, arguments, origin)
         if endpoint.query is None and endpoint.body is None:
             return await endpoint.handler(call, **arguments)
         given = arguments.copy()
         if endpoint.query is not None:
             given["query"] = endpoint.query.read(request.query)
         if endpoint.body is not None:
-            data = await _read(raw, endpoint.max_body or self._max_body)
+            if data is None:
+                data = await _read(raw, endpoint.max_body or self._max_body)
             if data or not endpoint.body_optional:
                 given["body"] = endpoint.body.read(data)
         return await endpoint.handler(call, **given)
+
+    async def _origin(self, raw: web.BaseRequest, data: bytes) -> str:
+        if self._servers is None:
+            raise MatrixError("M_UNAUTHORIZED", "Federation is switched off", 401)
+        headers = raw.headers.getall(hdrs.AUTHORIZATION, [])
+        return await self._servers.authenticate(raw.method, _target(raw), headers, data)
 
     async def _session(self, auth: object, request: Request) -> "Session | None":
         token = _token(request, self._query_tokens)

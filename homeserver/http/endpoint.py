@@ -54,6 +54,14 @@ class OptionalClient(Auth):
 
 
 @dataclass(frozen=True, slots=True)
+class Server(Auth):
+    """The signature of another server, whose name is then `call.origin`.
+
+    spec: server-server-api#request-authentication
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class NoAuth(Auth):
     """Open to everybody."""
 
@@ -91,7 +99,7 @@ class Request:
 class Call:
     """One request to one endpoint: who asks, and the services that can answer."""
 
-    __slots__ = ("app", "endpoint", "maybe_session", "params", "request")
+    __slots__ = ("app", "endpoint", "maybe_origin", "maybe_session", "params", "request")
 
     def __init__(
         self,
@@ -100,11 +108,13 @@ class Call:
         request: Request,
         session: "Session | None",
         params: dict[str, str],
+        origin: str | None = None,
     ) -> None:
         self.app = app
         self.endpoint = endpoint
         self.request = request
         self.maybe_session = session
+        self.maybe_origin = origin
         self.params = params
 
     @property
@@ -113,6 +123,13 @@ class Call:
         if self.maybe_session is None:
             raise RuntimeError("this endpoint takes calls without a session")
         return self.maybe_session
+
+    @property
+    def origin(self) -> str:
+        """The server that asks; only for endpoints declared with `Server`."""
+        if self.maybe_origin is None:
+            raise RuntimeError("this endpoint takes calls that no server has signed")
+        return self.maybe_origin
 
     @property
     def path_hash(self) -> int:
@@ -245,6 +262,8 @@ _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
 
 def _usual_limit(method: str, auth: Auth) -> Limit:
+    if isinstance(auth, Server):
+        return "none"
     if not isinstance(auth, Client):
         return "open"
     return "read" if method == "GET" else "write"

@@ -1,0 +1,1 @@
+"""What this server answers to other servers: one module per chapter of the specification."""

@@ -1,0 +1,191 @@
+"""Speaking HTTP to another server, wherever it is.
+
+Owns the way of one request: not to a server that waits after a failure, few at a time to each and
+in all, over a route from `discovery`, one target after the other until a connection comes about;
+and the bookkeeping of success and failure afterwards. Invariant: a slow or silent server costs its
+own callers time, and nobody else. What is asked and how it is signed stands in `requests`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from federation.destinations import Destinations
+from federation.discovery import Discovery
+from homeserver.errors import RemoteError, Unreachable
+from homeserver.http.outbound import Answer, ConnectFailed, Outbound, OutboundFailed, Streamed
+from homeserver.matrix.canonical import JsonObject, decode_object
+from homeserver.matrix.errors import Malformed
+from homeserver.runtime.clock import Clock
+
+PER_SERVER = 10
+IN_ALL = 400
+MAX_TARGETS = 4
+# What a proxy says whose server is down.
+_GATEWAY_ERRORS = frozenset({502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One HTTP request to a server; `target` is path and query as they are sent."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+class ServerClient:
+    """The client of all other servers."""
+
+    def __init__(
+        self, outbound: Outbound, discovery: Discovery, destinations: Destinations, clock: Clock
+    ) -> None:
+        self._outbound = outbound
+        self._discovery = discovery
+        self._destinations = destinations
+        self._clock = clock
+        self._slots: dict[str, _Slot] = {}
+        self._all = asyncio.Semaphore(IN_ALL)
+
+    async def exchange(
+        self,
+        server: str,
+        request: Outgoing,
+        *,
+        seconds: float,
+        max_bytes: int,
+        despite_pause: bool = False,
+    ) -> Answer:
+        """The whole answer to a request, whatever its status; raises Unreachable.
+
+        `despite_pause` asks also a server that failed a moment ago. An answer that is too long, or
+        comes from a proxy whose server is down, counts as none.
+        """
+        if not despite_pause:
+            await self._destinations.check(server)
+        tried = None
+        try:
+            async with asyncio.timeout(seconds), self._slot(server):
+                tried = self._clock.now_ms()
+                async with self._open(server, request, seconds, max_bytes) as answer:
+                    body = b"".join([piece async for piece in answer.chunks()])
+        except TimeoutError:
+            raise await self._failed(server, f"no answer within {seconds:g} s", tried) from None
+        except OutboundFailed as error:
+            raise await self._failed(server, str(error), tried) from None
+        if answer.status in _GATEWAY_ERRORS and not _is_object(body):
+            reason = f"a proxy answers {answer.status} in its place"
+            raise await self._failed(server, reason, tried)
+        await self._destinations.succeeded(server)
+        return Answer(answer.status, answer.headers, body, answer.url)
+
+    @asynccontextmanager
+    async def stream(
+        self, server: str, request: Outgoing, *, seconds: float, max_bytes: int
+    ) -> AsyncIterator[Streamed]:
+        """The answer to a request as it comes; `chunks` of it raise OutboundFailed.
+
+        Raises Unreachable when the answer does not begin. A pause after failures is not kept.
+        """
+        tried = None
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(seconds):
+                    await held.enter_async_context(self._slot(server))
+                    tried = self._clock.now_ms()
+                    answer = await held.enter_async_context(
+                        self._open(server, request, seconds, max_bytes)
+                    )
+            except TimeoutError:
+                raise await self._failed(server, "no answer in time", tried) from None
+            except OutboundFailed as error:
+                raise await self._failed(server, str(error), tried) from None
+            await self._destinations.succeeded(server)
+            yield answer
+
+    @asynccontextmanager
+    async def _open(
+        self, server: str, request: Outgoing, seconds: float, max_bytes: int
+    ) -> AsyncIterator[Streamed]:
+        route = await self._discovery.route(server)
+        async with AsyncExitStack() as held:
+            answer = None
+            for number, target in enumerate(route.targets[:MAX_TARGETS], 1):
+                try:
+                    answer = await held.enter_async_context(
+                        self._outbound.open(
+                            request.method,
+                            target.url + request.target,
+                            headers={**request.headers, "Host": route.host},
+                            body=request.body,
+                            tls_name=route.tls_name if route.tls_name != target.host else None,
+                            seconds=seconds,
+                            max_bytes=max_bytes,
+                        )
+                    )
+                    break
+                except ConnectFailed:
+                    self._discovery.doubt(server, route)
+                    if number == min(len(route.targets), MAX_TARGETS):
+                        raise
+            assert answer is not None
+            yield answer
+
+    async def _failed(self, server: str, reason: str, tried: int | None) -> Unreachable:
+        if tried is None:
+            return Unreachable(server, "too many requests to it are under way")
+        retry = await self._destinations.failed(server, reason, tried)
+        return Unreachable(server, reason, retry)
+
+    @asynccontextmanager
+    async def _slot(self, server: str) -> AsyncIterator[None]:
+        """One of the few places for requests to this server, and one of all places."""
+        slot = self._slots.setdefault(server, _Slot())
+        slot.users += 1
+        try:
+            async with slot.free, self._all:
+                yield
+        finally:
+            slot.users -= 1
+            if not slot.users:
+                self._slots.pop(server, None)
+
+
+def json_of(server: str, answer: Answer) -> JsonObject:
+    """The JSON object of an answer with status 2xx; raises RemoteError."""
+    try:
+        body = decode_object(answer.body)
+    except Malformed as error:
+        raise RemoteError(server, answer.status, message=str(error)) from None
+    if 200 <= answer.status < 300:
+        return body
+    errcode, message, wait = (body.get(key) for key in ("errcode", "error", "retry_after_ms"))
+    if answer.status == 429 and not isinstance(wait, int):
+        digits = answer.headers.get("Retry-After", "")
+        wait = int(digits) * 1000 if digits.isascii() and digits.isdecimal() else None
+    raise RemoteError(
+        server,
+        answer.status,
+        errcode if isinstance(errcode, str) else "",
+        message if isinstance(message, str) else "",
+        body=body,
+        retry_after_ms=wait if isinstance(wait, int) else None,
+    )
+
+
+class _Slot:
+    __slots__ = ("free", "users")
+
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(PER_SERVER)
+        self.users = 0
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        decode_object(body)
+    except Malformed:
+        return False
+    return True

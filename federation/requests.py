@@ -1,0 +1,176 @@
+"""Asking another server, and being asked by one: signed on both sides.
+
+Owns outgoing requests as the rest of the project makes them, with JSON in and out and two
+exceptions, and the judgement on who sent an incoming one. Invariant: what is signed is, byte for
+byte, the target that is sent, and the one that came. Whether the asker may have what it asks for is
+the endpoints' matter.
+spec: server-server-api#request-authentication
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from federation.authorization import (
+    MAX_HEADERS,
+    Authorization,
+    authorise,
+    signatures_of,
+    signed_object,
+)
+from federation.client import Outgoing, ServerClient, json_of
+from federation.destinations import Destinations
+from federation.keyring import Keyring
+from homeserver.errors import MatrixError, Unreachable
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Malformed
+from homeserver.matrix.sign import SigningKey, verify_json
+
+MAX_BYTES = 10 * 1_048_576
+INLINE_BYTES = 262_144
+"""Longer bodies are decoded and verified in a thread."""
+
+Query = Mapping[str, str | int | Sequence[str]]
+
+
+def path_of(*segments: str) -> str:
+    """A path below `/_matrix/`: the first segment as it is, all others percent-encoded."""
+    return "/".join(["/_matrix/" + segments[0], *(quote(one, safe="") for one in segments[1:])])
+
+
+def target_of(path: str, query: Query | None = None) -> str:
+    """A request target from an encoded path and the parameters of a query."""
+    pairs = [
+        f"{quote(name, safe='')}={quote(str(value), safe='')}"
+        for name, given in (query or {}).items()
+        for value in ([given] if isinstance(given, str | int) else given)
+    ]
+    return f"{path}?{'&'.join(pairs)}" if pairs else path
+
+
+class Requests:
+    """Requests to other servers."""
+
+    def __init__(
+        self,
+        server_name: str,
+        key: SigningKey,
+        client: ServerClient,
+        seconds: float,
+        *,
+        enabled: bool = True,
+    ) -> None:
+        """`seconds` is how long an answer may take where a caller does not say."""
+        self._server_name = server_name
+        self._key = key
+        self._client = client
+        self._seconds = seconds
+        self._enabled = enabled
+
+    async def request(
+        self,
+        destination: str,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        timeout: float | None = None,
+        max_bytes: int = MAX_BYTES,
+        despite_pause: bool = False,
+    ) -> JsonObject:
+        """The JSON object that `destination` answers with.
+
+        `path` is encoded already (`path_of`); `body` must be fit for canonical JSON. `timeout` in
+        seconds bounds all of it, waiting for a free place included. Raises RemoteError for an
+        answer that is none, Unreachable without an answer; `despite_pause` asks also a server that
+        is left alone after failures.
+        """
+        outgoing = self.outgoing(destination, method, target_of(path, query), body)
+        answer = await self._client.exchange(
+            destination,
+            outgoing,
+            seconds=self._seconds if timeout is None else timeout,
+            max_bytes=max_bytes,
+            despite_pause=despite_pause,
+        )
+        return json_of(destination, answer)
+
+    def outgoing(
+        self, destination: str, method: str, target: str, body: JsonObject | None = None
+    ) -> Outgoing:
+        """A signed request, for what is read as a stream; raises Unreachable for ourselves."""
+        if not self._enabled:
+            raise Unreachable(destination, "federation is switched off")
+        if destination == self._server_name:
+            raise Unreachable(destination, "this is the server itself")
+        authorization = authorise(method, target, self._server_name, destination, body, self._key)
+        headers = {"Authorization": str(authorization)}
+        if body is None:
+            return Outgoing(method, target, headers)
+        headers["Content-Type"] = "application/json"
+        return Outgoing(method, target, headers, canonical.encode(body))
+
+
+class Inbound:
+    """Says which server has sent a request."""
+
+    def __init__(self, server_name: str, keyring: Keyring, destinations: Destinations) -> None:
+        self._server_name = server_name
+        self._keyring = keyring
+        self._destinations = destinations
+
+    async def authenticate(
+        self, method: str, target: str, headers: Sequence[str], body: bytes
+    ) -> str:
+        """The name of the server whose valid signature the request carries.
+
+        `headers` are its Authorization headers. Raises MatrixError: M_UNAUTHORIZED (401), or
+        M_NOT_JSON (400) for a body that is none.
+        """
+        matrix = [one for one in headers if one.lstrip().lower().startswith("x-matrix")]
+        if not matrix:
+            raise _unauthorized("The request is not signed: X-Matrix authorization is missing")
+        try:
+            given = [Authorization.parse(one) for one in matrix[:MAX_HEADERS]]
+            signatures = signatures_of(given)
+        except Malformed as error:
+            raise _unauthorized(str(error)) from None
+        origin, destination = given[0].origin, given[0].destination
+        if destination is not None and destination != self._server_name:
+            raise _unauthorized("The request was signed for another server")
+        if origin == self._server_name:
+            raise _unauthorized("The request claims to come from this server itself")
+        keys = await self._keyring.request_keys(origin, signatures)
+        if not keys:
+            raise _unauthorized("The key of the signature could not be found, or is not valid")
+        request = (method, target, origin, destination)
+        if len(body) <= INLINE_BYTES:
+            valid = _is_signed(request, signatures, keys, body)
+        else:
+            valid = await asyncio.to_thread(_is_signed, request, signatures, keys, body)
+        if not valid:
+            raise _unauthorized("The signature of the request is wrong")
+        await self._destinations.succeeded(origin)
+        return origin
+
+
+def _is_signed(
+    request: tuple[str, str, str, str | None],
+    signatures: Mapping[str, str],
+    keys: Mapping[str, bytes],
+    body: bytes,
+) -> bool:
+    try:
+        content = canonical.decode(body) if body else None
+        canonical.check(content, strict=False)
+    except Malformed:
+        raise MatrixError("M_NOT_JSON", "The body is not valid JSON", 400) from None
+    signed = signed_object(*request, content)
+    signed["signatures"] = {request[2]: dict(signatures)}
+    return verify_json(signed, request[2], keys)
+
+
+def _unauthorized(message: str) -> MatrixError:
+    return MatrixError("M_UNAUTHORIZED", message, 401)

@@ -1,0 +1,111 @@
+"""What federation is made of, built and connected once.
+
+Owns the order in which `app.py`'s parts of this package are made and ended, and the endpoints that
+they answer. Nothing here has behaviour of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from federation.api import version
+from federation.api.keys import key_endpoints
+from federation.client import ServerClient
+from federation.destinations import Destinations
+from federation.discovery import Discovery
+from federation.dns import NameServers
+from federation.key_store import KeyStore
+from federation.keyring import Keyring
+from federation.lookups import Lookups
+from federation.notary import NotaryService
+from federation.own_keys import OwnKeys
+from federation.requests import Inbound, Requests
+from federation.wellknown import WellKnown
+from homeserver.config import Config
+from homeserver.http.addresses import AddressRules
+from homeserver.http.endpoint import Endpoint, endpoints_of
+from homeserver.http.outbound import Outbound, tls_context
+from homeserver.matrix.sign import SigningKey
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from storage import federation as store
+from storage.engine import Database
+
+TIDY_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts that others use."""
+
+    clock: Clock
+    commits: CommitQueue
+    outbound: Outbound
+    lookups: Lookups
+    discovery: Discovery
+    destinations: Destinations
+    client: ServerClient
+    requests: Requests
+    own_keys: OwnKeys
+    keyring: Keyring
+    notary: NotaryService
+    inbound: Inbound
+
+    @classmethod
+    async def build(
+        cls,
+        config: Config,
+        keys: Sequence[SigningKey],
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+    ) -> "Federation":
+        """Make everything; raises OSError when the file of authorities can't be used."""
+        options, name = config.federation, config.server.name
+        lookups = Lookups(database, commits, clock)
+        names = NameServers(lookups, options.dns)
+        outbound = Outbound(
+            names,
+            AddressRules(options.deny_networks, options.allow_networks),
+            tls_context(options.verify_certificates, options.ca_file),
+            options.connect_seconds,
+        )
+        discovery = Discovery(lookups, names, WellKnown(lookups, outbound, clock))
+        destinations = Destinations(database, commits, clock)
+        client = ServerClient(outbound, discovery, destinations, clock)
+        own = await OwnKeys.load(name, keys, database, commits, clock)
+        key_store = KeyStore(database, commits, clock)
+        keyring = Keyring(own, key_store, client, clock)
+        keyring.trust(options.notaries)
+        return cls(
+            clock=clock,
+            commits=commits,
+            outbound=outbound,
+            lookups=lookups,
+            discovery=discovery,
+            destinations=destinations,
+            client=client,
+            requests=Requests(
+                name, keys[0], client, options.request_seconds, enabled=options.enabled
+            ),
+            own_keys=own,
+            keyring=keyring,
+            notary=NotaryService(own, key_store, keyring, clock),
+            inbound=Inbound(name, keyring, destinations),
+        )
+
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints of the API "federation"."""
+        return [*endpoints_of(version), *key_endpoints(self.own_keys, self.notary)]
+
+    async def tidy(self) -> None:
+        """Forget what is too old to be of use, every hour, until cancelled."""
+        while True:
+            await self.clock.sleep(TIDY_SECONDS)
+            await self.commits.commit([store.lookups_forgotten(self.clock.now_ms())])
+            await self.destinations.forget_strangers()
+
+    async def close(self) -> None:
+        """Give up what is under way and drop every connection."""
+        await self.keyring.close()
+        await self.lookups.close()
+        await self.outbound.close()
