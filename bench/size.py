@@ -6,6 +6,7 @@ the size of the whole database over the size of the events' canonical JSON: at m
 """
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,6 +106,7 @@ async def replay(
     config: Config, events: int, members: int, tell: Callable[[str], None]
 ) -> Replayed:
     """Live until the room has so many events; then stop the server and measure."""
+    logging.getLogger("homeserver").setLevel(logging.ERROR)
     clock = FakeClock()
     app = App(config, clock)
     await app.start()

@@ -307,7 +307,7 @@ class RedactionRow(NamedTuple):
 @table(
     "txn_ids",
     key=("device_nid", "path_hash", "txn_id"),
-    indexes=[Index(("event_nid",)), Index(("ts",))],
+    indexes=[Index(("event_nid",))],
 )
 class TxnIdRow(NamedTuple):
     device_nid: int
@@ -518,12 +518,12 @@ class ProfileRow(NamedTuple):
 class ProfileChangeRow(NamedTuple):
     """A profile of which not all rooms may know yet.
 
-    `former` is JSON: by field, the values that rooms may still show; `job_nid` the newest job that
-    tells them.
+    `former` is JSON: by field, the values that rooms may still show; `number` names the newest
+    change, so that a job which tells of an older one can stop.
     """
 
     user_nid: int
-    job_nid: int
+    number: int
     former: bytes
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
-from storage.engine import Database
+from storage.beside import Reader
 from storage.schema import TABLES
 
 FREE: Final = "free pages"
@@ -43,6 +43,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "aliases": "rooms",
     "users": "accounts",
     "profiles": "accounts",
+    "presence": "accounts",
     "devices": "accounts",
     "access_tokens": "accounts",
 }
@@ -125,7 +126,7 @@ class Sizes:
     elsewhere: Mapping[str, int]
 
 
-async def sizes(db: Database, *, log_bytes: int = 0, most_rooms: int = 20) -> Sizes:
+async def sizes(db: Reader, *, log_bytes: int = 0, most_rooms: int = 20) -> Sizes:
     """Explain the size of the database; `log_bytes` is the size of files beside it."""
     tables, total, free = await _tables(db)
     weights = await _weights(db)
@@ -159,7 +160,7 @@ async def sizes(db: Database, *, log_bytes: int = 0, most_rooms: int = 20) -> Si
     )
 
 
-async def _tables(db: Database) -> tuple[list[TableSize], int, int]:
+async def _tables(db: Reader) -> tuple[list[TableSize], int, int]:
     """The tables, the size of the database, and how much of it is free pages."""
     if db.dialect == "sqlite":
         rows = await db.scan(_SQLITE_PAGES)
@@ -179,7 +180,7 @@ async def _tables(db: Database) -> tuple[list[TableSize], int, int]:
     return found, int(total), int(free)
 
 
-async def _weights(db: Database) -> dict[str, Mapping[int, int]]:
+async def _weights(db: Reader) -> dict[str, Mapping[int, int]]:
     """By table, the weight of each room in it; a table that is missing belongs to no room."""
     events = await _by_room(db, _EVENTS_BY_ROOM)
     weights: dict[str, Mapping[int, int]] = dict.fromkeys(("events", *_OF_EVENTS), events)
@@ -193,11 +194,11 @@ async def _weights(db: Database) -> dict[str, Mapping[int, int]]:
     return weights
 
 
-async def _by_room(db: Database, sql: LiteralString) -> dict[int, int]:
+async def _by_room(db: Reader, sql: LiteralString) -> dict[int, int]:
     return {room_nid: int(weight) for room_nid, weight in await db.scan(sql)}
 
 
-async def _json_by_room(db: Database, events: Mapping[int, int]) -> dict[int, int]:
+async def _json_by_room(db: Reader, events: Mapping[int, int]) -> dict[int, int]:
     """Bytes of JSON by room: the mean length of a sample times the number of events."""
     ((last,),) = await db.scan(_LAST_EVENT)
     sample = range(1, last + 1, max(1, last // _SAMPLE))

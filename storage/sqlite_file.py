@@ -5,6 +5,7 @@ of when the process ends, however it ends. Connections differ by purpose in thei
 Nothing here knows of tables.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -15,6 +16,7 @@ import apsw
 from storage.engine import DatabaseInUse, StorageError
 
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
+_PLAIN_HEADER = b"SQLite format 3\0"
 
 
 class DatabaseFile:
@@ -22,18 +24,17 @@ class DatabaseFile:
 
     def __init__(self, path: Path, *, key_file: Path | None, durable: bool) -> None:
         self.path = path
-        self._key = None if key_file is None else _read_key(key_file)
+        self._key_file = key_file
+        self._key = None if key_file is None else read_key(key_file)
         self._synchronous = "FULL" if durable else "OFF"
         self._lock = _lock(path)
+        with contextlib.suppress(OSError):
+            rekeyed_path(path).unlink()  # a change of the key that was broken off
 
     def connect(self, *, cache_kib: int, read_only: bool = True) -> apsw.Connection:
         """A connection with a page cache of at most `cache_kib`; raises `StorageError`."""
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        connection = _open(self.path, self._key, self._key_file)
         try:
-            connection = apsw.Connection(str(self.path), flags=flags, statementcachesize=500)
-            if self._key is not None:
-                connection.pragma("cipher", "aegis")
-                connection.pragma("key", f"raw:{self._key}")
             connection.set_busy_timeout(10_000)
             if connection.pragma("journal_mode", "wal") != "wal":
                 raise StorageError(f"{self.path} can't be used in WAL mode")
@@ -44,11 +45,6 @@ class DatabaseFile:
             connection.wal_autocheckpoint(0)
             if read_only:
                 connection.pragma("query_only", True)
-        except apsw.NotADBError:
-            reason = "it is not a database" if self._key is None else "the key does not fit"
-            raise StorageError(
-                f"{self.path} can't be read: {reason} (an encrypted one needs database.key_file)"
-            ) from None
         except apsw.Error as error:
             raise StorageError(f"{self.path} can't be opened: {error}") from error
         return connection
@@ -58,7 +54,54 @@ class DatabaseFile:
         os.close(self._lock)
 
 
-def _read_key(key_file: Path) -> str:
+def open_file(path: Path, key_file: Path | None, *, existing: bool) -> apsw.Connection:
+    """A connection that holds no lock, to a file that must exist if `existing`.
+
+    Raises `StorageError`, also for a key that does not fit.
+    """
+    if existing and not path.exists():
+        raise StorageError(f"{path} does not exist")
+    connection = _open(path, None if key_file is None else read_key(key_file), key_file)
+    connection.set_busy_timeout(10_000)
+    return connection
+
+
+def rekeyed_path(path: Path) -> Path:
+    """Where a copy under another key is made before it takes the place of `path`."""
+    return path.with_name(path.name + ".rekey")
+
+
+def _open(path: Path, key: str | None, key_file: Path | None) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    try:
+        connection = apsw.Connection(str(path.absolute()), flags=flags, statementcachesize=500)
+        if key is not None:
+            connection.pragma("cipher", "aegis")
+            connection.pragma("key", f"raw:{key}")
+        connection.pragma("schema_version")
+    except apsw.NotADBError:
+        raise StorageError(_unreadable(path, key_file)) from None
+    except apsw.Error as error:
+        raise StorageError(f"{path} can't be opened: {error}") from error
+    return connection
+
+
+def _unreadable(path: Path, key_file: Path | None) -> str:
+    """Why the file can't be read with this key, or without one."""
+    if key_file is None:
+        return f"{path} is encrypted or no database: database.key_file must name its key"
+    with open(path, "rb") as file:
+        plain = file.read(len(_PLAIN_HEADER)) == _PLAIN_HEADER
+    if plain:
+        return (
+            f"{path} is not encrypted, but database.key_file is set: encrypt it with"
+            " `homeserver db rekey`, or remove the option"
+        )
+    return f"{path} can't be read: the key in {key_file} does not fit it"
+
+
+def read_key(key_file: Path) -> str:
+    """The key in a file, 64 hexadecimal digits; raises `StorageError`."""
     try:
         text = key_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -141,6 +141,24 @@ def test_the_database_is_checked_only_while_nobody_uses_it(folder: Path) -> None
     assert (checked.returncode, "No differences" in checked.stdout) == (0, True)
 
 
+def test_it_is_copied_and_measured_while_it_runs(folder: Path) -> None:
+    with running(folder):
+        assert command(folder, "user", "create", "bob", "--generate").returncode == 0
+        done = command(folder, "db", "export", "copy.db")
+        assert done.returncode == 0, done.stderr
+        sizes = json.loads(command(folder, "db", "size", "--json").stdout)
+        assert sum(sizes["kinds"].values()) == sizes["total"]
+        assert sizes["kinds"]["write-ahead log"] > 0
+        refused = command(folder, "db", "rekey", "--new-key-file", "k")
+        assert "is open in another process" in refused.stderr
+        assert not (folder / "k").exists()
+    (folder / "copy.db").replace(folder / "data" / "homeserver.db")
+    with running(folder) as server:
+        done = command(folder, "user", "create", "bob", "--generate")
+        assert "taken" in done.stderr or "in use" in done.stderr, done.stderr
+        assert server.get("/_matrix/client/versions")[0] == 200
+
+
 def test_a_taken_port_is_one_sentence(folder: Path) -> None:
     with running(folder) as server:
         port = server.url.rpartition(":")[2]

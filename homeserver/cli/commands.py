@@ -21,6 +21,7 @@ COMMANDS = {
     "config": "homeserver.cli.show:config",
     "user": "homeserver.cli.user:user",
     "key": "homeserver.cli.key:key",
+    "db": "homeserver.cli.database:db",
 }
 
 config_option = click.option(
@@ -33,6 +34,9 @@ config_option = click.option(
     show_default=True,
     help="The configuration file.",
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 class Commands(click.Group):

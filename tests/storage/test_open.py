@@ -58,7 +58,7 @@ async def test_an_encrypted_file_needs_its_key(tmp_path: Path) -> None:
     await database.close()
     assert b"plainly readable" not in path.read_bytes()
     for key_file, reason in (
-        (wrong, "the key does not fit"),
+        (wrong, "does not fit"),
         (None, "key_file"),
         (bad, "64 hexadecimal digits"),
         (tmp_path / "absent", "can't be read"),

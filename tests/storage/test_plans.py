@@ -28,7 +28,7 @@ WHOLE_TABLES_ARE_THEIR_PURPOSE = (
     "size.py",
 )
 SMALL = {"stream", "views", "workers", "numbers", "meta", "timelines", "own_keys"}
-ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC")
+ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC", "ORDER BY event_nid LIMIT")
 
 
 def texts(dialect: str) -> Iterator[str]:
