@@ -8,6 +8,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
     from client_api import (
         account_data,
         accounts,
+        administration,
         capabilities,
         devices,
         directory,
@@ -22,7 +23,9 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         rooms,
         sync,
         tags,
+        third_party_ids,
         typing,
+        uia,
         versions,
         wellknown,
     )
@@ -30,6 +33,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
     modules = (
         account_data,
         accounts,
+        administration,
         capabilities,
         devices,
         directory,
@@ -43,7 +47,9 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         rooms,
         sync,
         tags,
+        third_party_ids,
         typing,
+        uia,
         versions,
         wellknown,
     )

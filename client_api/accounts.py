@@ -5,10 +5,10 @@ spec: client-server-api#account-registration
 
 from typing import Literal
 
-from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
-from homeserver.http.shape import Reply, Shape
+from homeserver.http.shape import Empty, Reply, Shape
 from homeserver.matrix.canonical import JsonObject
+from homeserver.users import accounts
 from homeserver.users.registration import RegistrationRequest
 from homeserver.users.sessions import DeviceRequest
 
@@ -31,6 +31,8 @@ class Registered(Reply):
     user_id: str
     access_token: str | None = None
     device_id: str | None = None
+    refresh_token: str | None = None
+    expires_in_ms: int | None = None
 
 
 @endpoint(
@@ -42,19 +44,30 @@ class Registered(Reply):
 async def register(call: Call, query: RegisterQuery, body: RegisterBody) -> Registered:
     """Make an account, step by step."""
     if query.kind == "guest":
-        raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "This server takes no guests", 403)
-    made = await call.app.registration.register(
-        RegistrationRequest(
-            username=body.username,
-            password=body.password,
-            auth=body.auth,
-            device=DeviceRequest(body.device_id, body.initial_device_display_name),
-            inhibit_login=bool(body.inhibit_login),
-        )
+        made = await call.app.registration.register_guest(body.initial_device_display_name)
+    else:
+        made = await call.app.registration.register(_request(body))
+    return _registered(made)
+
+
+def _request(body: RegisterBody) -> RegistrationRequest:
+    name, refreshes = body.initial_device_display_name, bool(body.refresh_token)
+    return RegistrationRequest(
+        username=body.username,
+        password=body.password,
+        auth=body.auth,
+        device=DeviceRequest(body.device_id, name, refreshes),
+        inhibit_login=bool(body.inhibit_login),
     )
-    if made.session is None:
+
+
+def _registered(made: accounts.Registered) -> Registered:
+    begun = made.session
+    if begun is None:
         return Registered(made.user_id)
-    return Registered(made.user_id, made.session.access_token, made.session.device_id)
+    return Registered(
+        made.user_id, begun.access_token, begun.device_id, begun.refresh_token, begun.expires_in_ms
+    )
 
 
 class UsernameQuery(Shape):
@@ -112,3 +125,43 @@ async def whoami(call: Call) -> WhoAmI:
     """Whose access token this is."""
     session = call.session
     return WhoAmI(session.user_id, session.device_id, session.is_guest)
+
+
+class PasswordBody(Shape):
+    new_password: str
+    logout_devices: bool = True
+    auth: JsonObject | None = None
+
+
+@endpoint(
+    "POST /_matrix/client/v3/account/password",
+    spec="client-server-api#post_matrixclientv3accountpassword",
+    auth=Client(),
+)
+async def change_password(call: Call, body: PasswordBody) -> Empty:
+    """Change one's password, after the present one was given."""
+    await call.app.credentials.change_password(
+        call.session, body.new_password, body.auth, log_out=body.logout_devices
+    )
+    return Empty()
+
+
+class DeactivateBody(Shape):
+    auth: JsonObject | None = None
+    id_server: str | None = None
+    erase: bool = False
+
+
+class Unbound(Shape):
+    id_server_unbind_result: Literal["success", "no-support"]
+
+
+@endpoint(
+    "POST /_matrix/client/v3/account/deactivate",
+    spec="client-server-api#post_matrixclientv3accountdeactivate",
+    auth=Client(),
+)
+async def deactivate(call: Call, body: DeactivateBody = DeactivateBody()) -> Unbound:
+    """Close one's account for ever, after the password was given."""
+    await call.app.deactivation.request(call.session, body.auth, erase=body.erase)
+    return Unbound("success")

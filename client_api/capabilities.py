@@ -17,7 +17,7 @@ async def get_capabilities(call: Call) -> JsonObject:
     """The capabilities of the server."""
     return {
         "capabilities": {
-            "m.change_password": {"enabled": False},
+            "m.change_password": {"enabled": True},
             "m.forget_forced_upon_leave": {"enabled": False},
             "m.room_versions": {
                 "default": call.app.config.rooms.default_version,
@@ -27,6 +27,6 @@ async def get_capabilities(call: Call) -> JsonObject:
             "m.set_avatar_url": {"enabled": True},
             "m.profile_fields": {"enabled": True},
             "m.3pid_changes": {"enabled": False},
-            "m.get_login_token": {"enabled": False},
+            "m.get_login_token": {"enabled": call.app.config.sessions.login_tokens},
         }
     }

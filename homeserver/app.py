@@ -22,6 +22,7 @@ from homeserver.push.unread import Unread
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
+from homeserver.rooms.erased import Erased
 from homeserver.rooms.history import History
 from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
@@ -59,16 +60,22 @@ from homeserver.streams.ring import Ring
 from homeserver.streams.sections import Sections
 from homeserver.streams.sync import NewsDesk, Sync
 from homeserver.streams.tokens import Timelines
-from homeserver.users import profiles
+from homeserver.users import deactivation, profiles
+from homeserver.users.access_tokens import Lifetimes
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
+from homeserver.users.credentials import Credentials
+from homeserver.users.deactivation import Deactivation, Departure
 from homeserver.users.devices import Devices
 from homeserver.users.filters import Filters
 from homeserver.users.inbox import UserInbox
+from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
+from homeserver.users.moderation import Moderation
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
-from homeserver.users.profiles import Profiles, ProfileSpread
+from homeserver.users.profile_spread import ProfileSpread
+from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
@@ -204,8 +211,11 @@ class App:
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
         members = Members(rooms, commits, memberships, database, names, user_profiles.in_rooms)
-        spread = ProfileSpread(rooms, members, memberships, names)
-        jobs.handle({profiles.JOB: spread.run})
+        spread = ProfileSpread(user_profiles, rooms, memberships, names, database)
+        erased = Erased(database, commits)
+        await erased.load()
+        departure = Departure(rooms, members, memberships, names, erased)
+        jobs.handle({profiles.JOB: spread.run, deactivation.JOB: departure.run})
 
         timeline, state, readers = (
             Timeline(database, views),
@@ -236,21 +246,26 @@ class App:
         )
 
         account_data = AccountData(database, commits, publisher, self._inbox)
-        passwords = Passwords(PasswordCost(*config.passwords.argon2))
+        passwords = Passwords(
+            PasswordCost(*config.passwords.argon2), pepper=config.passwords.bcrypt_pepper
+        )
         self._passwords = passwords
-        sessions = Sessions(database, commits, numbers, self._inbox, clock)
+        lifetimes = Lifetimes.configured(config.sessions)
+        sessions = Sessions(database, commits, numbers, self._inbox, clock, lifetimes)
         self._sessions = sessions
         registration_tokens = RegistrationTokens(database, commits, clock)
+        logins = Logins(database, commits, passwords, self.limits, server_name)
         interactive = Interactive(
-            database, commits, passwords, registration_tokens, clock, server_name
+            database, commits, logins, registration_tokens, clock, server_name
         )
+        login_tokens = LoginTokens(database, commits, sessions, interactive, clock)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
         registration = Registration(
-            config.registration.mode, accounts, interactive, registration_tokens
+            config.registration, config.terms, accounts, interactive, registration_tokens
         )
         self._tasks.service("jobs", jobs.run)
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
-        self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive))
+        self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive, login_tokens))
         self.metrics.gauge(
             "homeserver_stream_position", "The last position published", lambda: ring.pos
         )
@@ -264,6 +279,8 @@ class App:
             create_room=CreateRoom(
                 rooms, names, numbers, clock, server_name, config.rooms.default_version
             ),
+            credentials=Credentials(database, commits, passwords, sessions, interactive),
+            deactivation=Deactivation(database, sessions, interactive, jobs),
             devices=Devices(database, commits, sessions, interactive),
             directory=Directory(rooms, commits, database, names, server_name),
             event_stream=EventStream(
@@ -274,9 +291,11 @@ class App:
             initial_sync=InitialSync(sync, history, rooms, memberships, timelines, database),
             interactive=interactive,
             limits=self.limits,
-            logins=Logins(database, passwords, self.limits, server_name),
+            login_tokens=login_tokens,
+            logins=logins,
             members=members,
             memberships=memberships,
+            moderation=Moderation(database, commits, sessions, server_name),
             own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
@@ -337,11 +356,14 @@ class App:
         }
         return Server(bindings, endpoints, dispatcher, self.health, config.compat.old_clients)
 
-    async def _tidy_up(self, sessions: Sessions, interactive: Interactive) -> None:
+    async def _tidy_up(
+        self, sessions: Sessions, interactive: Interactive, login_tokens: LoginTokens
+    ) -> None:
         while True:
             await self.clock.sleep(_TIDY_UP_SECONDS)
             await sessions.save_seen()
             await interactive.forget_expired()
+            await login_tokens.forget_expired()
 
 
 def run(config: Config) -> None:

@@ -22,9 +22,13 @@ from homeserver.streams.memberships import Memberships
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
+from homeserver.users.credentials import Credentials
+from homeserver.users.deactivation import Deactivation
 from homeserver.users.devices import Devices
 from homeserver.users.filters import Filters
+from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
+from homeserver.users.moderation import Moderation
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import Passwords
 from homeserver.users.profiles import Profiles
@@ -45,6 +49,8 @@ class Services:
     account_data: AccountData
     accounts: Accounts
     create_room: CreateRoom
+    credentials: Credentials
+    deactivation: Deactivation
     devices: Devices
     directory: Directory
     event_stream: EventStream
@@ -53,9 +59,11 @@ class Services:
     initial_sync: InitialSync
     interactive: Interactive
     limits: RateLimits
+    login_tokens: LoginTokens
     logins: Logins
     members: Members
     memberships: Memberships
+    moderation: Moderation
     own_rooms: OwnRooms
     pages: Pages
     passwords: Passwords

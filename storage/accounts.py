@@ -45,9 +45,22 @@ async def users_by_localpart(db: Database, localparts: Collection[str]) -> dict[
     return {row[1]: UserRow(*row) for row in rows}
 
 
-async def any_user(db: Database) -> bool:
-    """Whether there is an account at all."""
-    return bool(await db.fetch("SELECT user_nid FROM users ORDER BY user_nid LIMIT 1"))
+async def users_after(db: Database, localpart: str, limit: int) -> list[UserRow]:
+    """Up to `limit` accounts whose localparts come after this one, in their order."""
+    rows = await db.scan(
+        "SELECT user_nid, localpart, password, flags, created_ts FROM users WHERE localpart > ?"
+        " ORDER BY localpart LIMIT ?",
+        localpart,
+        limit,
+    )
+    return [UserRow(*row) for row in rows]
+
+
+async def any_account(db: Database) -> bool:
+    """Whether there is an account at all, guests apart."""
+    return bool(
+        await db.fetch("SELECT user_nid FROM users WHERE flags & 4 = 0 ORDER BY user_nid LIMIT 1")
+    )
 
 
 async def token_owners(db: Database, token_hashes: Collection[bytes]) -> dict[bytes, TokenOwner]:
@@ -141,7 +154,7 @@ async def profiles(db: Database, user_nids: Collection[int]) -> dict[int, dict[s
 async def profile_changes(db: Database, user_nids: Collection[int]) -> dict[int, ProfileChangeRow]:
     """By user, the change of the profile that not all rooms may know yet."""
     rows = await db.fetch(
-        "SELECT user_nid, job_nid, former FROM profile_changes WHERE user_nid IN (??)", user_nids
+        "SELECT user_nid, number, former FROM profile_changes WHERE user_nid IN (??)", user_nids
     )
     return {row[0]: ProfileChangeRow(*row) for row in rows}
 

@@ -30,6 +30,7 @@ from homeserver.matrix.errors import Malformed, Rejected
 from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.logs import REQUEST, mask
 from homeserver.runtime.metrics import EndpointMetrics, Metrics
+from homeserver.users.access_tokens import user_locked
 
 if TYPE_CHECKING:
     from homeserver.services import Services
@@ -178,7 +179,11 @@ class Dispatcher:
             except MatrixError:
                 self._limits.check("unknown_token", None, request)
                 raise
+        if session.is_locked and not (isinstance(auth, Client) and auth.locked):
+            raise user_locked()
         if isinstance(auth, Client):
+            if session.is_suspended and not auth.suspended:
+                raise MatrixError("M_USER_SUSPENDED", "You can't do this while suspended", 403)
             if session.is_guest and not auth.guests:
                 raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)
             if auth.admin and not session.is_admin:

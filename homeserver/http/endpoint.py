@@ -39,13 +39,15 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Client(Auth):
-    """An access token; guests and ordinary users are let in as declared.
+    """An access token; guests, suspended, locked and ordinary users are let in as declared.
 
     spec: client-server-api#using-access-tokens
     """
 
     guests: bool = False
     admin: bool = False
+    suspended: bool = True
+    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ routes nor sockets.
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NewType
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -35,6 +36,10 @@ class Shape(msgspec.Struct):
 
 class Reply(Shape, omit_defaults=True):
     """Base of replies whose optional keys are left out while they have their default."""
+
+
+class Form(Shape):
+    """Base of bodies that come from a page in a browser, `a=b&c=d`."""
 
 
 class Empty:
@@ -108,11 +113,13 @@ VALIDATORS: dict[object, tuple[str, Callable[[str], bool]]] = {
 
 
 class BodyReader:
-    """Reads JSON bodies of one declared type: a `Shape` or any JSON object."""
+    """Reads JSON bodies of one declared type: a `Shape` or any JSON object; or forms."""
 
-    __slots__ = ("_checks", "_decode", "_is_shape")
+    __slots__ = ("_checks", "_decode", "_form", "_is_shape")
 
     def __init__(self, body_type: Any) -> None:
+        is_form = isinstance(body_type, type) and issubclass(body_type, Form)
+        self._form = QueryReader(body_type) if is_form else None
         self._is_shape = isinstance(body_type, type) and issubclass(body_type, Shape)
         self._decode = canonical.decoder(body_type if self._is_shape else dict[str, Any]).decode
         self._checks = _id_fields(body_type) if self._is_shape else ()
@@ -124,6 +131,8 @@ class BodyReader:
         M_BAD_JSON for a wrong type, the latter two naming the field.
         spec: client-server-api#common-error-codes
         """
+        if self._form is not None:
+            return self._form.read(_fields(data))
         try:
             value = self._decode(data)
             if not data.isascii():
@@ -173,6 +182,17 @@ class QueryReader:
         for field, name, valid in self._checks:
             _check_id(getattr(value, field), field, name, valid)
         return value
+
+
+def _fields(data: bytes) -> dict[str, list[str]]:
+    """The fields of a form."""
+    try:
+        fields = parse_qs(data.decode(), keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError:
+        raise MatrixError.bad_json("The body is not the form that belongs here") from None
+    if any("\0" in text for texts in fields.values() for text in texts):
+        raise MatrixError.bad_json("Text may not hold the character U+0000")
+    return fields
 
 
 def too_deep() -> MatrixError:

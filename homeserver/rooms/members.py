@@ -225,26 +225,6 @@ class Members:
         await self._rooms.change(room, verb)
         self._memberships.forgotten(user_nid, room.nid)
 
-    async def update_profile(self, user_id: str, room: Room) -> None:
-        """Let the user's member event of a room show the profile as it is now."""
-        profile = await self._profile(user_id)
-
-        def verb(sending: Sending) -> None:
-            current = sending.head.event("m.room.member", user_id)
-            if current is None or current.content.get("membership") != "join":
-                return
-            kept = {
-                key: value
-                for key, value in current.content.items()
-                if key not in ("displayname", "avatar_url", "reason", _AUTHORISED_VIA)
-            }
-            content = {**kept, **profile}
-            shown = {key: current.content.get(key) for key in ("displayname", "avatar_url")}
-            if shown != {key: profile.get(key) for key in shown}:
-                sending.add(Draft(user_id, "m.room.member", content, user_id))
-
-        await self._rooms.change(room, verb)
-
     async def _local_members(self, room: Room) -> list[str]:
         nids = (await local_members(self._database, [room.nid])).get(room.nid, set())
         return sorted((await self._names.names(nids)).values())

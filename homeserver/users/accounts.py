@@ -7,7 +7,8 @@ spec: client-server-api#account-registration
 """
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import encode
@@ -20,20 +21,25 @@ from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_devi
 from storage import accounts as store
 from storage.changes import Change, Conflict, Insert, Missed
 from storage.engine import Database
-from storage.schema import ADMIN, MetaRow, ProfileRow, UserRow
+from storage.schema import ADMIN, GUEST, AcceptedTermsRow, MetaRow, ProfileRow, UserRow
 
 _FIRST_ACCOUNT = "first_account"
 
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """An account to be made. Without a `device` nobody is logged in."""
+    """An account to be made. Without a `device` nobody is logged in.
+
+    `accepted` are the policies that its user has accepted, with their versions.
+    """
 
     localpart: str
     password: str | None = None
     admin: bool = False
     displayname: str | None = None
     device: DeviceRequest | None = None
+    guest: bool = False
+    accepted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,14 @@ class Accounts:
         hashed = await self._passwords.hash(new.password) if new.password is not None else None
         user_id = f"@{localpart}:{self._server_name}"
         user_nid = (await self._names.nids([user_id]))[user_id]
-        flags = ADMIN if new.admin else 0
-        user = UserRow(user_nid, localpart, hashed, flags, self._clock.now_ms())
+        flags = (ADMIN if new.admin else 0) | (GUEST if new.guest else 0)
+        now = self._clock.now_ms()
+        user = UserRow(user_nid, localpart, hashed, flags, now)
         changes: list[Change] = list(also)
+        changes += [
+            Insert(AcceptedTermsRow(user_nid, policy, version, now))
+            for policy, version in new.accepted.items()
+        ]
         if new.displayname is not None:
             changes.append(Insert(ProfileRow(user_nid, "displayname", encode(new.displayname))))
         begun = None
@@ -110,8 +121,8 @@ class Accounts:
 
     async def _commit(self, user: UserRow, changes: list[Change]) -> None:
         if not self._has_accounts:
-            self._has_accounts = await store.any_user(self._database)
-        if not self._has_accounts:
+            self._has_accounts = await store.any_account(self._database)
+        if not self._has_accounts and not user.flags & GUEST:
             first = Insert(MetaRow(_FIRST_ACCOUNT, user.localpart))
             admin = user._replace(flags=user.flags | ADMIN)
             try:

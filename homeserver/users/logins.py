@@ -9,19 +9,28 @@ spec: client-server-api#legacy-login
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime.limits import RateLimits
+from homeserver.streams.commit import CommitQueue
+from homeserver.users.access_tokens import user_locked
 from homeserver.users.passwords import Passwords
 from storage import accounts as store
+from storage.account_changes import password_renewed
 from storage.engine import Database
-from storage.schema import DEACTIVATED, UserRow
+from storage.schema import DEACTIVATED, LOCKED, UserRow
 
 
 class Logins:
     """Finds and checks the account of a login by password."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, limits: RateLimits, server_name: str
+        self,
+        database: Database,
+        commits: CommitQueue,
+        passwords: Passwords,
+        limits: RateLimits,
+        server_name: str,
     ) -> None:
         self._database = database
+        self._commits = commits
         self._passwords = passwords
         self._limits = limits
         self._server_name = server_name
@@ -31,7 +40,7 @@ class Logins:
 
         `request` holds `identifier`, or the older `user`, `medium` and `address`. Raises
         `MatrixError` M_FORBIDDEN for a wrong password or account, M_USER_DEACTIVATED,
-        M_LIMIT_EXCEEDED, and those of `localpart_of`.
+        M_USER_LOCKED, M_LIMIT_EXCEEDED, and those of `localpart_of`.
         """
         localpart = localpart_of(request, self._server_name)
         if localpart is not None:
@@ -44,13 +53,38 @@ class Logins:
         if user is None or not right:
             raise MatrixError.forbidden("The name or the password is wrong")
         self._limits.forgive("login_account", user.localpart.lower())
+        check_standing(user)
+        await self._renew(user, password)
         return user
+
+    async def proves(self, user: UserRow, password: str) -> bool:
+        """Whether this is the user's password; `MatrixError` M_LIMIT_EXCEEDED after wrong ones."""
+        self._limits.charge("login_account", user.localpart.lower())
+        right = await self._passwords.matches(password, user.password)
+        if right:
+            self._limits.forgive("login_account", user.localpart.lower())
+            await self._renew(user, password)
+        return right
+
+    async def _renew(self, user: UserRow, password: str) -> None:
+        """Put a hash of today in place of one from elsewhere, or of another cost."""
+        if user.password is not None and self._passwords.is_outdated(user.password):
+            hashed = await self._passwords.hash(password)
+            await self._commits.commit([password_renewed(user.user_nid, user.password, hashed)])
 
     async def find(self, localpart: str) -> UserRow | None:
         """The local account of this localpart; capitals are overlooked if it is not there as is."""
         wanted = {localpart, localpart.lower()}
         found = await store.users_by_localpart(self._database, wanted)
         return found.get(localpart) or found.get(localpart.lower())
+
+
+def check_standing(user: UserRow) -> None:
+    """Raise `MatrixError` M_USER_DEACTIVATED or M_USER_LOCKED for who may not log in."""
+    if user.flags & DEACTIVATED:
+        raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
+    if user.flags & LOCKED:
+        raise user_locked()
 
 
 def localpart_of(request: JsonObject, server_name: str) -> str | None:

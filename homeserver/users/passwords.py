@@ -3,6 +3,7 @@
 Owns hashing and checking, in threads of its own and a few at a time: a password costs tens of
 milliseconds and megabytes by design, so neither the loop nor the machine may drown in them. An
 account that does not exist costs as much as one that does, so the time of an answer tells nothing.
+bcrypt hashes that come from elsewhere are good for checking only: they ask to be renewed.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import bcrypt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
@@ -21,6 +23,9 @@ T = TypeVar("T")
 
 MAX_LENGTH = 512
 MAX_WAITING = 200
+_BCRYPT = ("$2a$", "$2b$", "$2y$")
+_BCRYPT_BYTES = 72
+"""What bcrypt takes of a password; others cut it off there before they hash, and so do we."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,13 @@ class PasswordCost:
 
 
 class Passwords:
-    """Hashes (argon2id) and checks passwords; `workers` at a time."""
+    """Hashes (argon2id) and checks passwords; `workers` at a time.
 
-    def __init__(self, cost: PasswordCost, workers: int = 2) -> None:
+    `pepper` is what another server put behind its users' passwords before it hashed them by bcrypt.
+    """
+
+    def __init__(self, cost: PasswordCost, workers: int = 2, pepper: str = "") -> None:
+        self._pepper = pepper
         self._hasher = PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=1
         )
@@ -48,17 +57,30 @@ class Passwords:
         Raises `MatrixError` M_WEAK_PASSWORD when it is empty, M_INVALID_PARAM when it is too long,
         M_LIMIT_EXCEEDED when too many are waiting.
         """
+        self.check(password)
+        return await self._run(self._hash, password)
+
+    def check(self, password: str) -> None:
+        """Raise `MatrixError` M_WEAK_PASSWORD or M_INVALID_PARAM for what can't be a password."""
         if not password:
             raise MatrixError("M_WEAK_PASSWORD", "The password must not be empty", 400)
         if len(password) > MAX_LENGTH:
             raise MatrixError.invalid_param(f"The password has more than {MAX_LENGTH} characters")
-        return await self._run(self._hash, password)
 
     async def matches(self, password: str, stored: str | None) -> bool:
         """Whether the password is the one behind `stored`; None takes as long and is False."""
         if len(password) > MAX_LENGTH:
             return False
         return await self._run(self._matches, password, stored)
+
+    def is_outdated(self, stored: str) -> bool:
+        """Whether the text should be replaced by a new hash once the password is known."""
+        if stored.startswith(_BCRYPT):
+            return True
+        try:
+            return self._hasher.check_needs_rehash(stored)
+        except InvalidHashError:
+            return False
 
     def close(self) -> None:
         """Let the threads finish what they have begun."""
@@ -88,9 +110,18 @@ class Passwords:
             stored, exists = self._nobody, False
         else:
             exists = True
+        if stored.startswith(_BCRYPT):
+            return self._matches_bcrypt(password, stored)
         try:
             return self._hasher.verify(stored, _normal(password)) and exists
         except (VerificationError, InvalidHashError):
+            return False
+
+    def _matches_bcrypt(self, password: str, stored: str) -> bool:
+        given = _normal(password) + self._pepper.encode()
+        try:
+            return bcrypt.checkpw(given[:_BCRYPT_BYTES], stored.encode())
+        except ValueError:
             return False
 
 

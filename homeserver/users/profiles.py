@@ -1,30 +1,27 @@
 """Profiles: what users show of themselves.
 
-Owns the fields of local users and telling their rooms. A change is answered when it is stored; the
-rooms follow by a job that was stored with it, so they do so also after a crash.
+Owns the fields of local users. A change is answered when it is stored; the rooms follow by a job
+that was stored with it (`profile_spread.py`), so they do so also after a crash. What they may still
+show is remembered until all have followed: a room that shows something else has a name of its own,
+which stays.
 spec: client-server-api#profiles
 """
 
-import logging
 import re
+import secrets
+from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode, encode
-from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import fits, split_user_id
-from homeserver.rooms.actor import Rooms
-from homeserver.rooms.members import Members
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.commit import CommitQueue
-from homeserver.streams.memberships import Memberships
 from homeserver.streams.numbers import Names
 from homeserver.users.inbox import UserInbox
 from storage import accounts as store
 from storage.changes import Change, Delete, Put
 from storage.engine import Database
-from storage.schema import DEACTIVATED, ProfileRow
-
-log = logging.getLogger(__name__)
+from storage.schema import DEACTIVATED, ProfileChangeRow, ProfileRow
 
 DISPLAYNAME = "displayname"
 AVATAR_URL = "avatar_url"
@@ -34,7 +31,30 @@ JOB = "profile"
 MAX_DISPLAYNAME = 256
 MAX_AVATAR_URL = 1_000
 MAX_PROFILE = 65_536
+MAX_FORMER = 100
+"""Former values of a field that are remembered; rooms that show an older one keep it."""
 _FIELD = re.compile(r"displayname|avatar_url|m\.tz|[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Spreading:
+    """A change on its way to the rooms: its number, and by field which values give way to what."""
+
+    number: int
+    former: JsonObject
+    profile: JsonObject
+
+    def followed(self, content: JsonObject) -> JsonObject | None:
+        """What a member event is to hold in place of `content`; None: it may stay."""
+        changed = {
+            field: self.profile.get(field)
+            for field, values in self.former.items()
+            if content.get(field) in values and content.get(field) != self.profile.get(field)
+        }
+        if not changed:
+            return None
+        kept = {field: value for field, value in content.items() if field not in changed}
+        return {**kept, **{field: value for field, value in changed.items() if value is not None}}
 
 
 class Profiles:
@@ -100,7 +120,8 @@ class Profiles:
     async def _set(self, user_nid: int, field: str, value: bytes | None) -> None:
         async def turn() -> None:
             profile = await self._stored(user_nid)
-            if profile.get(field) == value:
+            before = profile.get(field)
+            if before == value:
                 return
             change: Change = Delete(ProfileRow, (user_nid, field))
             if value is not None:
@@ -110,11 +131,44 @@ class Profiles:
                     raise MatrixError("M_PROFILE_TOO_LARGE", "The profile would be too large", 400)
             changes = [change]
             if field in _IN_ROOMS:
-                changes.append(await self._jobs.new(JOB, {"user_nid": user_nid}))
+                changes += await self._spread(user_nid, field, before)
             await self._commits.commit(changes)
             self._jobs.wake()
 
         await self._inbox.run(user_nid, turn)
+
+    async def _spread(self, user_nid: int, field: str, before: bytes | None) -> list[Change]:
+        """The changes that let the rooms follow a field that was `before`."""
+        pending = await self._pending(user_nid)
+        former: JsonObject = decode(pending.former) if pending is not None else {}
+        value = decode(before) if before is not None else None
+        values = [other for other in former.get(field, []) if other != value]
+        former[field] = [*values, value][-MAX_FORMER:]
+        number = secrets.randbits(62)
+        job = await self._jobs.new(JOB, {"user_nid": user_nid, "number": number})
+        return [Put(ProfileChangeRow(user_nid, number, encode(former))), job]
+
+    async def spreading(self, user_nid: int) -> Spreading | None:
+        """The change that is on its way to the user's rooms; None when all have followed."""
+        pending = await self._pending(user_nid)
+        if pending is None:
+            return None
+        stored = await self._stored(user_nid)
+        profile = {field: decode(stored[field]) for field in _IN_ROOMS if field in stored}
+        return Spreading(pending.number, decode(pending.former), profile)
+
+    async def spread(self, user_nid: int, number: int) -> None:
+        """All rooms have followed the change of this number."""
+
+        async def turn() -> None:
+            pending = await self._pending(user_nid)
+            if pending is not None and pending.number == number:
+                await self._commits.commit([Delete(ProfileChangeRow, (user_nid,))])
+
+        await self._inbox.run(user_nid, turn)
+
+    async def _pending(self, user_nid: int) -> ProfileChangeRow | None:
+        return (await store.profile_changes(self._database, [user_nid])).get(user_nid)
 
     async def _stored(self, user_nid: int) -> dict[str, bytes]:
         return (await store.profiles(self._database, [user_nid])).get(user_nid, {})
@@ -127,34 +181,6 @@ class Profiles:
         if user is None or user.flags & DEACTIVATED:
             raise MatrixError.not_found("There is no such user")
         return user.user_nid
-
-
-class ProfileSpread:
-    """Brings a changed profile to the rooms that the user is in; the handler of `JOB`."""
-
-    def __init__(
-        self, rooms: Rooms, members: Members, memberships: Memberships, names: Names
-    ) -> None:
-        self._rooms = rooms
-        self._members = members
-        self._memberships = memberships
-        self._names = names
-
-    async def run(self, args: JsonObject) -> None:
-        """Update the user's member event in every joined room that shows something older.
-
-        A room that refuses does not keep the others from being told.
-        """
-        user_nid: int = args["user_nid"]
-        user_id = (await self._names.names([user_nid]))[user_nid]
-        joined = sorted((await self._memberships.of(user_nid)).joined)
-        for room in (await self._rooms.by_nids(joined)).values():
-            try:
-                await self._members.update_profile(user_id, room)
-            except (MatrixError, Rejected) as error:
-                if isinstance(error, MatrixError) and error.status >= 500:
-                    raise
-                log.info("%s keeps the old profile of %s: %s", room.room_id, user_id, error)
 
 
 def _check_field(field: str) -> None:

@@ -1,7 +1,8 @@
 """Who may register, and by which steps.
 
-Owns the policy (open, by token, closed), the order of checks, and registration by shared secret,
-which tools and administrators use. Making the account itself is done by `accounts.py`.
+Owns the policy (open, by token, closed; guests or not; terms to be accepted), the order of checks,
+and registration by shared secret, which tools and administrators use. Making the account itself is
+done by `accounts.py`.
 spec: client-server-api#post_matrixclientv3register
 """
 
@@ -9,18 +10,17 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
+from homeserver import config
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime.clock import Clock
 from homeserver.users.accounts import Accounts, NewAccount, Registered
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import DeviceRequest, check_device
-from homeserver.users.uia import DUMMY, REGISTRATION_TOKEN, Flow, Interactive, Operation
-
-Mode = Literal["open", "token", "closed"]
+from homeserver.users.uia import DUMMY, REGISTRATION_TOKEN, TERMS, Flow, Interactive, Operation
 
 NONCE_LIFETIME_MS = 60_000
 MAX_NONCES = 1_000
@@ -41,12 +41,30 @@ class Registration:
     """Registration by clients."""
 
     def __init__(
-        self, mode: Mode, accounts: Accounts, interactive: Interactive, tokens: RegistrationTokens
+        self,
+        settings: config.Registration,
+        terms: Iterable[config.Terms],
+        accounts: Accounts,
+        interactive: Interactive,
+        tokens: RegistrationTokens,
     ) -> None:
-        self._mode = mode
         self._accounts = accounts
         self._interactive = interactive
         self._tokens = tokens
+        self.configure(settings, terms)
+
+    def configure(self, settings: config.Registration, terms: Iterable[config.Terms]) -> None:
+        """Go by these options from now on."""
+        self._settings = settings
+        self._policies = policies_of(terms)
+
+    @property
+    def policies(self) -> JsonObject:
+        """The documents that a new user must accept, as clients are told of them.
+
+        spec: client-server-api#terms-of-service-at-registration
+        """
+        return self._policies
 
     async def register(self, request: RegistrationRequest) -> Registered:
         """Make an account when every step is done.
@@ -59,24 +77,51 @@ class Registration:
         if request.username is not None:
             await self._accounts.check_free(request.username)
         check_device(request.device)
-        flow: Flow = (DUMMY,) if self._mode == "open" else (REGISTRATION_TOKEN,)
-        proven = await self._interactive.check(Operation("register", [flow]), request.auth)
+        proven = await self._interactive.check(self._operation(), request.auth)
         if request.password is None:
             raise MatrixError.missing_param("password is missing")
         new = NewAccount(
             localpart=request.username or self._accounts.random_localpart(),
             password=request.password,
             device=None if request.inhibit_login else request.device,
+            accepted=proven.accepted,
         )
         also = proven.changes
         if proven.registration_token is not None:
             also = (*also, self._tokens.use(proven.registration_token))
         return await self._accounts.create(new, also)
 
+    async def register_guest(self, display_name: str | None) -> Registered:
+        """Make a guest's account, on a new device.
+
+        Raises `MatrixError` M_GUEST_ACCESS_FORBIDDEN when there are no guests here.
+        spec: client-server-api#guest-access
+        """
+        if not self._settings.guests:
+            raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "This server takes no guests", 403)
+        localpart = f"guest-{self._accounts.random_localpart()}"
+        device = DeviceRequest(display_name=display_name)
+        return await self._accounts.create(NewAccount(localpart, device=device, guest=True))
+
     def check_open(self) -> None:
         """Raise `MatrixError` M_FORBIDDEN when nobody may register."""
-        if self._mode == "closed":
+        if self._settings.mode == "closed":
             raise MatrixError.forbidden("Registration is closed on this server")
+
+    def _operation(self) -> Operation:
+        flow: Flow = () if self._settings.mode == "open" else (REGISTRATION_TOKEN,)
+        if not self._policies:
+            return Operation("register", [flow or (DUMMY,)])
+        return Operation("register", [(*flow, TERMS)], params={TERMS: {"policies": self._policies}})
+
+
+def policies_of(terms: Iterable[config.Terms]) -> JsonObject:
+    """By policy its version and, by language, its name and address."""
+    policies: JsonObject = {}
+    for one in terms:
+        policy = policies.setdefault(one.policy, {"version": one.version})
+        policy[one.language] = {"name": one.name, "url": one.url}
+    return policies
 
 
 class SharedSecret:

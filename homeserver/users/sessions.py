@@ -2,16 +2,17 @@
 
 Owns what access tokens stand for, and the sessions in memory. Only the hash of a token is ever
 stored or kept. Invariant: a session that was ended is refused from the moment its end is committed,
-whatever was in memory. Checking passwords and making accounts is done elsewhere.
-spec: client-server-api#using-access-tokens
+whatever was in memory. A device has one chain of tokens: a refresh makes a new access and refresh
+token, and those before them end when a new one is first used, so that a client which never got the
+answer can ask again. Checking passwords and making accounts is done elsewhere.
+spec: client-server-api#using-access-tokens and client-server-api#refreshing-access-tokens
 """
 
-import hashlib
 import secrets
 import sys
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from homeserver.errors import MatrixError
@@ -19,15 +20,26 @@ from homeserver.matrix.ids import is_device_id
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers
+from homeserver.users.access_tokens import (
+    FOR_EVER,
+    Issued,
+    Lifetimes,
+    hash_token,
+    issue,
+    unknown_token,
+    user_locked,
+)
 from homeserver.users.inbox import UserInbox
 from storage import accounts as store
 from storage.account_changes import device_seen
-from storage.changes import Change, Delete, Insert
+from storage.changes import Change, Delete, Insert, Put
 from storage.engine import Database
 from storage.schema import (
     ADMIN,
     DEACTIVATED,
     GUEST,
+    LOCKED,
+    SUSPENDED,
     AccessTokenRow,
     DeviceRow,
 )
@@ -52,22 +64,30 @@ class Session:
     is_admin: bool
     is_guest: bool
     token_hash: bytes
+    is_suspended: bool = False
+    is_locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """What a client asked for the device of its new session; the name is for a new device only."""
+    """What a client asked for its new session; the name is for a new device only.
+
+    `refreshes`: the client knows how to use a refresh token.
+    """
 
     device_id: str | None = None
     display_name: str | None = None
+    refreshes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A new session: the only moment at which its token is known."""
+    """A session with new tokens: the only moment at which they are known."""
 
     access_token: str
     device_id: str
+    refresh_token: str | None = None
+    expires_in_ms: int | None = None
 
 
 class Remote(Protocol):
@@ -96,7 +116,9 @@ class Sessions:
         numbers: Numbers,
         inbox: UserInbox,
         clock: Clock,
+        lifetimes: Lifetimes = FOR_EVER,
     ) -> None:
+        self._lifetimes = lifetimes
         self._database = database
         self._commits = commits
         self._numbers = numbers
@@ -109,7 +131,7 @@ class Sessions:
 
     def cached(self, token: str) -> Session | None:
         """The session of an access token, if it is in memory, valid, and was noted as seen."""
-        found = self._cached.get(_hash(token))
+        found = self._cached.get(hash_token(token))
         if found is None or found.good_until <= self._clock.now_ms():
             return None
         return found.session
@@ -119,12 +141,15 @@ class Sessions:
 
         Raises `MatrixError` M_UNKNOWN_TOKEN, with `soft_logout` when the token has expired.
         """
-        token_hash = _hash(token)
+        token_hash = hash_token(token)
         now = self._clock.now_ms()
         found = self._cached.get(token_hash)
         if found is None or (found.expires_ts is not None and found.expires_ts <= now):
             endings = self._endings
-            session, expires_ts = await self._read(token_hash)
+            session, row = await self._read(token_hash)
+            if row.replaces is not None:
+                await self._settle(row)
+            expires_ts = row.expires_ts
             kept = endings == self._endings
         else:
             session, expires_ts, kept = found.session, found.expires_ts, True
@@ -138,10 +163,13 @@ class Sessions:
                 self._cached.popitem(last=False)
         return session
 
-    async def begin(self, user_nid: int, wanted: DeviceRequest) -> Begun:
+    async def begin(
+        self, user_nid: int, wanted: DeviceRequest, also: Collection[Change] = ()
+    ) -> Begun:
         """Log a user in, on a new device or on one that exists, whose older tokens end.
 
-        Raises `MatrixError` M_INVALID_PARAM for a device id or name that can't be.
+        `also` is committed with it. Raises `MatrixError` M_INVALID_PARAM or M_TOO_LARGE for a
+        device id or name that can't be, and what storage raises of `also`.
         """
         check_device(wanted)
 
@@ -150,31 +178,63 @@ class Sessions:
             devices = await store.devices_of(self._database, [user_nid])
             device = devices.get(user_nid, {}).get(device_id)
             if device is None:
-                begun, changes = await self.first(
-                    user_nid, DeviceRequest(device_id, wanted.display_name)
-                )
-                await self._commits.commit(changes)
+                begun, changes = await self.first(user_nid, replace(wanted, device_id=device_id))
+                await self._commits.commit([*also, *changes])
                 return begun
-            token, hash_ = _new_token()
-            ended = await self._tokens([device.device_nid])
-            changes = [Delete(AccessTokenRow, (token_hash,)) for token_hash in ended]
-            changes.append(Insert(AccessTokenRow(hash_, device.device_nid, user_nid, None)))
-            await self._commits.commit(changes)
+            ended = [row.token_hash for row in await self._tokens([device.device_nid])]
+            issued, row = self._issue(device.device_nid, user_nid, refreshes=wanted.refreshes)
+            await self._commits.commit([*also, *_ended(ended), Insert(row)])
             self._forget(ended)
-            return Begun(token, device_id)
+            return _begun(issued, device_id)
 
         return await self._inbox.run(user_nid, turn)
 
     async def first(self, user_nid: int, wanted: DeviceRequest) -> tuple[Begun, list[Change]]:
         """A session on a new device, and the changes that make it (to be committed)."""
-        token, token_hash = _new_token()
         device_nid = await self._numbers.take_soon("device")
         device_id = wanted.device_id or new_device_id()
         name = wanted.display_name
-        return Begun(token, device_id), [
+        issued, row = self._issue(device_nid, user_nid, refreshes=wanted.refreshes)
+        return _begun(issued, device_id), [
             Insert(DeviceRow(device_nid, user_nid, device_id, name, None, None)),
-            Insert(AccessTokenRow(token_hash, device_nid, user_nid, None)),
+            Insert(row),
         ]
+
+    async def refresh(self, refresh_token: str) -> Begun:
+        """New tokens for the device of a refresh token.
+
+        The tokens that it came with are good until one of the new ones is used. Raises
+        `MatrixError` M_UNKNOWN_TOKEN, with `soft_logout` when it has expired, and M_USER_LOCKED.
+        spec: client-server-api#post_matrixclientv3refresh
+        """
+        refresh_hash = hash_token(refresh_token)
+        row = await self._refreshable(refresh_hash)
+
+        async def turn() -> Begun:
+            row = await self._refreshable(refresh_hash)
+            owners = await store.token_owners(self._database, [row.token_hash])
+            owner = owners[row.token_hash]
+            if owner.user.flags & LOCKED:
+                raise user_locked()
+            now, expires = self._clock.now_ms(), row.refresh_expires_ts
+            if expires is not None and expires <= now:
+                raise unknown_token("The refresh token has expired", soft_logout=True)
+            # All others of the device: those before, which end now, and answers that got lost.
+            others = [
+                other.token_hash
+                for other in await self._tokens([row.device_nid])
+                if other.token_hash != row.token_hash
+            ]
+            issued, new = self._issue(
+                row.device_nid, row.user_nid, refreshes=True, replaces=row.token_hash
+            )
+            await self._commits.commit(
+                [*_ended(others), Put(row._replace(replaces=None)), Insert(new)]
+            )
+            self._forget(others)
+            return _begun(issued, owner.device.device_id)
+
+        return await self._inbox.run(row.user_nid, turn)
 
     async def end(self, session: Session) -> None:
         """Log out: the session's device goes with all its tokens."""
@@ -189,10 +249,12 @@ class Sessions:
         user_nid: int,
         device_ids: Collection[str] | None,
         also: Collection[Change] = (),
+        keep: str | None = None,
     ) -> None:
-        """Remove devices of a user and end their sessions; None means all of them.
+        """Remove devices of a user and end their sessions; None means all of them but `keep`.
 
-        Devices that do not exist are passed over. `also` is committed with it.
+        Devices that do not exist are passed over. `also` is committed with it; what storage raises
+        of it is the caller's.
         """
 
         async def turn() -> None:
@@ -200,11 +262,11 @@ class Sessions:
             nids = [
                 device.device_nid
                 for device_id, device in devices.items()
-                if device_ids is None or device_id in device_ids
+                if (device_id != keep if device_ids is None else device_id in device_ids)
             ]
-            tokens = await self._tokens(nids)
+            tokens = [row.token_hash for row in await self._tokens(nids)]
             changes: list[Change] = [*also, *(Delete(DeviceRow, (nid,)) for nid in nids)]
-            changes += [Delete(AccessTokenRow, (token_hash,)) for token_hash in tokens]
+            changes += _ended(tokens)
             if changes:
                 await self._commits.commit(changes)
             self._forget(tokens)
@@ -212,6 +274,12 @@ class Sessions:
                 self._unsaved.pop(nid, None)
 
         await self._inbox.run(user_nid, turn)
+
+    def forget_user(self, user_nid: int) -> None:
+        """Read the user's sessions anew: the account's standing has changed."""
+        self._forget(
+            [key for key, found in self._cached.items() if found.session.user_nid == user_nid]
+        )
 
     async def save_seen(self) -> None:
         """Write when and from where devices were last used."""
@@ -221,27 +289,56 @@ class Sessions:
                 [device_seen(nid, now, address) for nid, (now, address) in unsaved.items()]
             )
 
-    async def _tokens(self, device_nids: Collection[int]) -> list[bytes]:
-        found = await store.tokens_of(self._database, device_nids)
-        return [row.token_hash for rows in found.values() for row in rows]
+    def _issue(
+        self, device_nid: int, user_nid: int, *, refreshes: bool, replaces: bytes | None = None
+    ) -> tuple[Issued, AccessTokenRow]:
+        now = self._clock.now_ms()
+        return issue(
+            device_nid, user_nid, self._lifetimes, now, refreshes=refreshes, replaces=replaces
+        )
 
-    async def _read(self, token_hash: bytes) -> tuple[Session, int | None]:
+    async def _tokens(self, device_nids: Collection[int]) -> list[AccessTokenRow]:
+        found = await store.tokens_of(self._database, device_nids)
+        return [row for rows in found.values() for row in rows]
+
+    async def _refreshable(self, refresh_hash: bytes) -> AccessTokenRow:
+        row = (await store.refreshable(self._database, [refresh_hash])).get(refresh_hash)
+        if row is None:
+            raise unknown_token("Unknown refresh token")
+        return row
+
+    async def _settle(self, used: AccessTokenRow) -> None:
+        """A token that replaced another is in use: the other ends."""
+
+        async def turn() -> None:
+            for row in await self._tokens([used.device_nid]):
+                if row.token_hash == used.token_hash and row.replaces is not None:
+                    settled = Put(row._replace(replaces=None))
+                    await self._commits.commit([*_ended([row.replaces]), settled])
+                    self._forget([row.replaces])
+
+        await self._inbox.run(used.user_nid, turn)
+
+    async def _read(self, token_hash: bytes) -> tuple[Session, AccessTokenRow]:
         found = (await store.token_owners(self._database, [token_hash])).get(token_hash)
         if found is None or found.user.flags & DEACTIVATED:
-            raise _unknown_token()
+            raise unknown_token("Unknown access token")
         expires_ts = found.token.expires_ts
         if expires_ts is not None and expires_ts <= self._clock.now_ms():
-            raise _unknown_token(soft_logout=True)
+            raise unknown_token("The access token has expired", soft_logout=True)
+        flags = found.user.flags
         session = Session(
             user_id=found.user_id,
             user_nid=found.user.user_nid,
             device_id=found.device.device_id,
             device_nid=found.device.device_nid,
-            is_admin=bool(found.user.flags & ADMIN),
-            is_guest=bool(found.user.flags & GUEST),
+            is_admin=bool(flags & ADMIN),
+            is_guest=bool(flags & GUEST),
             token_hash=token_hash,
+            is_suspended=bool(flags & SUSPENDED),
+            is_locked=bool(flags & LOCKED),
         )
-        return session, expires_ts
+        return session, found.token
 
     def _forget(self, token_hashes: Collection[bytes]) -> None:
         self._endings += 1
@@ -267,19 +364,9 @@ def new_device_id() -> str:
     return "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10))
 
 
-def _new_token() -> tuple[str, bytes]:
-    token = secrets.token_urlsafe(32)
-    return token, _hash(token)
+def _begun(issued: Issued, device_id: str) -> Begun:
+    return Begun(issued.access_token, device_id, issued.refresh_token, issued.expires_in_ms)
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
-
-
-def _unknown_token(soft_logout: bool = False) -> MatrixError:
-    return MatrixError(
-        "M_UNKNOWN_TOKEN",
-        "The access token has expired" if soft_logout else "Unknown access token",
-        401,
-        extra={"soft_logout": soft_logout},
-    )
+def _ended(token_hashes: Collection[bytes]) -> list[Change]:
+    return [Delete(AccessTokenRow, (token_hash,)) for token_hash in token_hashes]

@@ -124,7 +124,7 @@ async def test_a_deactivated_account_cannot_log_in(
     database: Database, commits: CommitQueue, clock: FakeClock
 ) -> None:
     passwords = Passwords(PasswordCost(1, 8))
-    logins = Logins(database, passwords, RateLimits(False, {}, clock), "test.example")
+    logins = Logins(database, commits, passwords, RateLimits(False, {}, clock), "test.example")
     await account(database, commits, DEACTIVATED, await passwords.hash("right"))
     with pytest.raises(MatrixError) as caught:
         await logins.check({"user": "alice"}, "right")

@@ -7,7 +7,9 @@ import pytest
 
 from homeserver.errors import MatrixError
 from homeserver.runtime.clock import FakeClock
+from homeserver.runtime.limits import RateLimits
 from homeserver.streams.commit import CommitQueue
+from homeserver.users.logins import Logins
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.uia import (
@@ -47,7 +49,8 @@ def interactive(
     tokens: RegistrationTokens,
     clock: FakeClock,
 ) -> Interactive:
-    return Interactive(database, commits, passwords, tokens, clock, "test.example")
+    logins = Logins(database, commits, passwords, RateLimits(False, {}, clock), "test.example")
+    return Interactive(database, commits, logins, tokens, clock, "test.example")
 
 
 async def refused(interactive: Interactive, operation: Operation, auth: Any) -> MatrixError:
@@ -81,7 +84,7 @@ async def test_stages_are_done_in_their_order(
 
 
 async def test_any_flow_will_do(interactive: Interactive) -> None:
-    assert await interactive.check(EITHER, {"type": DUMMY}) == Proven(None, ())
+    assert await interactive.check(EITHER, {"type": DUMMY}) == Proven(None, {}, ())
 
 
 async def test_a_wrong_stage_can_be_tried_again(
@@ -133,7 +136,7 @@ async def test_the_password_is_that_of_the_user(
     user = UserRow(1, "alice", await passwords.hash("right"), 0, 0)
     operation = Operation("remove", [(PASSWORD,)], user)
     auth: dict[str, Any] = {"type": PASSWORD, "user": "@alice:test.example", "password": "right"}
-    assert await interactive.check(operation, auth) == Proven(None, ())
+    assert await interactive.check(operation, auth) == Proven(None, {}, ())
     wrong = await refused(interactive, operation, {**auth, "password": "wrong"})
     assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
     foreign = await refused(interactive, operation, {**auth, "user": "bob"})

@@ -1,0 +1,153 @@
+"""The pages on which a step of user-interactive authentication is done in a browser, and that of a
+login.
+
+Plain HTML; the only script is the one that the specification wants, allowed by its hash. What a
+page shows does not depend on the session, so it tells nothing of it.
+spec: client-server-api#fallback and client-server-api#login-fallback
+"""
+
+import base64
+import hashlib
+from html import escape
+
+from homeserver.errors import MatrixError
+from homeserver.http.endpoint import Call, NoAuth, endpoint
+from homeserver.http.shape import Form, Html, Shape
+from homeserver.matrix.canonical import JsonObject
+from homeserver.users.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS
+
+_STYLE = (
+    "body{font:1.1em sans-serif;max-width:30em;margin:3em auto;padding:0 1em}"
+    "input,button{font:inherit;padding:.4em .8em;margin:.4em 0}"
+)
+_DONE = (
+    "if(window.onAuthDone){window.onAuthDone()}"
+    'else if(window.opener&&window.opener.postMessage){window.opener.postMessage("authDone","*")}'
+)
+_LOGIN = (
+    "document.forms[0].onsubmit=async e=>{e.preventDefault();const f=new FormData(e.target),"
+    "s=document.getElementById('s'),b=Object.fromEntries(new URLSearchParams(location.search));"
+    "if(b.refresh_token)b.refresh_token=b.refresh_token==='true';"
+    "b.type='m.login.password';b.identifier={type:'m.id.user',user:f.get('user')};"
+    "b.password=f.get('password');"
+    "try{const r=await fetch('/_matrix/client/v3/login',{method:'POST',body:JSON.stringify(b)}),"
+    "a=await r.json();if(!r.ok){s.textContent=a.error;return}"
+    "s.textContent='You are logged in.';"
+    "if(window.matrixLogin&&window.matrixLogin.onLogin)window.matrixLogin.onLogin(a)}"
+    "catch{s.textContent='The server could not be reached.'}}"
+)
+
+
+class SessionQuery(Shape):
+    session: str
+
+
+class StepForm(Form):
+    session: str
+    token: str | None = None
+    password: str | None = None
+
+
+@endpoint(
+    "GET /_matrix/client/v3/auth/{stage}/fallback/web",
+    spec="client-server-api#fallback",
+    auth=NoAuth(),
+)
+async def show_step(call: Call, stage: str, query: SessionQuery) -> Html:
+    """The page for a stage."""
+    return _step(call, stage, query.session)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/auth/{stage}/fallback/web",
+    spec="client-server-api#fallback",
+    auth=NoAuth(),
+    limit="login_address",
+)
+async def take_step(call: Call, stage: str, body: StepForm) -> Html:
+    """What somebody did on the page for a stage."""
+    given = {"token": body.token, "password": body.password}
+    form = {key: value for key, value in given.items() if value is not None}
+    try:
+        await call.app.interactive.fallback(body.session, stage, form)
+    except MatrixError as error:
+        return _step(call, stage, body.session, error)
+    return _page("Done", "<p>You can go back to your app now.</p>", _DONE)
+
+
+@endpoint(
+    "GET /_matrix/static/client/login/",
+    spec="client-server-api#login-fallback",
+    auth=NoAuth(),
+)
+async def show_login(call: Call) -> Html:
+    """A page that logs in, for clients that know none of the ways to do it."""
+    server = escape(call.app.config.server.name)
+    return _page(
+        f"Log in to {server}",
+        "<form method=post><p><label>User name<br><input name=user autocomplete=username required>"
+        "</label><p><label>Password<br><input name=password type=password required "
+        "autocomplete=current-password></label><p><button>Log in</button></form><p id=s></p>",
+        _LOGIN,
+        connects=True,
+    )
+
+
+def _step(call: Call, stage: str, session: str, error: MatrixError | None = None) -> Html:
+    told = f"<p><strong>{escape(error.message)}</strong></p>" if error is not None else ""
+    fields = f'<input type=hidden name=session value="{escape(session)}">'
+    if stage == DUMMY:
+        title, inside = "One more step", "<p><button>Go on</button>"
+    elif stage == TERMS:
+        documents = _documents(call.app.registration.policies)
+        title = "What you have to accept"
+        inside = f"<ul>{documents}</ul><p><button>I accept</button>"
+    elif stage == REGISTRATION_TOKEN:
+        title = "Your invitation"
+        inside = (
+            "<p><label>Registration token<br><input name=token required maxlength=64></label>"
+            "<p><button>Go on</button>"
+        )
+    elif stage == PASSWORD:
+        title = "Your password"
+        inside = (
+            "<p><label>Password<br><input name=password type=password required "
+            "autocomplete=current-password></label><p><button>Go on</button>"
+        )
+    else:
+        raise MatrixError("M_UNRECOGNIZED", "There is no page for this stage", 404)
+    status = 200 if error is None else error.status
+    return _page(title, f"{told}<form method=post>{fields}{inside}</form>", status=status)
+
+
+def _documents(policies: JsonObject) -> str:
+    texts = [
+        (language, text)
+        for policy in policies.values()
+        for language, text in policy.items()
+        if language != "version"
+    ]
+    return "".join(
+        f'<li><a target=_blank rel=noreferrer lang="{escape(language)}"'
+        f' href="{escape(text["url"])}">{escape(text["name"])}</a> ({escape(language)})'
+        for language, text in texts
+    )
+
+
+def _page(
+    title: str, inside: str, script: str = "", *, status: int = 200, connects: bool = False
+) -> Html:
+    policy = Html.POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        inside += f"<script>{script}</script>"
+    if connects:
+        policy += "; connect-src 'self'"
+    return Html(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        "<meta name=viewport content='width=device-width'>"
+        f"<style>{_STYLE}</style><h1>{title}</h1>{inside}</html>",
+        status,
+        policy,
+    )
