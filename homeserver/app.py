@@ -301,7 +301,7 @@ class App:
             passwords=passwords,
             posting=Posting(rooms, database),
             profiles=user_profiles,
-            public_rooms=PublicRooms(database, rooms, clock),
+            public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
             registration=registration,

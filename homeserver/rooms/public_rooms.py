@@ -15,7 +15,6 @@ from unicodedata import normalize
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
-from homeserver.rooms.actor import Rooms
 from homeserver.runtime.clock import Clock
 from storage.engine import Database
 from storage.public_rooms import (
@@ -27,7 +26,7 @@ from storage.public_rooms import (
     searched_after,
     searched_before,
 )
-from storage.rooms import summaries
+from storage.rooms import rooms, summaries
 from storage.schema import RoomSummaryRow
 
 MOST_ROOMS = 100
@@ -65,9 +64,8 @@ class _Read(Protocol):
 class PublicRooms:
     """See the module."""
 
-    def __init__(self, database: Database, rooms: Rooms, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
-        self._rooms = rooms
         self._clock = clock
         self._count = 0
         self._counted_until = 0.0
@@ -136,8 +134,8 @@ class PublicRooms:
         return _Page(found, place)
 
     async def _entries(self, rows: Collection[RoomSummaryRow]) -> list[JsonObject]:
-        rooms = await self._rooms.by_nids([row.room_nid for row in rows])
-        return [_entry(rooms[row.room_nid].room_id, row) for row in rows]
+        listed = await rooms(self._database, [row.room_nid for row in rows])
+        return [_entry(listed[row.room_nid].room_id, row) for row in rows]
 
     def _counted(self, count: int) -> None:
         self._count = count
