@@ -12,7 +12,7 @@ from homeserver.matrix.canonical import JsonObject
 
 class EventsQuery(Shape):
     from_: str | None = msgspec.field(default=None, name="from")
-    timeout: Natural = 30_000
+    timeout: Natural = 0
     room_id: RoomID | None = None
 
 

@@ -68,4 +68,4 @@ async def search_public_rooms(
 
 def _check_server(call: Call, query: ServerQuery) -> None:
     if query.server not in (None, call.app.config.server.name):
-        raise MatrixError("M_UNKNOWN", f"The directory of {query.server} can't be asked for", 502)
+        raise MatrixError.not_found(f"The directory of {query.server} can't be asked for here")
