@@ -59,6 +59,6 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import register
+    from client_api.admin import register, users
 
-    return endpoints_of(register)
+    return [declared for module in (register, users) for declared in endpoints_of(module)]

@@ -72,6 +72,7 @@ from homeserver.users.inbox import UserInbox
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
+from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.profile_spread import ProfileSpread
@@ -83,6 +84,8 @@ from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
+from homeserver.users.user_changes import UserChanges
+from homeserver.users.user_list import UserList
 from storage.engine import Database, DatabaseSettings, open_database
 
 log = logging.getLogger(__name__)
@@ -133,6 +136,7 @@ class App:
         self._database: Database | None = None
         self._commits: CommitQueue | None = None
         self._inbox = UserInbox()
+        self._operator = OperatorToken(config.server.data_dir)
         self._passwords: Passwords | None = None
         self._sessions: Sessions | None = None
         self._federation: Federation | None = None
@@ -153,6 +157,8 @@ class App:
             self.services = await self._build(self._database)
             self._server = self._listeners()
             await self._server.start()
+            if self.config.listeners:
+                self._operator.publish()
         except BaseException:
             await self.stop()
             raise
@@ -165,6 +171,7 @@ class App:
     async def stop(self) -> None:
         """Answer what waits, finish what was begun, close the database."""
         self.health.draining.set()
+        self._operator.withdraw()
         self.notifier.close()
         if self._server is not None:
             await self._server.stop()
@@ -264,6 +271,11 @@ class App:
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
         self._tasks.service("jobs", jobs.run)
+        closing = Deactivation(database, sessions, interactive, jobs)
+        user_list = UserList(database, server_name)
+        user_changes = UserChanges(
+            user_list, commits, accounts, sessions, passwords, user_profiles, closing
+        )
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
         self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive, login_tokens))
         self.metrics.gauge(
@@ -280,7 +292,7 @@ class App:
                 rooms, names, numbers, clock, server_name, config.rooms.default_version
             ),
             credentials=Credentials(database, commits, passwords, sessions, interactive),
-            deactivation=Deactivation(database, sessions, interactive, jobs),
+            deactivation=closing,
             devices=Devices(database, commits, sessions, interactive),
             directory=Directory(rooms, commits, database, names, server_name),
             event_stream=EventStream(
@@ -296,6 +308,7 @@ class App:
             members=members,
             memberships=memberships,
             moderation=Moderation(database, commits, sessions, server_name),
+            operator=self._operator,
             own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
@@ -311,6 +324,8 @@ class App:
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sync=sync,
             typing=typing,
+            user_changes=user_changes,
+            user_list=user_list,
         )
 
     def _listeners(self) -> Server:

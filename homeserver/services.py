@@ -29,6 +29,7 @@ from homeserver.users.filters import Filters
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
+from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import Passwords
 from homeserver.users.profiles import Profiles
@@ -39,6 +40,8 @@ from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
+from homeserver.users.user_changes import UserChanges
+from homeserver.users.user_list import UserList
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Services:
     members: Members
     memberships: Memberships
     moderation: Moderation
+    operator: OperatorToken
     own_rooms: OwnRooms
     pages: Pages
     passwords: Passwords
@@ -79,3 +83,5 @@ class Services:
     shared_secret: SharedSecret
     sync: Sync
     typing: Typing
+    user_changes: UserChanges
+    user_list: UserList

@@ -51,6 +51,13 @@ class Client(Auth):
 
 
 @dataclass(frozen=True, slots=True)
+class Admin(Client):
+    """An administrator's access token, or the operator's token, which comes without a session."""
+
+    admin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class OptionalClient(Auth):
     """An access token or none; a token that is given must be valid."""
 

@@ -49,11 +49,11 @@ class Devices:
 
     async def of(self, user_nid: int) -> list[Device]:
         """All devices of a user, in the order of their making."""
-        return [_shown(row) for row in sorted((await self._rows(user_nid)).values())]
+        return [shown(row) for row in sorted((await self._rows(user_nid)).values())]
 
     async def get(self, user_nid: int, device_id: str) -> Device:
         """One device; `MatrixError` M_NOT_FOUND when the user has none of that id."""
-        return _shown(await self._row(user_nid, device_id))
+        return shown(await self._row(user_nid, device_id))
 
     async def rename(self, user_nid: int, device_id: str, name: str | None) -> None:
         """Give a device another name; None keeps it. `MatrixError` M_NOT_FOUND or M_TOO_LARGE."""
@@ -97,7 +97,8 @@ def _operation(device_ids: Collection[str]) -> str:
     return f"remove {hashlib.sha256(named.encode()).hexdigest()}"
 
 
-def _shown(row: DeviceRow) -> Device:
+def shown(row: DeviceRow) -> Device:
+    """A stored device as its user sees it."""
     return Device(row.device_id, row.name, row.last_ip, row.last_seen_ts)
 
 
