@@ -87,7 +87,8 @@ class EventStream:
         chunk = [event for pos, event in events if pos <= reached]
         if reached < until:
             known = self._timelines.parse_sync(start, until)
-            end = self._timelines.sync_token(known._replace(pos=reached))
+            base = position if known.pos < 0 else known
+            end = self._timelines.sync_token(base._replace(pos=reached))
         else:
             chunk += [canonical.encode(event) for event in _ephemeral(answer)]
         return _chunk(start, chunk, end)

@@ -176,6 +176,28 @@ async def test_wrong_tokens_are_refused(server: Running) -> None:
     assert (reply.status, reply.errcode) == (401, "M_MISSING_TOKEN")
 
 
+async def test_a_token_of_a_lost_future_leads_on(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "MOST_EVENTS", 2)
+    alice = await server.person("alice")
+    room_id = await alice.create_room()
+    start = (await events(alice))["end"]
+    for number in range(3):
+        await alice.say(room_id, str(number))
+    fields = start.split("_")
+    fields[2] = "0" * 16
+    lost = "_".join(fields)
+    first = await events(alice, lost)
+    assert bodies(first) == ["0", "1"]
+    assert bodies(await events(alice, first["end"])) == ["2"]
+    fields[3] = "9" * 12
+    beyond = await events(alice, "_".join(fields))
+    assert beyond["chunk"] == []
+    await alice.say(room_id, "3")
+    assert bodies(await events(alice, beyond["end"])) == ["3"]
+
+
 async def test_one_event_is_found_by_its_id_alone(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room_id = await alice.create_room()

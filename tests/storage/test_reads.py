@@ -40,6 +40,8 @@ async def test_events_are_found_by_number_and_by_id(database: Database, house: H
     assert await events.event_rows(database, [8]) == {8: found[8].row}
     assert await events.event_numbers(database, ROOM, ["$1", "$9"]) == {"$1": 1, "$9": 9}
     assert await events.event_ids(database, [1, 9]) == {1: "$1", 9: "$9"}
+    assert await events.rooms_of_event(database, "$7") == [ROOM]
+    assert await events.rooms_of_event(database, "$99") == []
 
 
 async def test_a_timeline_is_read_from_either_end(database: Database, house: House) -> None:
