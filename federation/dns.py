@@ -146,7 +146,9 @@ def _resolver(servers: Sequence[str]) -> dns.asyncresolver.Resolver:
 def _name_server(text: str) -> dns.nameserver.Nameserver:
     address, port = text, 53
     if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
+        address, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{text!r} lacks a bracket")
         port = int(rest.removeprefix(":") or 53)
     elif text.count(":") == 1:
         address, _, digits = text.partition(":")

@@ -84,8 +84,8 @@ def lifetime(headers: Mapping[str, str], now: float) -> float:
             return 0.0
         for directive in directives:
             name, _, value = directive.partition("=")
-            if name == "max-age":
-                digits = value.strip('"')
+            if name.strip() == "max-age":
+                digits = value.strip(' "')
                 return float(digits) if digits.isascii() and digits.isdecimal() else 0.0
     expires = headers.get("Expires")
     if expires is not None:

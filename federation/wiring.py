@@ -11,7 +11,7 @@ from federation.api import version
 from federation.api.keys import key_endpoints
 from federation.client import ServerClient
 from federation.destinations import Destinations
-from federation.discovery import Discovery
+from federation.discovery import DEFAULT_PORT, Discovery
 from federation.dns import NameServers
 from federation.key_store import KeyStore
 from federation.keyring import Keyring
@@ -58,8 +58,14 @@ class Federation:
         database: Database,
         commits: CommitQueue,
         clock: Clock,
+        *,
+        web_port: int = 443,
+        default_port: int = DEFAULT_PORT,
     ) -> "Federation":
-        """Make everything; raises OSError when the file of authorities can't be used."""
+        """Make everything; raises OSError when the file of authorities can't be used.
+
+        The ports of web servers and of servers that name none are others in tests only.
+        """
         options, name = config.federation, config.server.name
         lookups = Lookups(database, commits, clock)
         names = NameServers(lookups, options.dns)
@@ -69,7 +75,8 @@ class Federation:
             tls_context(options.verify_certificates, options.ca_file),
             options.connect_seconds,
         )
-        discovery = Discovery(lookups, names, WellKnown(lookups, outbound, clock))
+        well_known = WellKnown(lookups, outbound, clock, web_port)
+        discovery = Discovery(lookups, names, well_known, default_port)
         destinations = Destinations(database, commits, clock)
         client = ServerClient(outbound, discovery, destinations, clock)
         own = await OwnKeys.load(name, keys, database, commits, clock)

@@ -1,0 +1,1 @@
+"""Finding, asking and answering other servers."""
