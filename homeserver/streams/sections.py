@@ -27,6 +27,8 @@ from storage.schema import LEAVE, NOTIFIES
 DEFAULT_LIMIT = 10
 MOST_EVENTS = 1_000
 _PAGES = 5
+# For how long what was told is told to others as well, though its `age` was true only then.
+_MOMENT_MS = 100
 _MEMBER = "m.room.member"
 _REDACTION = "m.room.redaction"
 # What the summary of a room is made of.
@@ -62,6 +64,11 @@ class Asker(NamedTuple):
         """Whether members are told only as they are needed."""
         return self.filter.room.state.lazy_load_members
 
+    @property
+    def special(self) -> bool:
+        """Whether it is told other things than others with the same filter."""
+        return self.lazy or bool(self.ignored) or self.full_state or self.stored
+
     def shows(self, view: EventView, room_id: str) -> bool:
         """Whether the timeline may show the event: it passes the filter and isn't ignored."""
         if view.state_key is None and view.sender in self.ignored:
@@ -88,6 +95,14 @@ class Told(NamedTuple):
     silent: bool = False
 
 
+class _Shared(NamedTuple):
+    """What was told of a room a moment ago, and the devices that would be told otherwise."""
+
+    told: Told
+    now: int
+    devices: frozenset[int | None]
+
+
 class Sections:
     """See the module."""
 
@@ -104,6 +119,8 @@ class Sections:
         self._names = names
         self._timelines = timelines
         self._lazy = lazy
+        self._shared_news: News | None = None
+        self._shared: dict[tuple[int, Filter, StateName], _Shared] = {}
 
     async def afresh(
         self,
@@ -145,7 +162,20 @@ class Sections:
 
         `reader` is None when the user was joined all along: then it may read everything. `own` is
         the user's member event (number) where it came after `until`, the end of the user's stay.
+        What is the same for all who ask for the same news at one moment is made once.
         """
+        share = reader is None and own is None and not asker.special
+        key = (room.nid, asker.filter, asker.state_name)
+        if share:
+            if self._shared_news is not news:
+                self._shared_news, self._shared = news, {}
+            made = self._shared.get(key)
+            if (
+                made is not None
+                and asker.now - made.now < _MOMENT_MS
+                and asker.device_nid not in made.devices
+            ):
+                return made.told
         stretch = await self._since(asker, room, news, reader, until)
         changes = await news.state(room.nid, until)
         summary: JsonObject | None = None
@@ -162,7 +192,12 @@ class Sections:
         stretch, state = await self._with_own(asker, room, stretch, state, own)
         told = await self._parts(asker, room, stretch, state, reader, until, summary)
         silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
-        return told._replace(silent=silent)
+        told = told._replace(silent=silent)
+        if share and summary is None and self._shared_news is news:
+            senders = frozenset(view.txn[0] for view in stretch.views if view.txn is not None)
+            if asker.device_nid not in senders:
+                self._shared[key] = _Shared(told, asker.now, senders)
+        return told
 
     async def farewell(self, asker: Asker, room: Room, event_nid: int) -> Told:
         """`timeline` and `state` for a user who has gone: the event that says so, no more."""
