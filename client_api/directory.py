@@ -42,7 +42,7 @@ async def get_alias(call: Call, room_alias: RoomAlias) -> AliasReply:
 @endpoint(
     "PUT /_matrix/client/v3/directory/room/{room_alias}",
     spec="client-server-api#put_matrixclientv3directoryroomroomalias",
-    auth=Client(),
+    auth=Client(suspended=False),
 )
 async def put_alias(call: Call, room_alias: RoomAlias, body: PutAliasBody) -> Empty:
     """Let an alias stand for a room."""
@@ -89,7 +89,7 @@ async def get_visibility(call: Call, room_id: RoomID) -> VisibilityBody:
 @endpoint(
     "PUT /_matrix/client/v3/directory/list/room/{room_id}",
     spec="client-server-api#put_matrixclientv3directorylistroomroomid",
-    auth=Client(),
+    auth=Client(suspended=False),
 )
 async def put_visibility(
     call: Call, room_id: RoomID, body: VisibilityBody = VisibilityBody()

@@ -34,7 +34,7 @@ class InviteBody(Shape):
 @endpoint(
     "POST /_matrix/client/v3/join/{room_id_or_alias}",
     spec="client-server-api#post_matrixclientv3joinroomidoralias",
-    auth=Client(guests=True),
+    auth=Client(guests=True, suspended=False),
     limit="join",
 )
 async def join(
@@ -47,7 +47,7 @@ async def join(
 @endpoint(
     "POST /_matrix/client/v3/rooms/{room_id}/join",
     spec="client-server-api#post_matrixclientv3roomsroomidjoin",
-    auth=Client(guests=True),
+    auth=Client(guests=True, suspended=False),
     limit="join",
 )
 async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) -> RoomIDReply:
@@ -58,7 +58,7 @@ async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) ->
 @endpoint(
     "POST /_matrix/client/v3/knock/{room_id_or_alias}",
     spec="client-server-api#post_matrixclientv3knockroomidoralias",
-    auth=Client(),
+    auth=Client(suspended=False),
     limit="join",
 )
 async def knock(
@@ -97,7 +97,7 @@ async def forget(call: Call, room_id: RoomID) -> Empty:
 @endpoint(
     "POST /_matrix/client/v3/rooms/{room_id}/invite",
     spec="client-server-api#post_matrixclientv3roomsroomidinvite",
-    auth=Client(),
+    auth=Client(suspended=False),
     limit="invite",
 )
 async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
@@ -114,7 +114,7 @@ async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
 @endpoint(
     "POST /_matrix/client/v3/rooms/{room_id}/kick",
     spec="client-server-api#post_matrixclientv3roomsroomidkick",
-    auth=Client(),
+    auth=Client(suspended=False),
 )
 async def kick(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
     """Remove a user from a room."""
@@ -126,7 +126,7 @@ async def kick(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
 @endpoint(
     "POST /_matrix/client/v3/rooms/{room_id}/ban",
     spec="client-server-api#post_matrixclientv3roomsroomidban",
-    auth=Client(),
+    auth=Client(suspended=False),
 )
 async def ban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
     """Ban a user from a room."""
@@ -138,7 +138,7 @@ async def ban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
 @endpoint(
     "POST /_matrix/client/v3/rooms/{room_id}/unban",
     spec="client-server-api#post_matrixclientv3roomsroomidunban",
-    auth=Client(),
+    auth=Client(suspended=False),
 )
 async def unban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
     """Lift a ban."""

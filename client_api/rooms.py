@@ -84,7 +84,7 @@ class JoinedRoomsReply(Shape):
 @endpoint(
     "POST /_matrix/client/v3/createRoom",
     spec="client-server-api#post_matrixclientv3createroom",
-    auth=Client(),
+    auth=Client(suspended=False),
     limit="create_room",
 )
 async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
@@ -113,7 +113,7 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
 @endpoint(
     "PUT /_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
     spec="client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid",
-    auth=Client(guests=True),
+    auth=Client(guests=True, suspended=False),
     limit="send",
 )
 async def send_event(
@@ -130,7 +130,7 @@ async def send_event(
 @endpoint(
     "PUT /_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
     spec="client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey",
-    auth=Client(guests=True),
+    auth=Client(guests=True, suspended=False),
     limit="send",
     also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
 )

@@ -187,7 +187,8 @@ def configure(database: DatabaseSettings, folder: Path, changed: dict[str, Any])
         "listeners": [{"port": 0}],
     }
     for section, values in changed.items():
-        document[section] = {**document.get(section, {}), **values}
+        table = isinstance(values, dict)
+        document[section] = {**document.get(section, {}), **values} if table else values
     return Config.read(document, "the test", folder, {})
 
 

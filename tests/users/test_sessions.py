@@ -2,6 +2,7 @@
 
 import hashlib
 
+import bcrypt
 import pytest
 
 from homeserver.errors import MatrixError
@@ -14,6 +15,7 @@ from homeserver.users.inbox import UserInbox
 from homeserver.users.logins import Logins
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.sessions import DeviceRequest, Sessions
+from storage.accounts import users
 from storage.changes import Put
 from storage.engine import Database
 from storage.schema import ADMIN, DEACTIVATED, GUEST, AccessTokenRow, UserRow
@@ -132,4 +134,23 @@ async def test_a_deactivated_account_cannot_log_in(
     with pytest.raises(MatrixError) as caught:
         await logins.check({"user": "alice"}, "wrong")
     assert caught.value.errcode == "M_FORBIDDEN"
+    passwords.close()
+
+
+async def test_hashes_from_elsewhere_are_renewed_at_login(
+    database: Database, commits: CommitQueue, clock: FakeClock
+) -> None:
+    passwords = Passwords(PasswordCost(1, 8), pepper="pepper")
+    logins = Logins(database, commits, passwords, RateLimits(False, {}, clock), "test.example")
+    hashed = bcrypt.hashpw(b"rightpepper", bcrypt.gensalt(4)).decode()
+    for form in ("$2a$", "$2b$", "$2y$"):
+        user_nid = await account(database, commits, 0, form + hashed[4:])
+        with pytest.raises(MatrixError):
+            await logins.check({"user": "alice"}, "wrong")
+        assert (await users(database, [user_nid]))[user_nid].password == form + hashed[4:]
+        await logins.check({"user": "alice"}, "right")
+        renewed = (await users(database, [user_nid]))[user_nid].password or ""
+        assert renewed.startswith("$argon2id$")
+        await logins.check({"user": "alice"}, "right")
+        assert (await users(database, [user_nid]))[user_nid].password == renewed
     passwords.close()
