@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from homeserver.matrix import canonical
 from homeserver.matrix.auth import auth_keys
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.actor import Room
+from homeserver.rooms.head import Head
 from homeserver.rooms.receive import Missing, Verdict
 from tests.serving import Person, Running
 
@@ -76,11 +77,11 @@ class Shared:
         """The current state and the last events, as the peer would learn them."""
         rooms = self.server.app.services.rooms
         state = {}
-        for event in await self.alice.ok("GET", f"/rooms/{self.room_id}/state"):
-            key = (event["type"], event["state_key"])
-            found = await rooms.read(self.room, lambda head, key=key: head.event(*key))
-            assert found is not None
-            state[key] = found
+        for shown in await self.alice.ok("GET", f"/rooms/{self.room_id}/state"):
+            key = (shown["type"], shown["state_key"])
+            event = await rooms.read(self.room, partial(_event_at, key=key))
+            assert event is not None
+            state[key] = event
         ends = await rooms.read(
             self.room, lambda head: [head.loaded(nid) for nid, _ in head.extremities]
         )
@@ -118,6 +119,10 @@ async def shared(request: pytest.FixtureRequest, server: Running) -> Shared:
     assert room is not None
     await alice.sync()
     return Shared(server, alice, room, Peer(ROOM_VERSIONS[version], room_id))
+
+
+def _event_at(head: Head, key: tuple[str, str]) -> Event | None:
+    return head.event(*key)
 
 
 def message(text: str) -> dict[str, Any]:
@@ -281,6 +286,5 @@ async def test_the_room_goes_on_after_a_restart(shared: Shared) -> None:
     assert len(ends) == 2
     more = shared.peer.make(BOB, "m.room.message", message("more"), state=state, prevs=ends)
     assert await shared.give(more) is Verdict.ACCEPTED
-    assert canonical.encode(message("more"))
     _, ends = await shared.head()
     assert [end.event_id for end in ends] == [more[0].event_id]
