@@ -118,7 +118,8 @@ class Client:
                 held = {key for key in real if key[0] != "m.room.member" or key in room.state}
                 real = {key: real[key] for key in held}
             assert room.state == real, self.kind
-            if history:
+            # A redacted event contains no url any more: it shows up in history only later.
+            if history and self.kind != "no pictures":
                 whole = await follower.whole(room_id)
                 assert whole == (await follower.page(room_id, None))[::-1], self.kind
 
