@@ -219,7 +219,7 @@ class App:
         user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
         members = Members(rooms, commits, memberships, database, names, user_profiles.in_rooms)
         spread = ProfileSpread(user_profiles, rooms, memberships, names, database)
-        erased = Erased(database, commits)
+        erased = Erased(database, commits, names)
         await erased.load()
         departure = Departure(rooms, members, memberships, names, erased)
         jobs.handle({profiles.JOB: spread.run, deactivation.JOB: departure.run})
@@ -227,7 +227,7 @@ class App:
         timeline, state, readers = (
             Timeline(database, views),
             RoomState(database, names),
-            Readers(database, names),
+            Readers(database, names, erased),
         )
         history = History(rooms, timeline, state, readers, ignored, clock)
         sections = Sections(timeline, state, names, timelines, LazyMembers())

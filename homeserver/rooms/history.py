@@ -214,6 +214,7 @@ class History:
 
     def json(self, looking: Looking, view: EventView) -> bytes:
         """The event as the reader sees it."""
+        view = looking.reader.copy(view, looking.room.rules)
         return view.render(
             self._clock.now_ms(),
             room_id=looking.room.room_id,

@@ -9,8 +9,10 @@ spec: client-server-api#room-history-visibility
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
+from homeserver.matrix.versions import RoomRules
 from homeserver.matrix.visibility import Visibility, allows, visibility_of, visible
 from homeserver.rooms.actor import Room
+from homeserver.rooms.erased import Erased
 from homeserver.rooms.membership import NAME_OF
 from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView
@@ -22,16 +24,25 @@ from storage.state import key_history
 
 
 class Reader:
-    """One user's view of one room's history; see `sees` and `membership_at`."""
+    """One user's view of one room's history; see `sees`, `copy` and `membership_at`."""
 
-    __slots__ = ("_joins", "_memberships", "_positions", "_visibilities", "_visibility_positions")
+    __slots__ = (
+        "_erased",
+        "_joins",
+        "_memberships",
+        "_positions",
+        "_visibilities",
+        "_visibility_positions",
+    )
 
     def __init__(
         self,
         memberships: Iterable[tuple[int, int]],
         visibilities: Iterable[tuple[int, Visibility]],
+        erased: Erased | None = None,
     ) -> None:
         """Both are (position, value from there on), in order of position."""
+        self._erased = erased
         self._memberships: list[str] = []
         self._positions: list[int] = []
         self._joins: list[int] = []
@@ -75,12 +86,32 @@ class Reader:
         """The user's membership after the event at `pos`."""
         return self._at(bisect_right(self._positions, pos))
 
+    def copy(self, view: EventView, rules: RoomRules) -> EventView:
+        """The event as this user gets it: what an erased user wrote is for those who knew it.
+
+        The room's own state stays as it is, whoever set it.
+        spec: client-server-api#post_matrixclientv3accountdeactivate
+        """
+        since = self._erased.since(view.sender) if self._erased is not None else None
+        if since is None or (view.state_key is not None and view.type != "m.room.member"):
+            return view
+        return view if self._knew(view, since) else view.erased(rules)
+
     def sees(self, view: EventView) -> bool:
         """Whether the user may read the event."""
+        return self._sees(view, len(self._joins))
+
+    def _knew(self, view: EventView, pos: int) -> bool:
+        """Whether the user, having been in the room by then, could read the event at `pos`."""
+        joins = bisect_right(self._joins, pos)
+        return joins > 0 and self._sees(view, joins)
+
+    def _sees(self, view: EventView, joins: int) -> bool:
+        """Whether the event may be read when only so many joins count."""
         pos = view.pos
         if pos is None:
             return False
-        joined_later = bisect_right(self._joins, pos) < len(self._joins)
+        joined_later = bisect_right(self._joins, pos) < joins
         before = bisect_left(self._positions, pos)
         after = bisect_right(self._positions, pos)
         seen_before = bisect_left(self._visibility_positions, pos)
@@ -107,9 +138,10 @@ class Reader:
 class Readers:
     """Loads readers."""
 
-    def __init__(self, database: Database, names: Names) -> None:
+    def __init__(self, database: Database, names: Names, erased: Erased) -> None:
         self._database = database
         self._names = names
+        self._erased = erased
 
     async def has_forgotten(self, user_nid: int, room: Room) -> bool:
         """Whether the user has left the room and wants it out of sight."""
@@ -131,4 +163,5 @@ class Readers:
                 (pos, visibility_of(events[nid].content if nid is not None else None))
                 for pos, nid in changes
             ],
+            self._erased,
         )

@@ -9,6 +9,7 @@ spec: client-server-api#room-event-format
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
@@ -117,6 +118,15 @@ class EventView:
             _body(redaction),
             canonical.encode(redaction.room_id),
         )
+
+    def erased(self, rules: RoomRules) -> "EventView":
+        """A copy with no more than a redaction would leave; this one stays as it is."""
+        left = copy(self)
+        shown = canonical.decode_object(self.body + b"}")
+        left.body = canonical.encode({**shown, "content": redact(shown, rules)["content"]})[:-1]
+        left.extra = b""
+        left.contains_url = False
+        return left
 
 
 def _body(event: Event) -> bytes:

@@ -399,6 +399,8 @@ class Sections:
             )
         else:
             pdus = {}
+        if reader is not None:
+            stretch, state, pdus = _copies(reader, room, stretch, state, pdus)
         timeline = [
             _render(
                 asker,
@@ -424,6 +426,23 @@ class Sections:
         if summary is not None:
             parts.append(b'"summary":' + canonical.encode(summary))
         return Told(parts)
+
+
+def _copies(
+    reader: Reader,
+    room: Room,
+    stretch: Stretch,
+    state: list[EventView],
+    pdus: dict[int, bytes],
+) -> tuple[Stretch, list[EventView], dict[int, bytes]]:
+    """All as the reader gets it; of what is kept from the reader there is no PDU either."""
+    shown = {view.nid: reader.copy(view, room.rules) for view in (*stretch.views, *state)}
+    same = {view.nid for view in (*stretch.views, *state) if shown[view.nid] is view}
+    return (
+        stretch._replace(views=[shown[view.nid] for view in stretch.views]),
+        [shown[view.nid] for view in state],
+        {nid: pdu for nid, pdu in pdus.items() if nid in same},
+    )
 
 
 def _stretch(newest_first: list[EventView], *, limited: bool) -> Stretch:

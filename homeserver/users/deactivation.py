@@ -89,9 +89,9 @@ class Departure:
         A room that refuses does not keep the others from being left.
         """
         user_nid: int = args["user_nid"]
-        if args["erase"]:
-            await self._erased.add(user_nid)
         user_id = (await self._names.names([user_nid]))[user_nid]
+        if args["erase"]:
+            await self._erased.add(user_nid, user_id)
         memberships = (await self._memberships.of(user_nid)).rooms
         present = sorted(
             nid for nid, row in memberships.items() if row.membership in (JOIN, INVITE, KNOCK)

@@ -89,6 +89,28 @@ async def test_a_closed_account_is_gone_for_ever(server: Running, restart: bool)
         await settled(bob, room_id, alice.user_id, "leave")
 
 
+async def test_who_joins_after_an_erasure_gets_redacted_copies(server: Running) -> None:
+    bob, carol = await server.person("bob"), await server.person("carol")
+    alice = await server.person("alice")
+    room_id = await bob.create_room(preset="public_chat")
+    await alice.join(room_id)
+    event_id = await alice.say(room_id, "secret")
+    await bob.sync()
+    body = {"auth": password("alice"), "erase": True}
+    await alice.ok("POST", "/account/deactivate", body=body)
+    await settled(bob, room_id, alice.user_id, "leave")
+    await server.restart()
+    await carol.join(room_id)
+    path = f"/rooms/{quote(room_id, safe='')}/event/{quote(event_id)}"
+    assert (await bob.ok("GET", path))["content"]["body"] == "secret"
+    assert (await carol.ok("GET", path))["content"] == {}
+    for person, words in ((bob, ["secret"]), (carol, [None])):
+        person.since = None
+        timeline = (await person.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+        found = [event for event in timeline if event["event_id"] == event_id]
+        assert [event["content"].get("body") for event in found] == words
+
+
 class TestLoginTokens:
     @pytest.fixture
     def settings(self) -> dict[str, Any]:
