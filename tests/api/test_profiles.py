@@ -141,3 +141,45 @@ async def test_a_room_that_was_left_hears_nothing(server: Running) -> None:
     await name(bob, "Bob")
     await shown(bob, [kept], displayname="Bob")
     assert (await member(alice, left)).get("displayname") is None
+
+
+async def test_a_room_keeps_a_name_of_its_own(server: Running) -> None:
+    alice = await server.person("alice")
+    followed, own = [await alice.create_room() for _ in range(2)]
+    await name(alice, "Alice")
+    await alice.sync()
+    await shown(alice, [followed, own], displayname="Alice")
+    content = {"membership": "join", "displayname": "Alice of here"}
+    await alice.put_state(own, "m.room.member", content, alice.user_id)
+    await name(alice, "Bettina")
+    await name(alice, MXC, "avatar_url")
+    await shown(alice, [followed], displayname="Bettina", avatar_url=MXC)
+    await shown(alice, [own], displayname="Alice of here", avatar_url=MXC)
+
+
+async def test_the_newest_of_many_changes_wins_everywhere(server: Running) -> None:
+    alice = await server.person("alice")
+    rooms = [await alice.create_room() for _ in range(12)]
+    await alice.sync()
+    for number in range(5):
+        await name(alice, f"Name {number}")
+    await server.restart()
+    await name(alice, "Last")
+    await shown(alice, rooms, displayname="Last")
+
+
+async def test_rooms_that_have_followed_are_not_told_again(server: Running) -> None:
+    alice = await server.person("alice")
+    rooms = [await alice.create_room() for _ in range(3)]
+    await alice.sync()
+    await name(alice, "Alice")
+    await shown(alice, rooms, displayname="Alice")
+    await server.restart()
+    await name(alice, "Alice")
+    await name(alice, MXC, "avatar_url")
+    await shown(alice, rooms, avatar_url=MXC)
+    for room_id in rooms:
+        path = f"/rooms/{quote(room_id, safe='')}/messages"
+        events = (await alice.ok("GET", path, query={"dir": "b", "limit": 50}))["chunk"]
+        changes = [event for event in events if event.get("state_key") == alice.user_id]
+        assert len(changes) == 3
