@@ -12,7 +12,7 @@ from typing import Any, LiteralString, Protocol
 
 import apsw
 
-from storage.engine import DatabaseSettings, StorageError
+from storage.engine import DatabaseInUse, DatabaseSettings, StorageError
 from storage.schema import Dialect
 from storage.sqlite_file import open_file
 from storage.sqlite_writer import bound, translated
@@ -89,3 +89,25 @@ def log_bytes(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return log.stat().st_size
     return 0
+
+
+_OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE 'homeserver %' AND pid <> pg_backend_pid()"
+)
+
+
+async def refuse_if_used(settings: DatabaseSettings) -> None:
+    """Raise `DatabaseInUse` when a server, on whatever machine, has this PostgreSQL database open.
+
+    An SQLite file guards itself.
+    """
+    if settings.dsn is None:
+        return
+    async with _postgres(settings.dsn) as reader:
+        ((others,),) = await reader.scan(_OTHERS)
+    if others:
+        raise DatabaseInUse(
+            "A server that can't be reached from here has the database open: run this on its"
+            " machine, or stop it first"
+        )

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import platform
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 import click
+import msgspec
 
-from homeserver.cli.commands import config_option
+from homeserver.cli.commands import config_option, json_option
 from homeserver.config import Config
 
 
@@ -24,13 +26,17 @@ def run(path: Path) -> None:
 
 @click.command()
 @config_option
-def check(path: Path) -> None:
+@json_option
+def check(path: Path, as_json: bool) -> None:
     """Derive the derived tables again from the events and report every difference.
 
     The embedded database must not be in use; nothing is changed.
     """
     config = Config.load(path, os.environ)
     differences = asyncio.run(_differences(config))
+    if as_json:
+        click.echo(msgspec.json.encode({"differences": differences}))
+        sys.exit(1 if differences else 0)
     for difference in differences:
         click.echo(difference)
     if differences:
@@ -51,6 +57,11 @@ async def _differences(config: Config) -> list[str]:
 
 
 @click.command()
-def version() -> None:
+@json_option
+def version(as_json: bool) -> None:
     """Say which version this is, and of Python."""
+    if as_json:
+        facts = {"version": version_of("homeserver"), "python": platform.python_version()}
+        click.echo(msgspec.json.encode(facts))
+        return
     click.echo(f"homeserver {version_of('homeserver')} (Python {platform.python_version()})")

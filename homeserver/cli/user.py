@@ -1,17 +1,15 @@
-"""`user create`: accounts from the command line, whether the server runs or not.
+"""`user`: accounts from the command line, whether the server runs or not.
 
-A running server is asked through its endpoint for registration by shared secret; otherwise the
-account is made in the database, by the same services that the server uses.
+`user create` stands here, the other commands in `accounts`. It asks a running server through its
+endpoint for registration by shared secret; otherwise the account is made in the database, by the
+same services that the server uses.
 """
 
 import asyncio
 import hashlib
 import hmac
-import http.client
 import os
 import secrets
-import socket
-import ssl
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +17,29 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeserver.cli.commands import config_option
+from homeserver.cli import accounts
+from homeserver.cli.commands import config_option, json_option
+from homeserver.cli.connection import ask, running, where
 from homeserver.config import Config, Listener
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.ids import is_new_localpart
 
 REGISTER = "/_synapse/admin/v1/register"
-SECONDS = 30
 
 
 @click.group()
 def user() -> None:
     """Accounts."""
+
+
+for _command in (
+    accounts.list_users,
+    accounts.show,
+    accounts.passwd,
+    accounts.deactivate,
+    accounts.devices,
+):
+    user.add_command(_command)
 
 
 @user.command()
@@ -39,7 +48,10 @@ def user() -> None:
 @click.option("--admin", is_flag=True, help="The account may administer the server.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--generate", is_flag=True, help="Make up a password and print it.")
-def create(path: Path, name: str, admin: bool, password_stdin: bool, generate: bool) -> None:
+@json_option
+def create(
+    path: Path, name: str, admin: bool, password_stdin: bool, generate: bool, as_json: bool
+) -> None:
     """Make the account NAME; the first one of a server is always an administrator."""
     config = Config.load(path, os.environ)
     localpart = name.removeprefix("@").removesuffix(f":{config.server.name}")
@@ -51,10 +63,12 @@ def create(path: Path, name: str, admin: bool, password_stdin: bool, generate: b
         password = None
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    add_user(config, localpart, password, admin)
+    add_user(config, localpart, password, admin, as_json=as_json)
 
 
-def add_user(config: Config, localpart: str, password: str | None, admin: bool) -> None:
+def add_user(
+    config: Config, localpart: str, password: str | None, admin: bool, *, as_json: bool = False
+) -> None:
     """Make an account and say so; without a password one is made up and printed.
 
     Raises MatrixError or ClickException with the reason when it can't be made.
@@ -63,21 +77,27 @@ def add_user(config: Config, localpart: str, password: str | None, admin: bool) 
     password = password if password is not None else secrets.token_urlsafe(15)
     if not password:
         raise click.ClickException("The password must not be empty.")
-    listener = _running(config)
+    listener = running(config)
     if listener is not None:
         user_id = _ask_server(config, listener, localpart, password, admin)
     else:
         user_id = asyncio.run(_make_directly(config, localpart, password, admin))
+    if as_json:
+        made = {"password": password} if generated else {}
+        click.echo(msgspec.json.encode({"user_id": user_id, **made}))
+        return
     click.echo(f"Made the account {user_id}.")
     if generated:
         click.echo(f"Its password: {password}")
 
 
 async def _make_directly(config: Config, localpart: str, password: str, admin: bool) -> str:
-    from homeserver.app import App
+    from homeserver.app import App, database_settings
     from homeserver.runtime.clock import SystemClock
     from homeserver.users.accounts import NewAccount
+    from storage.beside import refuse_if_used
 
+    await refuse_if_used(database_settings(config))
     quiet = replace(config, listeners=(), metrics=replace(config.metrics, port=0))
     app = App(quiet, SystemClock())
     await app.start()
@@ -86,28 +106,6 @@ async def _make_directly(config: Config, localpart: str, password: str, admin: b
         return (await app.services.accounts.create(new)).user_id
     finally:
         await app.stop()
-
-
-def _running(config: Config) -> Listener | None:
-    """The listener of a running server that can make accounts, None when nothing answers."""
-    answering = None
-    for listener in config.listeners:
-        connection = _connect(listener)
-        try:
-            connection.connect()
-        except OSError:
-            continue
-        finally:
-            connection.close()
-        answering = listener
-        if "admin" in listener.apis:
-            return listener
-    if answering is not None:
-        raise click.ClickException(
-            "The server is running, but none of its listeners carries the api admin; "
-            "stop it first, or add admin to a listener."
-        )
-    return None
 
 
 def _ask_server(
@@ -135,51 +133,12 @@ def _ask_server(
 
 
 def _request(listener: Listener, method: str, body: JsonObject | None) -> JsonObject:
-    connection = _connect(listener)
-    try:
-        content = msgspec.json.encode(body) if body is not None else None
-        connection.request(method, REGISTER, content, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = msgspec.json.decode(response.read(), type=dict)
-    except (http.client.HTTPException, msgspec.MsgspecError):
-        raise click.ClickException("What answers at the server's address is not it.") from None
-    finally:
-        connection.close()
-    if response.status == 403:
+    status, answer = ask(listener, method, REGISTER, body)
+    if status == 403:
         raise click.ClickException(
-            f"The server at {_where(listener)} refuses registration.shared_secret: it runs with "
+            f"The server at {where(listener)} refuses registration.shared_secret: it runs with "
             "another configuration, or is another server."
         )
-    if response.status != 200:
-        raise click.ClickException(str(answer.get("error", f"status {response.status}")))
+    if status != 200:
+        raise click.ClickException(str(answer.get("error", f"status {status}")))
     return answer
-
-
-def _where(listener: Listener) -> str:
-    return str(listener.socket) if listener.socket else f"{listener.address}:{listener.port}"
-
-
-class _SocketConnection(http.client.HTTPConnection):
-    """A connection to a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(SECONDS)
-        self.sock.connect(str(self._path))
-
-
-def _connect(listener: Listener) -> http.client.HTTPConnection:
-    if listener.socket is not None:
-        return _SocketConnection(listener.socket)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.address, listener.address)
-    if listener.tls_certificate is None:
-        return http.client.HTTPConnection(host, listener.port, timeout=SECONDS)
-    # The certificate names the public host, not the address that is used from this machine.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, listener.port, timeout=SECONDS, context=context)
