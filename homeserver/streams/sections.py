@@ -219,22 +219,24 @@ class Sections:
     async def _latest(self, asker: Asker, room: Room, reader: Reader, until: int) -> Stretch:
         limit = asker.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
         shown: list[EventView] = []
+        told = _ToldKeys()
         pos = until
         for _ in range(_PAGES):
             page = await self._timeline.before(room.nid, room.rules, pos, limit + 1)
             for view in page:
                 pos = (view.pos or 0) - 1
                 if not asker.shows(view, room.room_id) or not reader.sees(view):
+                    told.hide(view)
                     continue
-                if len(shown) == limit:
-                    return _stretch(shown, limited=True)
+                if len(shown) == limit or told.outdated(view):
+                    return _cut(shown, view)
                 shown.append(view)
+                told.show(view)
             if len(page) <= limit:
                 shown.reverse()
                 return Stretch(shown, limited=False, start=pos)
-        if shown:
-            return _stretch(shown, limited=True)
-        return Stretch([], limited=True, start=pos)
+        shown.reverse()
+        return Stretch(shown, limited=True, start=pos)
 
     async def _since(
         self, asker: Asker, room: Room, news: News, reader: Reader | None, until: int
@@ -245,15 +247,24 @@ class Sections:
         most = limit if event_filter.plain and not asker.ignored else MOST_EVENTS
         views = await news.events(room.nid, room.rules, until, most + 1)
         cut = len(views) > most
-        shown = [
-            view
-            for view in views[-most:]
-            if asker.shows(view, room.room_id) and (reader is None or reader.sees(view))
-        ]
-        if len(shown) > limit:
-            return Stretch(shown[-limit:], True, (shown[-limit].pos or 0) - 1)
         if cut:
-            return Stretch(shown, True, (views[-most].pos or 0) - 1)
+            views = views[-most:]
+        if reader is None and event_filter.plain and not asker.ignored:
+            shown = views
+        else:
+            shown = []
+            told = _ToldKeys()
+            for view in reversed(views):
+                if not asker.shows(view, room.room_id) or not (reader is None or reader.sees(view)):
+                    told.hide(view)
+                    continue
+                if len(shown) == limit or told.outdated(view):
+                    return _cut(shown, view)
+                shown.append(view)
+                told.show(view)
+            shown.reverse()
+        if cut:
+            return Stretch(shown, True, (views[0].pos or 0) - 1)
         counted = not shown and any(
             view.flags & NOTIFIES or view.sender == asker.user_id or view.type == _REDACTION
             for view in views
@@ -445,9 +456,37 @@ def _copies(
     )
 
 
-def _stretch(newest_first: list[EventView], *, limited: bool) -> Stretch:
+class _ToldKeys:
+    """Which state a timeline tells, looked at from its end.
+
+    A state event is `outdated` when the client would believe it, because what came after it is not
+    shown: a timeline begins after such an event.
+    """
+
+    __slots__ = ("_hidden", "_shown")
+
+    def __init__(self) -> None:
+        self._hidden: set[tuple[str, str]] = set()
+        self._shown: set[tuple[str, str]] = set()
+
+    def hide(self, view: EventView) -> None:
+        if view.state_key is not None:
+            key = (view.type, view.state_key)
+            if key not in self._shown:
+                self._hidden.add(key)
+
+    def show(self, view: EventView) -> None:
+        if view.state_key is not None:
+            self._shown.add((view.type, view.state_key))
+
+    def outdated(self, view: EventView) -> bool:
+        return view.state_key is not None and (view.type, view.state_key) in self._hidden
+
+
+def _cut(newest_first: list[EventView], before: EventView) -> Stretch:
+    """These events of a longer timeline; `before` is the one that they don't reach back to."""
     newest_first.reverse()
-    return Stretch(newest_first, limited, (newest_first[0].pos or 0) - 1)
+    return Stretch(newest_first, limited=True, start=before.pos or 0)
 
 
 def _heroes(summary: JsonObject | None) -> list[str]:
