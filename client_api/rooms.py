@@ -120,6 +120,7 @@ async def send_event(
     call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject
 ) -> EventIDReply:
     """Send a message event."""
+    call.app.presence.active(call.session)
     room = await call.app.rooms.known(room_id)
     event_id = await call.app.posting.send(
         call.session.user_id, room, event_type, body, _txn(call, txn_id)

@@ -3,7 +3,7 @@
 spec: client-server-api#syncing
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -11,6 +11,7 @@ from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Raw, Shape
 from homeserver.matrix.filters import Filter
 from homeserver.streams.sync import SyncRequest
+from homeserver.users.presence import State
 
 _NO_FILTER = Filter.parse({})
 
@@ -19,7 +20,7 @@ class SyncQuery(Shape):
     filter: str | None = None
     since: str | None = None
     full_state: bool = False
-    set_presence: Literal["offline", "online", "unavailable"] = "online"
+    set_presence: State | None = None
     timeout: Annotated[int, msgspec.Meta(ge=0)] = 0
     use_state_after: bool = False
     # matrix-js-sdk sends the name that the parameter had as a proposal (MSC4222).
@@ -54,4 +55,5 @@ async def sync(call: Call, query: SyncQuery) -> Raw:
             else "state"
         ),
     )
-    return Raw(await call.app.sync(request))
+    with call.app.presence.polling(call.session, query.set_presence):
+        return Raw(await call.app.sync(request))

@@ -28,6 +28,7 @@ async def put_typing(call: Call, room_id: RoomID, user_id: UserID, body: TypingB
         raise MatrixError.forbidden("You can only set your own typing state")
     room = await call.app.own_rooms.joined(call.session.user_nid, room_id)
     if body.typing:
+        call.app.presence.active(call.session)
         timeout = DEFAULT_TIMEOUT_MS if body.timeout is None else body.timeout
         call.app.typing.start(room.nid, user_id, timeout)
     else:

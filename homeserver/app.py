@@ -55,6 +55,7 @@ from homeserver.streams.memberships import Memberships
 from homeserver.streams.news import StoredNews
 from homeserver.streams.notifier import Notifier
 from homeserver.streams.numbers import Names, Numbers
+from homeserver.streams.presence import PresenceNews
 from homeserver.streams.publish import Publisher
 from homeserver.streams.ring import Ring
 from homeserver.streams.sections import Sections
@@ -75,6 +76,7 @@ from homeserver.users.moderation import Moderation
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
+from homeserver.users.presence import Presence
 from homeserver.users.profile_spread import ProfileSpread
 from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
@@ -139,6 +141,7 @@ class App:
         self._operator = OperatorToken(config.server.data_dir)
         self._passwords: Passwords | None = None
         self._sessions: Sessions | None = None
+        self._presence: Presence | None = None
         self._federation: Federation | None = None
 
     @property
@@ -180,6 +183,8 @@ class App:
         await self._tasks.stop()
         if self._sessions is not None and self._commits is not None:
             await self._sessions.save_seen()
+            if self._presence is not None:
+                await self._presence.save()
         if self._federation is not None:
             await self._federation.close()
         if self._commits is not None:
@@ -207,6 +212,11 @@ class App:
         self._commits = commits
         typing = Typing(clock, publisher.typing)
         publisher.on_leave(typing.stop)
+        presence = Presence(database, commits, clock, enabled=config.presence.enabled)
+        self._presence = presence
+        presence_news = PresenceNews(presence, memberships, self.notifier, clock)
+        publisher.on_move(presence_news.moved)
+        await presence.restore()
 
         key_file = config.server.signing_key_file or config.server.data_dir / "signing.key"
         keys = signing_keys(key_file)
@@ -247,6 +257,7 @@ class App:
             ignored,
             self.notifier,
             typing,
+            presence_news,
             timelines,
             clock,
             secrets.token_hex(4),
@@ -271,6 +282,7 @@ class App:
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
         self._tasks.service("jobs", jobs.run)
+        self._tasks.service("presence", presence.run)
         closing = Deactivation(database, sessions, interactive, jobs)
         user_list = UserList(database, server_name)
         user_changes = UserChanges(
@@ -312,6 +324,8 @@ class App:
             own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
+            presence=presence,
+            presence_news=presence_news,
             posting=Posting(rooms, database),
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),

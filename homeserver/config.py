@@ -335,6 +335,13 @@ class Federation:
 
 
 @dataclass(frozen=True)
+class Presence:
+    enabled: bool = option(
+        True, reason="Whether users see who is online; without it everybody is offline."
+    )
+
+
+@dataclass(frozen=True)
 class Logging:
     level: Literal["debug", "info", "warning", "error"] = option(
         "info", reason="debug shows every request; info what an operator should read."
@@ -380,6 +387,7 @@ SECTIONS: dict[str, type] = {
     "limits": Limits,
     "sync": Sync,
     "federation": Federation,
+    "presence": Presence,
     "logging": Logging,
     "metrics": Metrics,
     "support": Support,
@@ -402,6 +410,7 @@ class Config:
     limits: Limits
     sync: Sync
     federation: Federation
+    presence: Presence
     logging: Logging
     metrics: Metrics
     support: Support

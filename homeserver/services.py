@@ -19,6 +19,7 @@ from homeserver.runtime.limits import RateLimits
 from homeserver.streams.event_stream import EventStream
 from homeserver.streams.initial_sync import InitialSync
 from homeserver.streams.memberships import Memberships
+from homeserver.streams.presence import PresenceNews
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
@@ -32,6 +33,7 @@ from homeserver.users.moderation import Moderation
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import Passwords
+from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
@@ -72,6 +74,8 @@ class Services:
     pages: Pages
     passwords: Passwords
     posting: Posting
+    presence: Presence
+    presence_news: PresenceNews
     profiles: Profiles
     public_rooms: PublicRooms
     push_rules: PushRules

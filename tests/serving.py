@@ -184,6 +184,7 @@ def configure(database: DatabaseSettings, folder: Path, changed: dict[str, Any])
         "registration": {"mode": "open", "shared_secret": "shared secret"},
         "passwords": {"cost": "cheap"},
         "limits": {"enabled": False},
+        "presence": {"enabled": False},
         "listeners": [{"port": 0}],
     }
     for section, values in changed.items():

@@ -31,8 +31,10 @@ class Answer:
     knock: dict[str, bytes] = field(default_factory=dict)
     leave: dict[str, bytes] = field(default_factory=dict)
     account_data: list[bytes] = field(default_factory=list)
+    presence: list[bytes] = field(default_factory=list)
 
     def __bool__(self) -> bool:
+        """Whether there is anything to say at once; presence alone can wait."""
         return bool(self.join or self.invite or self.knock or self.leave or self.account_data)
 
     def json(self, token: str) -> bytes:
@@ -58,6 +60,8 @@ class Answer:
             parts.append(b'"rooms":{%b}' % b",".join(rooms))
         if self.account_data:
             parts.append(b'"account_data":{"events":[%b]}' % b",".join(self.account_data))
+        if self.presence:
+            parts.append(b'"presence":{"events":[%b]}' % b",".join(self.presence))
         return b"{%b}" % b",".join(parts)
 
 

@@ -98,6 +98,10 @@ class Memberships:
         self._make_room()
         return known
 
+    def known(self, user_nid: int) -> UserRooms | None:
+        """`of`, if it is in memory; who is only asked about is not kept for it."""
+        return self._users.get(user_nid)
+
     def looking(self, room_nid: int) -> "frozenset[int] | set[int]":
         """Users joined to the room who are in memory (numbers)."""
         return self._rooms.get(room_nid, _NOBODY)

@@ -20,6 +20,7 @@ from homeserver.streams.memberships import Memberships, UserRooms
 from homeserver.streams.news import News, RingNews, StoredNews
 from homeserver.streams.notifier import Notifier
 from homeserver.streams.numbers import Names
+from homeserver.streams.presence import PresenceNews
 from homeserver.streams.ring import Ring
 from homeserver.streams.sections import Asker, StateName
 from homeserver.streams.tokens import SyncToken, Timelines
@@ -95,6 +96,7 @@ class Sync:
         ignored: Ignored,
         notifier: Notifier,
         typing: Typing,
+        presence: PresenceNews,
         timelines: Timelines,
         clock: Clock,
         incarnation: str,
@@ -105,6 +107,7 @@ class Sync:
         self._ignored = ignored
         self._notifier = notifier
         self._typing = typing
+        self._presence = presence
         self._timelines = timelines
         self._clock = clock
         self._incarnation = incarnation
@@ -112,7 +115,12 @@ class Sync:
     @property
     def position(self) -> SyncToken:
         """Where a client stands that has been told everything so far."""
-        return SyncToken(self._desk.pos, self._incarnation, self._typing.counter)
+        return SyncToken(
+            self._desk.pos,
+            self._incarnation,
+            self._typing.counter,
+            presence=self._presence.counter,
+        )
 
     async def __call__(self, request: SyncRequest) -> bytes:
         """The answer's JSON. Raises `MatrixError` M_INVALID_PARAM for a wrong `since`."""
@@ -121,21 +129,30 @@ class Sync:
             token = self._timelines.parse_sync(request.since, self._desk.pos)
         deadline = self._clock.monotonic() + request.timeout
         answer = Answer()
+        woken = request.timeout <= 0
         while True:
             if self._is_current(token) and not request.full_state:
                 # There is nothing to say; but only users whose rooms are known are woken.
                 await self._memberships.of(request.session.user_nid)
                 reached = token
             else:
+                known = token.presence if token.incarnation == self._incarnation else 0
                 answer, reached = await self._answer(request, token)
                 if answer or token.pos < 0 or request.full_state:
                     break
                 token = reached
+                if answer.presence:
+                    if woken:
+                        break
+                    # Presence is no reason to answer at once: it wakes in its own time.
+                    token = reached._replace(presence=known)
+                    self._presence.wake_later(request.session.user_nid)
             if self._desk.pos > reached.pos or self._typing.counter > reached.ephemeral:
                 # Something came while this was looked at; it may concern this user.
                 continue
             left = deadline - self._clock.monotonic()
-            if not await self._notifier.wait(request.session.user_nid, left):
+            woken = await self._notifier.wait(request.session.user_nid, left)
+            if not woken:
                 break
         return answer.json(self._timelines.sync_token(reached))
 
@@ -145,6 +162,7 @@ class Sync:
             token.pos == self._desk.pos
             and token.ephemeral == self._typing.counter
             and token.incarnation == self._incarnation
+            and token.presence == self._presence.counter
         )
 
     async def _answer(self, request: SyncRequest, token: SyncToken) -> tuple[Answer, SyncToken]:
@@ -161,6 +179,7 @@ class Sync:
                 self._incarnation,
                 self._typing.counter,
                 typing=bool(self._typing.changed_since(-1, user.joined)),
+                presence=self._presence.counter,
             )
             typing = self._typing_rooms(token, user)
             asker = Asker(
@@ -179,8 +198,23 @@ class Sync:
             if news.until > news.since or typing or request.full_state:
                 await self._answers.fill(answer, asker, news, user, typing)
             if self._desk.still_whole(news):
+                answer.presence = await self._presence_events(asker, user, token, reached)
                 return answer, reached
             stored = True
+
+    async def _presence_events(
+        self, asker: Asker, user: UserRooms, token: SyncToken, reached: SyncToken
+    ) -> list[bytes]:
+        """The presence that the client must be told, as of `reached` or later."""
+        foreign = token.incarnation != self._incarnation
+        afresh = token.pos < 0 or asker.full_state or user.latest > token.pos
+        if reached.presence == (0 if foreign else token.presence) and not afresh:
+            return []
+        since = token.presence
+        if foreign:
+            # Who was shown before this process began may be shown still.
+            since = reached.presence if token.pos < 0 and not asker.misled else 0
+        return await self._presence.events(asker, user, since, afresh=afresh)
 
     def _typing_rooms(self, token: SyncToken, user: UserRooms) -> Collection[int]:
         """The rooms whose typing users the client must be told."""

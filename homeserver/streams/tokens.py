@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 from homeserver.errors import MatrixError
 
-_SYNC = re.compile(
-    r"s1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})(t?)", re.ASCII
-)
+_SYNC_FIELDS = r"_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})(t?)"
+_SYNC = re.compile("s2" + _SYNC_FIELDS + r"_(\d{1,18})", re.ASCII)
+_SYNC_1 = re.compile("s1" + _SYNC_FIELDS + "()", re.ASCII)
 _ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})", re.ASCII)
 
 
@@ -22,7 +22,8 @@ class SyncToken(NamedTuple):
 
     `pos` is the last durable stream position it has seen; `incarnation` and `ephemeral` say the
     same of what is kept only in this process's memory (typing); `typing` says that the client shows
-    somebody as typing, which only that process could take back. `pos` is -1 for a token of a lost
+    somebody as typing, which only that process could take back; `presence` is the number of the
+    last change of presence that it has seen of that process. `pos` is -1 for a token of a lost
     timeline: everything has to be sent again.
     """
 
@@ -30,6 +31,7 @@ class SyncToken(NamedTuple):
     incarnation: str
     ephemeral: int
     typing: bool = False
+    presence: int = 0
 
 
 class Timelines:
@@ -45,8 +47,11 @@ class Timelines:
 
     def sync_token(self, token: SyncToken) -> str:
         """The text form of a token of the current timeline."""
-        text = f"s1_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}"
-        return text + "t" if token.typing else text
+        mark = "t" if token.typing else ""
+        return (
+            f"s2_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}{mark}"
+            f"_{token.presence}"
+        )
 
     def room_token(self, pos: int) -> str:
         """A point between two events of a room: after position `pos`."""
@@ -57,13 +62,13 @@ class Timelines:
 
         Raises `MatrixError` M_INVALID_PARAM when it was never a token of ours.
         """
-        found = _SYNC.fullmatch(text)
+        found = _SYNC.fullmatch(text) or _SYNC_1.fullmatch(text)
         if found is None:
             raise MatrixError.invalid_param("since: this is not a token of this server")
-        nid, id_, pos, incarnation, ephemeral, typing = found.groups()
+        nid, id_, pos, incarnation, ephemeral, typing, presence = found.groups()
         if not self._holds(int(nid), id_, int(pos), applied):
             return SyncToken(-1, "", 0)
-        return SyncToken(int(pos), incarnation, int(ephemeral), bool(typing))
+        return SyncToken(int(pos), incarnation, int(ephemeral), bool(typing), int(presence or 0))
 
     def parse_room(self, text: str, name: Literal["from", "to", "at"]) -> int:
         """A pagination token, or a sync token used as one; the position after which it points.
@@ -71,7 +76,7 @@ class Timelines:
         A token of a lost timeline is taken by its position: in a room's history that is at worst a
         few events off. Raises `MatrixError` M_INVALID_PARAM, naming the parameter `name`.
         """
-        found = _ROOM.fullmatch(text) or _SYNC.fullmatch(text)
+        found = _ROOM.fullmatch(text) or _SYNC.fullmatch(text) or _SYNC_1.fullmatch(text)
         if found is None:
             raise MatrixError.invalid_param(f"{name}: this is not a token of this server")
         return int(found.group(3))
