@@ -1,34 +1,26 @@
 """Names to addresses and services, by a resolver of our own.
 
-Owns the questions to name servers: A with AAAA, and SRV. Answers and their times to live go through
-`Lookups`; that a name does not exist is an answer too. `/etc/hosts` and `localhost` come first, as
-everywhere else on the machine. It does not choose among the servers of a service.
+Owns the questions of the server about names: A with AAAA, and SRV. Answers and their times to live
+go through `Lookups`; that a name does not exist is an answer too. `/etc/hosts` and `localhost` come
+first, as everywhere else on the machine. It does not choose among the servers of a service.
 """
 
 import asyncio
 import ipaddress
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import dns.asyncresolver
-import dns.exception
-import dns.message
-import dns.name
-import dns.nameserver
-import dns.rdatatype
-import dns.resolver
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from federation.lookups import Found, Kind, LookupFailed, Lookups
+
+if TYPE_CHECKING:
+    from federation.resolver import Resolver
 
 ADDRESS = "address"
 SRV = "srv"
 
-LIFETIME = 6.0
-TRY_SECONDS = 2.0
-NEGATIVE_SECONDS = 300.0
-MAX_NEGATIVE_SECONDS = 900.0
 MAX_ANSWERS = 32
 """Addresses of a host, or servers of a service, that are looked at."""
 HOSTS = Path("/etc/hosts")
@@ -53,7 +45,10 @@ class NameServers:
 
     def __init__(self, lookups: Lookups, servers: Sequence[str] = (), hosts: Path = HOSTS) -> None:
         self._lookups = lookups
-        self._resolver = _resolver(servers)
+        for server in servers:
+            place_of(server)
+        self._servers = servers
+        self._resolver: Resolver | None = None
         self._hosts = _Hosts(hosts)
         for name, ask in ((ADDRESS, self._ask_addresses), (SRV, self._ask_services)):
             lookups.handle(name, Kind(ask, 30.0, 86_400.0, 5.0, 60.0))
@@ -81,8 +76,8 @@ class NameServers:
 
     async def _ask_addresses(self, host: str) -> Found:
         outcomes = await asyncio.gather(
-            self._query(host, dns.rdatatype.AAAA),
-            self._query(host, dns.rdatatype.A),
+            self._query(host, "AAAA"),
+            self._query(host, "A"),
             return_exceptions=True,
         )
         addresses: list[str] = []
@@ -104,75 +99,34 @@ class NameServers:
         return Found(addresses[:MAX_ANSWERS], seconds)
 
     async def _ask_services(self, name: str) -> Found:
-        records, seconds = await self._query(name, dns.rdatatype.SRV)
+        records, seconds = await self._query(name, "SRV")
         services = sorted(
             Service(one.priority, one.weight, one.port, str(one.target).rstrip("."))
             for one in records
         )
         return Found([list(service) for service in services[:MAX_ANSWERS]], seconds)
 
-    async def _query(self, name: str, kind: dns.rdatatype.RdataType) -> tuple[list[Any], float]:
-        """The records and for how long they are good; none when name or kind do not exist."""
-        try:
-            answer = await self._resolver.resolve(
-                dns.name.from_text(name + "."), kind, raise_on_no_answer=False, search=False
-            )
-        except dns.resolver.NXDOMAIN as error:
-            return [], _negative(error)
-        except dns.exception.DNSException as error:
-            raise LookupFailed(f"name servers don't answer for {name}: {_reason(error)}") from None
-        except OSError as error:
-            raise LookupFailed(f"no name server can be reached: {error.strerror}") from None
-        seconds = answer.expiration - time.time()
-        if answer.rrset is None:
-            return [], min(seconds, MAX_NEGATIVE_SECONDS)
-        return list(answer.rrset), seconds
+    async def _query(self, name: str, kind: str) -> tuple[list[Any], float]:
+        if self._resolver is None:
+            # The library takes a while, which nobody else has to wait for.
+            await asyncio.to_thread(import_module, "federation.resolver")
+            from federation.resolver import Resolver
+
+            self._resolver = Resolver([place_of(server) for server in self._servers])
+        return await self._resolver.query(name, kind)
 
 
-def _resolver(servers: Sequence[str]) -> dns.asyncresolver.Resolver:
-    try:
-        resolver = dns.asyncresolver.Resolver(configure=not servers)
-    except dns.resolver.NoResolverConfiguration:
-        resolver = dns.asyncresolver.Resolver(configure=False)
-        servers = ("127.0.0.1",)
-    if servers:
-        resolver.nameservers = [_name_server(server) for server in servers]
-    resolver.lifetime = LIFETIME
-    resolver.timeout = TRY_SECONDS
-    resolver.use_edns(0, 0, 1232)
-    return resolver
-
-
-def _name_server(text: str) -> dns.nameserver.Nameserver:
-    address, port = text, 53
+def place_of(text: str) -> tuple[str, int]:
+    """Address and port of a name server; raises ValueError for what is none."""
+    address, port = text, "53"
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
         if not bracket:
             raise ValueError(f"{text!r} lacks a bracket")
-        port = int(rest.removeprefix(":") or 53)
+        port = rest.removeprefix(":") or port
     elif text.count(":") == 1:
-        address, _, digits = text.partition(":")
-        port = int(digits)
-    return dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(address)), port)
-
-
-def _negative(error: dns.resolver.NXDOMAIN) -> float:
-    """For how long a name does not exist, by the zone's own word."""
-    responses: dict[dns.name.Name, dns.message.QueryMessage] = error.kwargs.get("responses", {})
-    for response in responses.values():
-        try:
-            return min(float(response.resolve_chaining().minimum_ttl), MAX_NEGATIVE_SECONDS)
-        except dns.exception.DNSException:
-            break
-    return NEGATIVE_SECONDS
-
-
-def _reason(error: dns.exception.DNSException) -> str:
-    if isinstance(error, dns.resolver.LifetimeTimeout):
-        return "no answer in time"
-    if isinstance(error, dns.resolver.NoNameservers):
-        return "they report a failure"
-    return str(error) or type(error).__name__
+        address, _, port = text.partition(":")
+    return str(ipaddress.ip_address(address)), int(port)
 
 
 class _Hosts:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from homeserver.cli.commands import cli
+from homeserver.runtime import key_file
 
 
 @pytest.fixture
@@ -206,3 +207,43 @@ class TestUserOnARunningServer:
         (folder / "data" / "registration_secret").write_text("")
         result = run("user", "create", "alice", "--generate")
         assert "registration.shared_secret" in failed(result)
+
+
+class TestKey:
+    def keys(self, folder: Path) -> list[str]:
+        result = run("key", "show")
+        assert result.exit_code == 0
+        return [line.split()[0] for line in result.output.splitlines()]
+
+    def started(self, folder: Path) -> str:
+        """A folder as it is after the first start."""
+        run("init", "--yes", "--name", "example.org")
+        (key,) = key_file.signing_keys(folder / "data" / "signing.key")
+        return key.key_id
+
+    def test_rotate_makes_a_new_key_to_sign_with(self, folder: Path) -> None:
+        old = self.started(folder)
+        assert self.keys(folder) == [old]
+        result = run("key", "rotate")
+        assert result.exit_code == 0
+        (new,) = self.keys(folder)
+        assert new != old
+        assert new in result.output
+        assert "Restart" in result.output
+
+    def test_the_old_one_may_stay_in_use_for_a_while(self, folder: Path) -> None:
+        old = self.started(folder)
+        run("key", "rotate", "--keep")
+        assert self.keys(folder)[1:] == [old]
+
+    def test_without_a_key_there_is_nothing_to_rotate(self, folder: Path) -> None:
+        run("init", "--yes", "--name", "example.org")
+        assert "signing.key" in failed(run("key", "rotate"))
+        assert "signing.key" in failed(run("key", "show"))
+
+    def test_a_damaged_file_is_left_alone(self, folder: Path) -> None:
+        self.started(folder)
+        path = folder / "data" / "signing.key"
+        path.write_text("nonsense")
+        assert "signing key file" in failed(run("key", "rotate"))
+        assert path.read_text() == "nonsense"

@@ -19,9 +19,9 @@ def key() -> None:
 def show(path: Path) -> None:
     """List the keys of the key file; the first one signs."""
     from homeserver.matrix.canonical import encode_unpadded
-    from homeserver.matrix.sign import SigningKey
+    from homeserver.runtime import key_file
 
-    for one in SigningKey.load_all(_file(path).read_text(encoding="ascii")):
+    for one in key_file.read(_file(path)):
         click.echo(f"{one.key_id} {encode_unpadded(one.public_key)}")
 
 

@@ -9,27 +9,38 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from homeserver.matrix.errors import Malformed
 from homeserver.matrix.sign import SigningKey
+from homeserver.options import ConfigError
 
 
 def signing_keys(path: Path) -> list[SigningKey]:
     """The keys of the file, the one to sign with first; without a file a new one is made.
 
-    Raises OSError or Malformed when the file can't be used.
+    Raises OSError or ConfigError when the file can't be used.
     """
     with suppress(FileNotFoundError):
-        return SigningKey.load_all(path.read_text(encoding="ascii"))
+        return read(path)
     key = SigningKey.generate()
     write_secret(path, key.serialise())
     return [key]
 
 
+def read(path: Path) -> list[SigningKey]:
+    """The keys of a file that is there; raises OSError or ConfigError."""
+    try:
+        return SigningKey.load_all(path.read_text(encoding="ascii"))
+    except (Malformed, UnicodeError) as error:
+        reason = str(error) if isinstance(error, Malformed) else "It is not text"
+        raise ConfigError(f"{path}: {reason}") from None
+
+
 def rotate(path: Path, *, keep: bool = False) -> SigningKey:
     """Put a new key to sign with in the place of the others, or before them with `keep`.
 
-    Raises OSError or Malformed when the file can't be used; then it is as it was.
+    Raises OSError or ConfigError when the file can't be used; then it is as it was.
     """
-    before = SigningKey.load_all(path.read_text(encoding="ascii"))
+    before = read(path)
     key = SigningKey.generate()
     kept = [one for one in before if one.key_id != key.key_id] if keep else []
     write_secret(path, "".join(one.serialise() for one in [key, *kept]))

@@ -9,19 +9,21 @@ from homeserver.matrix.sign import SigningKey, verify_json
 EXPECTED = Authorization("a.example:8448", "b.example", "ed25519:k1", "c2ln+/A=")
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        'X-Matrix origin="a.example:8448",destination="b.example",key="ed25519:k1",sig="c2ln+/A="',
-        "X-Matrix origin=a.example:8448,destination=b.example,key=ed25519:k1,sig=c2ln+/A=",
-        'x-matrix   sig="c2ln+/A=" ,\tkey="ed25519:k1",  destination=b.example,ORIGIN="a.example:8448"',
-        'X-Matrix origin="a.example:8448",destination="b.ex\\ample",key="ed25519\\:k1",sig="c2ln+/A="',
-        'X-Matrix origin="a.example:8448",new="x,y=\\"z",destination="b.example",key="ed25519:k1",'
-        'sig="c2ln+/A="',
-        'X-Matrix origin="a.example:8448",destination="b.example",key="ed25519:k1",sig="c2ln+/A=",',
-    ],
-    ids=["quoted", "bare", "spaces and case", "escapes", "unknown parameter", "last comma"],
-)
+ORIGIN, KEY, SIG = 'origin="a.example:8448"', 'key="ed25519:k1"', 'sig="c2ln+/A="'
+DESTINATION = 'destination="b.example"'
+FORMS = {
+    "quoted": f"X-Matrix {ORIGIN},{DESTINATION},{KEY},{SIG}",
+    "bare": "X-Matrix origin=a.example:8448,destination=b.example,key=ed25519:k1,sig=c2ln+/A=",
+    "spaces and case": f"x-matrix   {SIG} ,\t{KEY},  {DESTINATION},{ORIGIN.upper()}".replace(
+        "A.EXAMPLE", "a.example"
+    ),
+    "escapes": rf'X-Matrix {ORIGIN},destination="b.ex\ample",key="ed25519\:k1",{SIG}',
+    "unknown parameter": rf'X-Matrix {ORIGIN},new="x,y=\"z",{DESTINATION},{KEY},{SIG}',
+    "last comma": f"X-Matrix {ORIGIN},{DESTINATION},{KEY},{SIG},",
+}
+
+
+@pytest.mark.parametrize("header", FORMS.values(), ids=FORMS)
 def test_forms_that_mean_the_same(header: str) -> None:
     assert Authorization.parse(header) == EXPECTED
 

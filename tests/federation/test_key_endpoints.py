@@ -8,8 +8,8 @@ import pytest
 
 from federation.key_answers import read_answer
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.errors import Malformed
 from homeserver.matrix.sign import verify_json
+from homeserver.options import ConfigError
 from homeserver.runtime import key_file
 from tests.federation.internet import DAY, Internet, Peer, answers
 from tests.serving import SERVER_NAME, Running
@@ -115,7 +115,7 @@ class TestQueries:
     async def test_names_that_are_none(self, server: Running) -> None:
         path = f"/_matrix/key/v2/query/{quote('not a name')}"
         assert (await server.request("GET", path)).errcode == "M_INVALID_PARAM"
-        body = {"server_keys": {"not a name": {}}}
+        body: JsonObject = {"server_keys": {"not a name": {}}}
         reply = await server.request("POST", "/_matrix/key/v2/query", body=body)
         assert reply.body == {"server_keys": []}
 
@@ -179,7 +179,9 @@ class TestNotary:
 
     async def test_is_bounded(self, net: Internet) -> None:
         federation = await net.federation()
-        wanted = {f"s{number}.example:9": {} for number in range(1_000)}
+        wanted: dict[str, dict[str, int | None]] = {
+            f"s{number}.example:9": {} for number in range(1_000)
+        }
         assert await federation.notary.answers(wanted) == []
         assert len({name for name, _ in net.names.asked}) == 100
 
@@ -201,6 +203,6 @@ def test_a_key_file_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
     third = key_file.rotate(path)
     assert [key.key_id for key in key_file.signing_keys(path)] == [third.key_id]
     path.write_text("nonsense")
-    with pytest.raises(Malformed):
+    with pytest.raises(ConfigError):
         key_file.rotate(path)
     assert path.read_text() == "nonsense"

@@ -264,13 +264,13 @@ class TestNotaries:
     @pytest.mark.parametrize("kind", ["unsigned", "wrong key", "other server", "nonsense"])
     async def test_are_believed_by_their_signature_only(self, net: Internet, kind: str) -> None:
         gone, other = await self.gone(net, "gone.example"), await self.gone(net, "other.example")
-        options: dict[str, Any] = {
+        kinds: dict[str, dict[str, Any]] = {
             "unsigned": {"answer": [gone.published()]},
             "wrong key": {"key": other.key},
             "other server": {"answer": [other.published()]},
             "nonsense": {"answer": [None, 5, {"server_name": gone.name, "signatures": 1}]},
-        }[kind]
-        federation, server = await self.notary(net, gone, **options)
+        }
+        federation, server = await self.notary(net, gone, **kinds[kind])
         assert not await valid(federation.keyring, gone)
         assert server.seen
 
