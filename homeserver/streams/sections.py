@@ -193,7 +193,7 @@ class Sections:
         told = await self._parts(asker, room, stretch, state, reader, until, summary)
         silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
         told = told._replace(silent=silent)
-        if share and summary is None and self._shared_news is news:
+        if share and summary is None and stretch.views and self._shared_news is news:
             senders = frozenset(view.txn[0] for view in stretch.views if view.txn is not None)
             if asker.device_nid not in senders:
                 self._shared[key] = _Shared(told, asker.now, senders)

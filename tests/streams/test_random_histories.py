@@ -214,4 +214,4 @@ def test_memory_and_tables_agree_and_clients_end_where_the_room_is(
 def test_so_they_do_after_many_histories(
     database_settings: DatabaseSettings, tmp_path: Path
 ) -> None:
-    compare(database_settings, tmp_path, 1_500)
+    compare(database_settings, tmp_path, 400)
