@@ -24,6 +24,9 @@ IN_ALL = 400
 MAX_TARGETS = 4
 # What a proxy says whose server is down.
 _GATEWAY_ERRORS = frozenset({502, 503, 504})
+LOOK_AGAIN_MS = 60_000
+"""How often a server that waits is looked up again while somebody wants something of it."""
+MAX_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,9 @@ class ServerClient:
         self._clock = clock
         self._slots: dict[str, _Slot] = {}
         self._all = asyncio.Semaphore(IN_ALL)
+        self._places: dict[str, frozenset[tuple[str, int]]] = {}
+        self._looked: dict[str, int] = {}
+        self._looking: set[asyncio.Task[bool]] = set()
 
     async def exchange(
         self,
@@ -64,7 +70,7 @@ class ServerClient:
         comes from a proxy whose server is down, counts as none.
         """
         if not despite_pause:
-            await self._destinations.check(server)
+            await self._check(server)
         tried = None
         try:
             async with asyncio.timeout(seconds), self._slot(server):
@@ -105,6 +111,35 @@ class ServerClient:
             await self._destinations.succeeded(server)
             yield answer
 
+    async def look_again(self, server: str) -> bool:
+        """Whether a server is elsewhere now than when it failed; then its pause is over."""
+        before = self._places.get(server)
+        now = await self._discovery.places(server)
+        if before is None or not now or now == before:
+            return False
+        self._places.pop(server, None)
+        self._destinations.reset(server)
+        return True
+
+    async def close(self) -> None:
+        """Give up what is under way in the background."""
+        for task in self._looking:
+            task.cancel()
+        if self._looking:
+            await asyncio.wait(self._looking)
+
+    async def _check(self, server: str) -> None:
+        try:
+            await self._destinations.check(server)
+        except Unreachable:
+            now = self._clock.now_ms()
+            if now - self._looked.get(server, 0) >= LOOK_AGAIN_MS:
+                self._looked[server] = now
+                task = asyncio.get_running_loop().create_task(self.look_again(server))
+                self._looking.add(task)
+                task.add_done_callback(self._looking.discard)
+            raise
+
     @asynccontextmanager
     async def _open(
         self, server: str, request: Outgoing, seconds: float, max_bytes: int
@@ -137,6 +172,10 @@ class ServerClient:
         if tried is None:
             return Unreachable(server, "too many requests to it are under way")
         retry = await self._destinations.failed(server, reason, tried)
+        if len(self._places) >= MAX_REMEMBERED:
+            self._places.clear()
+            self._looked.clear()
+        self._places[server] = await self._discovery.places(server)
         return Unreachable(server, reason, retry)
 
     @asynccontextmanager

@@ -79,6 +79,18 @@ class Discovery:
             return self._direct(delegate, ".well-known")
         return await self._by_service(server, host, ".well-known, ")
 
+    async def places(self, server: str) -> frozenset[tuple[str, int]]:
+        """The addresses and ports that the server has now; empty when that is not known."""
+        found = set()
+        try:
+            for target in (await self.route(server)).targets:
+                host = target.host
+                for address in [host] if _is_address(host) else await self._names.addresses(host):
+                    found.add((address, target.port))
+        except (Unreachable, OSError):
+            return frozenset()
+        return frozenset(found)
+
     def doubt(self, server: str, route: Route) -> None:
         """The route has led nowhere: look again at what it was made from."""
         host, _ = split_name(server)

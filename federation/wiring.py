@@ -114,5 +114,6 @@ class Federation:
     async def close(self) -> None:
         """Give up what is under way and drop every connection."""
         await self.keyring.close()
+        await self.client.close()
         await self.lookups.close()
         await self.outbound.close()

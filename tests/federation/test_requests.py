@@ -187,6 +187,51 @@ class TestPauses:
         assert await requests.request(name, "GET", "/_matrix/x", despite_pause=True) == {}
         assert await requests.request(name, "GET", "/_matrix/x") == {}
 
+    async def test_a_server_that_has_moved_is_tried_at_once(self, net: Internet) -> None:
+        old, new = await net.server("a.example"), await net.server("a.example")
+        old.handler, new.handler = answers(b"", 502), answers({})
+        net.host("a.example")
+        net.names.put("_matrix-fed._tcp.a.example", "SRV", f"1 1 {old.port} a.example.", ttl=30)
+        federation = await net.federation()
+        back: list[str] = []
+        federation.destinations.on_alive(back.append)
+        request = federation.requests.request
+        for _ in range(20):
+            with pytest.raises(Unreachable):
+                await request("a.example", "GET", "/_matrix/x")
+            await net.clock.advance(30)
+        row = await federation.destinations.state("a.example")
+        assert row.retry_ts > net.clock.now_ms()
+        assert not await federation.client.look_again("a.example")
+        net.names.put("_matrix-fed._tcp.a.example", "SRV", f"1 1 {new.port} a.example.", ttl=30)
+        await net.clock.advance(30)
+        assert await federation.client.look_again("a.example")
+        assert back == ["a.example"]
+        assert await request("a.example", "GET", "/_matrix/x") == {}
+
+    async def test_whoever_wants_something_has_it_looked_up(self, net: Internet) -> None:
+        new = await net.server("a.example")
+        new.handler = answers({})
+        net.host("a.example")
+        net.names.put("_matrix-fed._tcp.a.example", "SRV", "1 1 9 a.example.", ttl=30)
+        federation = await net.federation()
+        request = federation.requests.request
+        for _ in range(20):
+            await net.clock.advance(1_800)
+            with pytest.raises(Unreachable):
+                await request("a.example", "GET", "/_matrix/x")
+        retry = (await federation.destinations.state("a.example")).retry_ts
+        moved = asyncio.Event()
+        federation.destinations.on_alive(lambda server: moved.set())
+        net.names.put("_matrix-fed._tcp.a.example", "SRV", f"1 1 {new.port} a.example.", ttl=30)
+        await net.clock.advance(60)
+        with pytest.raises(Unreachable, match="waits"):
+            await request("a.example", "GET", "/_matrix/x")
+        async with asyncio.timeout(10):
+            await moved.wait()
+        assert net.clock.now_ms() < retry
+        assert await request("a.example", "GET", "/_matrix/x") == {}
+
     async def test_errors_are_answers(self, net: Internet) -> None:
         name, server, requests = await peer(net)
         server.handler = answers({"errcode": "M_UNKNOWN"}, 500)
