@@ -280,7 +280,8 @@ def _check_summary(
             content = {}
         value = content.get(key)
         keeps_empty = default is not None or field == "room_type"
-        expected[field] = value if isinstance(value, str) and (value or keeps_empty) else default
+        stands = isinstance(value, str) and "\0" not in value and (value or keeps_empty)
+        expected[field] = value if stands else default
     actual = summary._asdict()
     return [
         f"its summary says {field} = {actual[field]!r} and should say {value!r}"

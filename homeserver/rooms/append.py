@@ -158,6 +158,10 @@ def append(
         (key, old, new, _known(head, known, old), _known(head, known, new))
         for key, (old, new) in changed.items()
     ]
+    # All that may be missing is asked for before the head is touched.
+    moves = [_member_change(names, old, new, before, after) for _, old, new, before, after in steps]
+    if redacted is not None and redacted[1].state_key is not None:
+        head.event_nid(*redacted[1].key)
 
     if event.sender.endswith(":" + local_server):
         flags |= LOCAL
@@ -189,7 +193,6 @@ def append(
     if event.redacts is not None:
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
 
-    members: list[MemberChange] = []
     if steps:
         for key, _, new, _, _ in steps:
             if new is None:
@@ -199,7 +202,7 @@ def append(
         snapshot = head.snapshots.add(numbers.take("snapshot"), room, head.state, changed)
         changes.append(Insert(snapshot))
         summary = head.summary
-        for key, old, new, before, after in steps:
+        for (key, old, new, before, after), move in zip(steps, moves, strict=True):
             changes.append(
                 Delete(CurrentStateRow, (room, key))
                 if new is None
@@ -207,10 +210,8 @@ def append(
             )
             changes.append(Insert(StateChangeRow(room, Pos(index), key, old, new)))
             summary = _summary_after(summary, after, before)
-            member = _member_change(names, old, new, before, after)
-            if member is not None:
-                members.append(member)
-                changes.extend(_member_rows(room, index, member, local_server))
+            if move is not None:
+                changes.extend(_member_rows(room, index, move, local_server))
         if summary != head.summary:
             head.summary = summary
             changes.append(Put(summary))
@@ -241,7 +242,7 @@ def append(
         replaced=replaced,
         replaced_nid=replaced_nid,
         redacted=redacted,
-        members=tuple(members),
+        members=tuple(move for move in moves if move is not None),
         because=because,
     )
     return appended, changes
@@ -335,8 +336,13 @@ def _summary_after(
         return row
     field, key, default = summed_up
     value = after.content.get(key) if after is not None else None
-    # An empty name is none; an empty join rule or type is one that nobody knows.
-    stands = isinstance(value, str) and (value or default is not None or field == "room_type")
+    # An empty name is none; an empty join rule or type is one that nobody knows. What holds a NUL,
+    # as events from elsewhere may, PostgreSQL could not keep.
+    stands = (
+        isinstance(value, str)
+        and "\0" not in value
+        and (value or default is not None or field == "room_type")
+    )
     changed: dict[str, Any] = {field: value if stands else default}
     return row._replace(**changed)
 
