@@ -29,6 +29,7 @@ DATABASES = ("sqlite", "postgresql")
     type=click.Path(path_type=Path, exists=True),
     help="Write the tables into this page, between its marks.",
 )
+@click.option("--presence", is_flag=True, help="Switch presence on, on both servers.")
 @click.option(
     "--profile", is_flag=True, help="Say where our server spends its time, on larger sizes."
 )
@@ -39,11 +40,12 @@ def main(
     quick: bool,
     json_path: Path | None,
     page: Path | None,
+    presence: bool,
     profile: bool,
 ) -> None:
     """Measure CPU time an operation, throughput, waiting and memory of homeservers."""
     sizes = QUICK if quick else PROFILED if profile else FULL
-    plan = Plan(sizes, scenarios, _tell, profile)
+    plan = Plan(sizes, scenarios, _tell, profile, presence)
 
     async def run() -> list[Figure]:
         figures: list[Figure] = []

@@ -55,6 +55,7 @@ class Plan:
     scenarios: tuple[str, ...]
     tell: Callable[[str], None]
     profile: bool = False
+    presence: bool = False
 
 
 @contextmanager
@@ -129,7 +130,7 @@ async def _scenarios(
     kind: str, database: str, plan: Plan, names: list[str], note: Callable[[Figure], None]
 ) -> None:
     with placed(database) as (folder, url, pid):
-        server = server_class(kind)(folder, url)
+        server = server_class(kind)(folder, url, presence=plan.presence)
         samples = folder / "samples.json"
         if plan.profile and isinstance(server, OurServer):
             server.wrapper = ("-m", "bench.sampler", str(samples))

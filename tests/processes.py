@@ -105,9 +105,17 @@ class Server(ABC):
 
     kind: str
 
-    def __init__(self, folder: Path, database: str | None = None, name: str = "localhost") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: str | None = None,
+        name: str = "localhost",
+        *,
+        presence: bool = False,
+    ) -> None:
         self.folder = folder
         self.name = name
+        self.presence = presence
         self.database = database or f"sqlite:{folder / 'homeserver.db'}"
         self.port = free_port()
         self.shared_secret = secrets.token_hex(16)
@@ -242,6 +250,8 @@ class OurServer(Server):
                     f"shared_secret = {json.dumps(self.shared_secret)}",
                     "[passwords]",
                     'cost = "cheap"',
+                    "[presence]",
+                    f"enabled = {json.dumps(self.presence)}",
                     "[limits]",
                     "enabled = false",
                     "[logging]",
@@ -323,7 +333,7 @@ class SynapseServer(Server):
             "report_stats": False,
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
-            "presence": {"enabled": False},
+            "presence": {"enabled": self.presence},
             "rc_message": unlimited,
             "rc_registration": unlimited,
             "rc_login": dict.fromkeys(("address", "account", "failed_attempts"), unlimited),

@@ -15,7 +15,7 @@ from tests.processes import Server, judged, running
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A running server; tests may stop, kill and start it."""
-    with running(judged()(tmp_path / "server")) as server:
+    with running(judged()(tmp_path / "server", presence=True)) as server:
         yield server
 
 
