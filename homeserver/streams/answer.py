@@ -11,6 +11,7 @@ from homeserver.matrix import canonical
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
+from homeserver.rooms.timeline import OLDEST
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.memberships import Membership, UserRooms
 from homeserver.streams.news import News
@@ -128,6 +129,7 @@ class RoomAnswers:
                     by_room.get(nid, ()),
                     typing=nid in typing,
                     stayed=news.since >= 0 and (nid not in moved or nid in moves.stayed),
+                    was_joined=nid in moves.was_joined,
                 )
                 if section is not None:
                     answer.join[room.room_id] = section
@@ -161,10 +163,12 @@ class RoomAnswers:
         *,
         typing: bool,
         stayed: bool,
+        was_joined: bool,
     ) -> bytes | None:
         """A room that the user is in; None when nothing in it concerns this client.
 
-        `stayed`: the user was in it all along, and the client knows it up to `news.since`.
+        `was_joined`: the user was in it at `news.since`, up to which the client knows it; `stayed`:
+        and never left.
         """
         if stayed:
             told = await self._sections.update(asker, room, news, None, news.until)
@@ -172,7 +176,12 @@ class RoomAnswers:
         else:
             reader = await self._readers.of(asker.user_nid, room)
             told = await self._sections.afresh(
-                asker, room, reader, news.until, returned=reader.was_joined_at(news.since)
+                asker,
+                room,
+                reader,
+                news.until,
+                returned=reader.was_joined_at(news.since),
+                after=news.since if was_joined else OLDEST,
             )
             receipts = await self._everything(news.until).receipts(room.nid, asker.user_nid)
             if news.since >= 0:

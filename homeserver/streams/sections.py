@@ -16,7 +16,7 @@ from homeserver.matrix.filters import Filter, select_fields
 from homeserver.rooms.actor import Room
 from homeserver.rooms.readable import Reader
 from homeserver.rooms.state import RoomState
-from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.timeline import OLDEST, Timeline
 from homeserver.rooms.views import EventView
 from homeserver.streams.lazy import LazyMembers
 from homeserver.streams.news import KeyChange, News, collect
@@ -130,16 +130,17 @@ class Sections:
         until: int,
         *,
         returned: bool = False,
+        after: int = OLDEST,
         own: int | None = None,
     ) -> Told:
         """`timeline`, `state` and `summary` for a client that knows nothing of the room.
 
-        `returned`: it may still show what it knew of the room in an earlier stay. For `own` see
-        `update`.
+        `returned`: it may still show what it knew of the room in an earlier stay; what stands up to
+        `after` it has. For `own` see `update`.
         """
         if asker.lazy and asker.device_nid is not None:
             self._lazy.forget(asker.device_nid, room.nid)
-        stretch = await self._latest(asker, room, reader, until)
+        stretch = await self._latest(asker, room, reader, after, until)
         if asker.misled or returned:
             stretch = stretch._replace(limited=True)
         summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
@@ -216,13 +217,15 @@ class Sections:
 
     # --- timeline
 
-    async def _latest(self, asker: Asker, room: Room, reader: Reader, until: int) -> Stretch:
+    async def _latest(
+        self, asker: Asker, room: Room, reader: Reader, after: int, until: int
+    ) -> Stretch:
         limit = asker.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
         shown: list[EventView] = []
         told = _ToldKeys()
         pos = until
         for _ in range(_PAGES):
-            page = await self._timeline.before(room.nid, room.rules, pos, limit + 1)
+            page = await self._timeline.before(room.nid, room.rules, pos, limit + 1, after)
             for view in page:
                 pos = (view.pos or 0) - 1
                 if not asker.shows(view, room.room_id) or not reader.sees(view):
