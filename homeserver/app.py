@@ -9,6 +9,7 @@ import gc
 import logging
 import secrets
 import signal
+from collections.abc import Callable
 
 import client_api
 from federation.wiring import Federation
@@ -41,6 +42,7 @@ from homeserver.runtime.jobs import Jobs
 from homeserver.runtime.key_file import signing_keys
 from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
+from homeserver.runtime.reload import Reload
 from homeserver.runtime.tasks import Supervisor
 from homeserver.runtime.watch import LoopWatch
 from homeserver.services import Services
@@ -135,6 +137,7 @@ class App:
         self._tasks = Supervisor(clock)
         self._watch = LoopWatch(self.metrics)
         self._server: Server | None = None
+        self._dispatchers: list[Dispatcher] = []
         self._database: Database | None = None
         self._commits: CommitQueue | None = None
         self._inbox = UserInbox()
@@ -342,26 +345,34 @@ class App:
             user_list=user_list,
         )
 
+    def reloads(self, load: Callable[[], Config]) -> Reload:
+        """What reads the configuration again by `load` and has the running parts go by it."""
+        server = self._server
+        assert server is not None
+        reload = Reload(self.config, load)
+        reload.check(lambda config: server.check_certificates(_bindings(config)))
+        reload.part((), lambda config: server.take_certificates(_bindings(config)))
+        reload.part(["logging.level"], lambda config: logs.set_level(config.logging.level))
+        reload.part(["limits"], self._take_limits)
+        reload.part(["registration"], self._take_registration)
+        return reload
+
+    def _take_limits(self, config: Config) -> None:
+        self.limits.configure(config.limits.enabled, config.limits.rates)
+        for dispatcher in self._dispatchers:
+            dispatcher.max_body = config.limits.max_request_bytes
+
+    def _take_registration(self, config: Config) -> None:
+        self.services.registration.configure(config.registration, config.terms)
+        self.services.shared_secret.configure(config.registration.shared_secret)
+
     def _listeners(self) -> Server:
         config = self.config
-        bindings = [
-            Binding(
-                listener.address,
-                listener.port,
-                listener.apis,
-                listener.tls_certificate,
-                listener.tls_key,
-                listener.socket,
-            )
-            for listener in config.listeners
-        ]
-        if config.metrics.port:
-            bindings.append(Binding(config.metrics.address, config.metrics.port, ("metrics",)))
         proxies = Proxies(config.server.trusted_proxies)
         federation = self._federation if config.federation.enabled else None
 
         def dispatcher(router: Router) -> Dispatcher:
-            return Dispatcher(
+            made = Dispatcher(
                 router,
                 self.services,
                 self.services.sessions,
@@ -372,6 +383,8 @@ class App:
                 query_tokens=config.compat.old_clients,
                 servers=federation.inbound if federation is not None else None,
             )
+            self._dispatchers.append(made)
+            return made
 
         endpoints = {
             "health": health_endpoints(self.health),
@@ -383,6 +396,7 @@ class App:
             "admin": client_api.admin_endpoints(),
             "federation": federation.endpoints() if federation is not None else [],
         }
+        bindings = _bindings(config)
         return Server(bindings, endpoints, dispatcher, self.health, config.compat.old_clients)
 
     async def _tidy_up(
@@ -395,21 +409,40 @@ class App:
             await login_tokens.forget_expired()
 
 
-def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def _bindings(config: Config) -> list[Binding]:
+    """Where the configured listeners listen."""
+    bindings = [
+        Binding(
+            listener.address,
+            listener.port,
+            listener.apis,
+            listener.tls_certificate,
+            listener.tls_key,
+            listener.socket,
+        )
+        for listener in config.listeners
+    ]
+    if config.metrics.port:
+        bindings.append(Binding(config.metrics.address, config.metrics.port, ("metrics",)))
+    return bindings
+
+
+def run(config: Config, load: Callable[[], Config]) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP has the configuration read again by `load`."""
     import uvloop
 
     logs.set_up(config.logging.level, config.logging.format)
-    uvloop.run(_serve(config))
+    uvloop.run(_serve(config, load))
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, load: Callable[[], Config]) -> None:
     app = App(config, SystemClock())
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     await app.start()
+    loop.add_signal_handler(signal.SIGHUP, app.reloads(load))
     log.info("%s is served on %s", config.server.name, ", ".join(app.addresses))
     await ended.wait()
     log.info("stopping: finishing what was begun")

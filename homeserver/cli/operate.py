@@ -21,7 +21,7 @@ def run(path: Path) -> None:
     config = Config.load(path, os.environ)
     from homeserver.app import run as serve
 
-    serve(config)
+    serve(config, lambda: Config.load(path, os.environ))
 
 
 @click.command()

@@ -92,7 +92,8 @@ class Dispatcher:
         self._metrics = metrics
         self._remote_of = proxies.remote_of
         self._limits = limits
-        self._max_body = max_body
+        self.max_body = max_body
+        """Bytes of a body that are read, unless an endpoint says otherwise."""
         self._query_tokens = query_tokens
         self._servers = servers
         self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
@@ -136,7 +137,7 @@ class Dispatcher:
         auth = endpoint.auth
         session = origin = data = None
         if type(auth) is Server:
-            data = await _read(raw, endpoint.max_body or self._max_body)
+            data = await _read(raw, endpoint.max_body or self.max_body)
             origin = await self._origin(raw, data)
         elif type(auth) is not NoAuth:
             session = await self._session(auth, request)
@@ -155,7 +156,7 @@ class Dispatcher:
             given["query"] = endpoint.query.read(request.query)
         if endpoint.body is not None:
             if data is None:
-                data = await _read(raw, endpoint.max_body or self._max_body)
+                data = await _read(raw, endpoint.max_body or self.max_body)
             if data or not endpoint.body_optional:
                 given["body"] = endpoint.body.read(data)
         return await endpoint.handler(call, **given)

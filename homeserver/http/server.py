@@ -27,10 +27,14 @@ protocol_log = logging.getLogger(__name__ + ".protocol")
 
 IDLE_SECONDS = 75.0
 """How long a connection may be idle, or take to send a request's head; above usual proxies' 60."""
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 8.0
+"""How long requests may take to finish at the end; with what follows the whole end takes ten."""
 MAX_LINE = 32_768
 """Bytes of a request line: /sync takes whole filters in its query."""
 MAX_FIELD = 16_384
+
+
+Place = tuple[str, int, Path | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class Binding:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     socket: Path | None = None
+
+    @property
+    def place(self) -> "Place":
+        """What tells listeners apart."""
+        return self.address, self.port, self.socket
 
 
 class Server:
@@ -65,6 +74,7 @@ class Server:
         self._health = health
         self._r0_paths = r0_paths
         self._runners: list[web.ServerRunner] = []
+        self._contexts: dict[Place, ssl.SSLContext] = {}
         self.addresses: list[str] = []
         """What is listened on once started, as URLs or `unix:` paths, in the bindings' order."""
 
@@ -82,9 +92,22 @@ class Server:
             raise
 
     async def stop(self) -> None:
-        """End in order: not ready, no new connections, requests finish within ten seconds."""
+        """End in order: not ready, no new connections, requests finish in time."""
         self._health.draining.set()
         await self._close()
+
+    def check_certificates(self, bindings: Sequence[Binding]) -> None:
+        """Raise OSError (ssl.SSLError is one) when a certificate or key can't be used."""
+        for binding in bindings:
+            if binding.place in self._contexts:
+                _tls(binding)
+
+    def take_certificates(self, bindings: Sequence[Binding]) -> None:
+        """Use the certificates of these bindings for connections from now on."""
+        for binding in bindings:
+            context = self._contexts.get(binding.place)
+            if context is not None and binding.tls_certificate is not None:
+                context.load_cert_chain(binding.tls_certificate, binding.tls_key)
 
     def _of(self, apis: tuple[str, ...]) -> list[Endpoint]:
         chosen: dict[str, Endpoint] = {}
@@ -115,6 +138,8 @@ class Server:
             self.addresses.append(f"unix:{binding.socket}")
             return
         tls = _tls(binding)
+        if tls is not None:
+            self._contexts[binding.place] = tls
         try:
             site = web.TCPSite(runner, binding.address, binding.port, ssl_context=tls, backlog=1024)
             await site.start()

@@ -103,6 +103,11 @@ def set_up(level: str = "info", form: str = "human", stream: IO[str] | None = No
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log from this level on."""
     for package in ("homeserver", "client_api", "federation", "storage"):
         logging.getLogger(package).setLevel(level.upper())
 

@@ -128,10 +128,14 @@ class SharedSecret:
     """Registration by whoever knows the server's secret, proven by a code over a nonce."""
 
     def __init__(self, secret: str, accounts: Accounts, clock: Clock) -> None:
-        self._secret = secret.encode()
+        self.configure(secret)
         self._accounts = accounts
         self._clock = clock
         self._nonces: OrderedDict[str, int] = OrderedDict()
+
+    def configure(self, secret: str) -> None:
+        """Go by this secret from now on; empty: not offered."""
+        self._secret = secret.encode()
 
     def nonce(self) -> str:
         """A new nonce, good once and for a minute; `MatrixError` M_UNKNOWN if not offered."""
