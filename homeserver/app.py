@@ -286,7 +286,7 @@ class App:
         )
         self._tasks.service("jobs", jobs.run)
         self._tasks.service("presence", presence.run)
-        closing = Deactivation(database, sessions, interactive, jobs)
+        closing = Deactivation(database, sessions, interactive, jobs, presence)
         user_list = UserList(database, server_name)
         user_changes = UserChanges(
             user_list, commits, accounts, sessions, passwords, user_profiles, closing

@@ -68,7 +68,7 @@ def flag_cleared(user_nid: int, flag: int) -> Do:
 
 
 def account_closed(user_nid: int) -> list[Do]:
-    """Deactivate an account; remove its profile, account data and filters.
+    """Deactivate an account; remove its profile, presence, account data and filters.
 
     The first item fails with `Missed` when the account is deactivated already.
     """
@@ -80,6 +80,7 @@ def account_closed(user_nid: int) -> list[Do]:
             expect=1,
         ),
         Do("DELETE FROM profiles WHERE user_nid = ?", (user_nid,)),
+        Do("DELETE FROM presence WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM account_data WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM filters WHERE user_nid = ?", (user_nid,)),
     ]

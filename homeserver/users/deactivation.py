@@ -1,7 +1,7 @@
 """Closing an account for ever.
 
 Owns what goes with it: at once, in one transaction, the sessions, devices, password, profile,
-account data and filters; then, by a job that was stored with it, the user's memberships, and for a
+presence, account data and filters; then, by a job that was stored with it, the user's memberships, and for a
 user who wants to be erased the receipts. The name stays taken. Who reads the events of an erased
 user how is decided by `rooms/readable.py`.
 spec: client-server-api#account-deactivation
@@ -18,6 +18,7 @@ from homeserver.rooms.members import Members
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.numbers import Names
+from homeserver.users.presence import Presence
 from homeserver.users.sessions import Session, Sessions
 from homeserver.users.uia import PASSWORD, Interactive, Operation
 from storage import accounts as store
@@ -35,12 +36,18 @@ class Deactivation:
     """Closes accounts."""
 
     def __init__(
-        self, database: Database, sessions: Sessions, interactive: Interactive, jobs: Jobs
+        self,
+        database: Database,
+        sessions: Sessions,
+        interactive: Interactive,
+        jobs: Jobs,
+        presence: Presence,
     ) -> None:
         self._database = database
         self._sessions = sessions
         self._interactive = interactive
         self._jobs = jobs
+        self._presence = presence
 
     async def request(self, session: Session, auth: JsonObject | None, *, erase: bool) -> None:
         """Close the user's own account, once `auth` has given the password.
@@ -63,6 +70,7 @@ class Deactivation:
             await self._sessions.end_devices(user_nid, None, also=changes)
         except Missed:
             return
+        self._presence.forget(user_nid)
         self._jobs.wake()
 
 

@@ -210,7 +210,7 @@ class Presence:
             self._moved(user)
 
     def forget(self, user_nid: int) -> None:
-        """Remove what a user has said and done; for accounts that are closed."""
+        """Forget what a user has said and done; what is stored of it goes with the account."""
         user = self._users.get(user_nid)
         if user is None:
             return
@@ -221,6 +221,7 @@ class Presence:
         user.last_active_ts = 0
         self._look(user, self._monotonic())
         self._moved(user)
+        self._unsaved.pop(user_nid, None)
 
     async def content(self, user_nid: int) -> JsonObject:
         """The content of a user's `m.presence`, also when it is only stored."""

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.serving import Person, Running
+from tests.serving import PASSWORD, Person, Running
 
 
 @pytest.fixture
@@ -177,6 +177,20 @@ async def test_a_restart_shows_nobody_for_ever(
     assert told[alice.user_id]["status_msg"] == "hello"
     await server.clock.advance(40)
     assert events(await bob.sync())[alice.user_id]["presence"] == "offline"
+
+
+async def test_a_closed_account_leaves_no_presence(
+    server: Running, room: tuple[Person, Person, str]
+) -> None:
+    alice, bob, _ = room
+    await put(alice, "online", status_msg="private words")
+    await server.restart()
+    user = {"type": "m.id.user", "user": alice.user_id}
+    auth = {"type": "m.login.password", "identifier": user, "password": PASSWORD}
+    await alice.ok("POST", "/account/deactivate", body={"auth": auth})
+    await server.restart()
+    await alice.refused("M_UNKNOWN_TOKEN", "GET", path_of(alice.user_id))
+    assert "private words" not in str(await bob.sync(since=None))
 
 
 async def test_bad_presence_changes_nothing(room: tuple[Person, Person, str]) -> None:

@@ -183,13 +183,14 @@ async def test_a_restart_keeps_status_and_gives_time_to_come_back(
     assert (await later.content(alice))["presence"] == "offline"
 
 
-async def test_a_closed_account_leaves_nothing(presence: Presence, database: Database) -> None:
+async def test_a_closed_account_is_offline_and_is_not_written_again(
+    presence: Presence, database: Database
+) -> None:
     presence.set(PHONE, "online", "here")
-    await presence.save()
     presence.forget(ALICE)
     assert await seen(presence) == {"presence": "offline"}
     await presence.save()
-    assert await database.fetch("SELECT state, status_msg FROM presence") == [(0, None)]
+    assert await database.fetch("SELECT user_nid FROM presence") == []
 
 
 async def test_switched_off_everybody_is_offline(
