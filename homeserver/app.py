@@ -148,6 +148,13 @@ class App:
         self._federation: Federation | None = None
 
     @property
+    def federation(self) -> Federation:
+        """What speaks with other servers; once the server has started."""
+        if self._federation is None:
+            raise RuntimeError("the server has not started")
+        return self._federation
+
+    @property
     def addresses(self) -> list[str]:
         """What is listened on, as URLs."""
         return self._server.addresses if self._server is not None else []
