@@ -148,7 +148,8 @@ async def unban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
 
 
 async def _join(call: Call, room: Room, body: JoinBody) -> RoomIDReply:
-    await call.app.members.join(call.session.user_id, room, body.reason)
+    session = call.session
+    await call.app.members.join(session.user_id, room, body.reason, guest=session.is_guest)
     return RoomIDReply(room.room_id)
 
 

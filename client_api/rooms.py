@@ -142,7 +142,9 @@ async def put_state(
     room = await call.app.rooms.known(room_id)
     user_id = call.session.user_id
     if event_type == "m.room.member":
-        event_id = await call.app.members.put_state(user_id, room, state_key, body)
+        event_id = await call.app.members.put_state(
+            user_id, room, state_key, body, guest=call.session.is_guest
+        )
     else:
         event_id = await call.app.posting.put_state(user_id, room, event_type, state_key, body)
     return EventIDReply(event_id)

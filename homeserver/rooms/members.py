@@ -49,8 +49,13 @@ class Members:
         self._names = names
         self._profile = profile
 
-    async def join(self, user_id: str, room: Room, reason: str | None = None) -> None:
-        """Join; nothing happens when the user is in the room already."""
+    async def join(
+        self, user_id: str, room: Room, reason: str | None = None, *, guest: bool = False
+    ) -> None:
+        """Join; nothing happens when the user is in the room already.
+
+        A `guest` is let in where the room says so. spec: client-server-api#guest-access
+        """
         profile = await self._profile(user_id)
 
         def unless_joined(current: Event | None) -> JsonObject | None:
@@ -58,9 +63,17 @@ class Members:
                 return None
             return {**profile, **_with_reason("join", reason)}
 
-        await self._join(user_id, room, unless_joined)
+        await self._join(user_id, room, unless_joined, guest=guest)
 
-    async def put_state(self, user_id: str, room: Room, target: str, content: JsonObject) -> str:
+    async def put_state(
+        self,
+        user_id: str,
+        room: Room,
+        target: str,
+        content: JsonObject,
+        *,
+        guest: bool = False,
+    ) -> str:
         """Set a member event as a piece of state; returns the id of the event that stands then.
 
         What authorises a restricted join is ours to say, never the client's. Raises `MatrixError`
@@ -78,7 +91,7 @@ class Members:
             return None if same and current.sender == user_id else content
 
         if target == user_id and membership == "join":
-            return await self._join(user_id, room, changed)
+            return await self._join(user_id, room, changed, guest=guest)
 
         def verb(sending: Sending) -> str:
             current = sending.head.event("m.room.member", target)
@@ -95,7 +108,12 @@ class Members:
         return await self._rooms.change(room, verb)
 
     async def _join(
-        self, user_id: str, room: Room, content_of: Callable[[Event | None], JsonObject | None]
+        self,
+        user_id: str,
+        room: Room,
+        content_of: Callable[[Event | None], JsonObject | None],
+        *,
+        guest: bool,
     ) -> str:
         """Join with the content made of the present member event; None: leave that as it is."""
         allowed = await self._allowed_by_rooms(user_id, room)
@@ -108,6 +126,10 @@ class Members:
             if content is None and current is not None:
                 return current.event_id
             content = dict(content or {})
+            if guest and head.content_text("m.room.guest_access", "guest_access") != "can_join":
+                raise MatrixError(
+                    "M_GUEST_ACCESS_FORBIDDEN", "This room doesn't let guests in", 403
+                )
             if (
                 head.content_text("m.room.join_rules", "join_rule") in _RESTRICTED
                 and room.rules.restricted_joins

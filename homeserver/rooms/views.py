@@ -179,19 +179,23 @@ class Views:
             self._views.popitem(last=False)
 
     def redacted(
-        self, nid: int, event: Event, by: int, because: Event, live: Iterable[EventView]
+        self, nid: int, event: Event, by: int, because: Event, live: Mapping[int, EventView]
     ) -> None:
         """Event `nid` was redacted by `because`, of number `by`; `event` is as it was before.
 
-        `live` are the views that are kept elsewhere; they are changed too.
+        `live` are the views that are kept elsewhere, by number; they are changed too.
         """
         self._redactions += 1
         left = redacted_event(event)
-        for view in [*self._views.values(), *live]:
-            if view.nid == nid:
-                if view.redacted_by is None:
-                    view.redact(left, by, because)
-            elif view.redacted_by == nid:
+        for kept in (self._views, live):
+            view = kept.get(nid)
+            if view is not None and view.redacted_by is None:
+                view.redact(left, by, because)
+        if event.state_key is None and event.redacts is None:
+            return
+        # What shows the event in its own `unsigned` is found by looking at all: this is rare.
+        for view in [*self._views.values(), *live.values()]:
+            if view.redacted_by == nid:
                 view.because(nid, left)
             elif view.replaces == nid and view.redacted_by is None:
                 view.extra = replaced_extra(left)

@@ -52,7 +52,7 @@ class Publisher:
             self._ring.add_event(EventEntry(pos, view, appended.state_changes))
             if appended.redacted is not None:
                 self._views.redacted(
-                    *appended.redacted, appended.nid, appended.event, self._ring.views()
+                    *appended.redacted, appended.nid, appended.event, self._ring.views
                 )
             for member in appended.members:
                 concerned.append(member.user_nid)

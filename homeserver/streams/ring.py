@@ -6,7 +6,7 @@ happened since; below it must read the database. It keeps no state of any room o
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,13 +74,13 @@ class Ring:
         self._order: deque[tuple[int, int, int, int]] = deque()  # pos, size, room, user
         self._rooms: dict[int, deque[RoomEntry]] = {}
         self._users: dict[int, deque[AccountDataEntry]] = {}
-        self._events: dict[int, EventEntry] = {}
+        self._views: dict[int, EventView] = {}
 
     def add_event(self, entry: EventEntry) -> None:
         """Append an event; its `pos` must be the next one."""
         view = entry.view
         self._rooms.setdefault(view.room_nid, deque()).append(entry)
-        self._events[view.nid] = entry
+        self._views[view.nid] = view
         self._grow(entry.pos, len(view.body) + len(view.extra), view.room_nid, 0)
 
     def add_receipt(self, entry: ReceiptEntry) -> None:
@@ -104,14 +104,15 @@ class Ring:
         self._order.clear()
         self._rooms.clear()
         self._users.clear()
-        self._events.clear()
+        self._views.clear()
         self._bytes = 0
         self.pos = max(self.pos, pos)
         self.floor = self.pos
 
-    def views(self) -> Iterator[EventView]:
-        """The views of the events in the ring."""
-        return (entry.view for entry in self._events.values())
+    @property
+    def views(self) -> Mapping[int, EventView]:
+        """The views of the events in the ring, by number."""
+        return self._views
 
     def rooms_since(self, since: int, rooms: Collection[int]) -> set[int]:
         """Which of `rooms` have entries after `since` (which must be at or above `floor`)."""
@@ -156,7 +157,7 @@ class Ring:
             entries = self._rooms[room_nid]
             gone = entries.popleft()
             if isinstance(gone, EventEntry):
-                self._events.pop(gone.view.nid, None)
+                self._views.pop(gone.view.nid, None)
             if not entries:
                 del self._rooms[room_nid]
         else:

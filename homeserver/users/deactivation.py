@@ -1,9 +1,9 @@
 """Closing an account for ever.
 
 Owns what goes with it: at once, in one transaction, the sessions, devices, password, profile,
-presence, account data and filters; then, by a job that was stored with it, the user's memberships, and for a
-user who wants to be erased the receipts. The name stays taken. Who reads the events of an erased
-user how is decided by `rooms/readable.py`.
+presence, account data and filters; then, by a job that was stored with it, the user's memberships,
+and for a user who wants to be erased the receipts. The name stays taken. Who reads the events of an
+erased user how is decided by `rooms/readable.py`.
 spec: client-server-api#account-deactivation
 """
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from homeserver.users.accounts import NewAccount
+from homeserver.users.sessions import DeviceRequest
 from tests.rooms.paths import at
 from tests.serving import SERVER_NAME, Person, Running
 
@@ -296,3 +298,28 @@ async def test_member_events_as_state_obey_the_same_rules(server: Running) -> No
     for nobody in ("", "bob", "@bob", f"@bob\0:{SERVER_NAME}"):
         path = at(room, "state", "m.room.member", nobody)
         await alice.refused("M_INVALID_PARAM", "PUT", path, body={"membership": "ban"})
+
+
+@pytest.mark.parametrize("access", ["can_join", "forbidden", None])
+async def test_a_guest_is_let_in_where_the_room_says_so(
+    server: Running, access: str | None
+) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room(preset="public_chat")
+    content = {} if access is None else {"guest_access": access}
+    await alice.put_state(room, "m.room.guest_access", content)
+    made = await server.app.services.accounts.create(
+        NewAccount("visitor", device=DeviceRequest(), guest=True)
+    )
+    assert made.session is not None
+    guest = Person(server, made.user_id, made.session.access_token, made.session.device_id)
+    if access == "can_join":
+        await guest.join(room)
+        return
+    await guest.refused("M_GUEST_ACCESS_FORBIDDEN", "POST", f"/rooms/{room}/join", body={})
+    await guest.refused(
+        "M_GUEST_ACCESS_FORBIDDEN",
+        "PUT",
+        f"/rooms/{room}/state/m.room.member/{guest.user_id}",
+        body={"membership": "join"},
+    )
