@@ -168,8 +168,9 @@ class App:
         self._database = await open_database(database_settings(self.config))
         try:
             self.services = await self._build(self._database)
-            self._server = self._listeners()
-            await self._server.start()
+            server = self._server = self._listeners()
+            await server.start()
+            self._tasks.service("certificates", lambda: server.watch_certificates(self.clock))
             if self.config.listeners:
                 self._operator.publish()
         except BaseException:

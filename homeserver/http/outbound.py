@@ -186,6 +186,8 @@ class Outbound:
         timeout = aiohttp.ClientTimeout(
             total=seconds, sock_connect=self._connect_seconds, sock_read=IDLE_SECONDS
         )
+        if self._session.closed:
+            raise OutboundFailed("the server is stopping")
         try:
             answer = await self._session.request(
                 method,

@@ -20,6 +20,7 @@ from aiohttp import web
 from homeserver.http.dispatch import Dispatcher
 from homeserver.http.endpoint import Endpoint
 from homeserver.http.router import Router
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.health import Health
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ protocol_log = logging.getLogger(__name__ + ".protocol")
 
 IDLE_SECONDS = 75.0
 """How long a connection may be idle, or take to send a request's head; above usual proxies' 60."""
+CERTIFICATE_SECONDS = 60.0
+"""How often the files of certificates are looked at."""
 DRAIN_SECONDS = 8.0
 """How long requests may take to finish at the end; with what follows the whole end takes ten."""
 MAX_LINE = 32_768
@@ -68,7 +71,7 @@ class Server:
         health: Health,
         r0_paths: bool = True,
     ) -> None:
-        self._bindings = bindings
+        self._bindings = self._certified = bindings
         self._endpoints = endpoints
         self._dispatcher = dispatcher
         self._health = health
@@ -108,6 +111,37 @@ class Server:
             context = self._contexts.get(binding.place)
             if context is not None and binding.tls_certificate is not None:
                 context.load_cert_chain(binding.tls_certificate, binding.tls_key)
+        self._certified = bindings
+
+    async def watch_certificates(self, clock: Clock) -> None:
+        """Take over certificates whose files have changed, each minute, until cancelled.
+
+        Files that can't be used, such as a certificate whose key is still the old one, are left.
+        """
+        while True:
+            seen = self._stamps()
+            await clock.sleep(CERTIFICATE_SECONDS)
+            if self._stamps() == seen:
+                continue
+            try:
+                self.check_certificates(self._certified)
+                self.take_certificates(self._certified)
+            except OSError as error:
+                log.error("a certificate has changed but can't be used: %s", error)
+            else:
+                log.info("the certificates were read again")
+
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        """When the files of certificates and keys were last changed, with their sizes."""
+        stamps: list[tuple[int, int] | None] = []
+        for binding in self._certified:
+            for path in (binding.tls_certificate, binding.tls_key):
+                try:
+                    status = path.stat() if path is not None else None
+                except OSError:
+                    status = None
+                stamps.append(status and (status.st_mtime_ns, status.st_size))
+        return stamps
 
     def _of(self, apis: tuple[str, ...]) -> list[Endpoint]:
         chosen: dict[str, Endpoint] = {}

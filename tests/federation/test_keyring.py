@@ -138,6 +138,14 @@ class TestValidity:
         assert await keyring.request_keys(peer.name, [old.key_id]) == {}
         assert await keyring.request_keys(peer.name, [peer.key.key_id])
 
+    async def test_a_key_that_came_expired_signs_only_the_past(self, net: Internet) -> None:
+        peer, _ = await known(net, "a.example")
+        peer.life_ms = -1_000
+        keyring, now = (await net.federation()).keyring, net.clock.now_ms()
+        assert await keyring.request_keys(peer.name, [peer.key.key_id]) == {}
+        assert not await valid(keyring, peer, now)
+        assert await valid(keyring, peer, now - 1_000)
+
     async def test_a_key_is_renewed_before_it_ends_without_making_anybody_wait(
         self, net: Internet
     ) -> None:

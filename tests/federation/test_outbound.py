@@ -382,6 +382,12 @@ class TestBadServers:
         with pytest.raises(OutboundFailed):
             await fetched(make, raw, await raw.start(talk))
 
+    async def test_nothing_is_sent_after_the_end(self, make: Make, server: TlsServer) -> None:
+        outbound = make()
+        await outbound.close()
+        with pytest.raises(OutboundFailed, match="stopping"):
+            await outbound.fetch("GET", url(server))
+
     async def test_nobody_there(self, make: Make) -> None:
         with pytest.raises(ConnectFailed, match="no connection"):
             await make().fetch("GET", "https://a.example:9/")
