@@ -61,6 +61,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import register, users
+    from client_api.admin import costs, register, users
 
-    return [declared for module in (register, users) for declared in endpoints_of(module)]
+    modules = (costs, register, users)
+    return [declared for module in modules for declared in endpoints_of(module)]

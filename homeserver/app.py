@@ -37,6 +37,7 @@ from homeserver.rooms.transactions import OldTransactions
 from homeserver.rooms.views import Views
 from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
+from homeserver.runtime.costs import database_seconds
 from homeserver.runtime.health import Health
 from homeserver.runtime.jobs import Jobs
 from homeserver.runtime.key_file import signing_keys
@@ -166,6 +167,7 @@ class App:
         """
         self.config.server.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._database = await open_database(database_settings(self.config))
+        self._database.timed = database_seconds
         try:
             self.services = await self._build(self._database)
             server = self._server = self._listeners()
@@ -311,6 +313,7 @@ class App:
             config=config,
             account_data=account_data,
             accounts=accounts,
+            costs=self.metrics.costs,
             create_room=CreateRoom(
                 rooms, names, numbers, clock, server_name, config.rooms.default_version
             ),

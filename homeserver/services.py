@@ -15,6 +15,7 @@ from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
+from homeserver.runtime.costs import Costs
 from homeserver.runtime.limits import RateLimits
 from homeserver.streams.event_stream import EventStream
 from homeserver.streams.initial_sync import InitialSync
@@ -53,6 +54,7 @@ class Services:
     config: Config
     account_data: AccountData
     accounts: Accounts
+    costs: Costs
     create_room: CreateRoom
     credentials: Credentials
     deactivation: Deactivation

@@ -7,7 +7,7 @@ dialects are in `sqlite` and `postgresql`; statements that differ stand there.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -52,6 +52,8 @@ class Database(ABC):
     """
 
     dialect: Dialect
+    timed: Callable[[float], None] = staticmethod(lambda _seconds: None)
+    """Called by every read, in the context of its caller, with the seconds that it took."""
 
     @abstractmethod
     async def fetch(self, sql: LiteralString, *args: Any) -> list[tuple[Any, ...]]:

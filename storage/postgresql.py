@@ -179,10 +179,16 @@ class PostgresDatabase(Database):
         self._view = view[0][0]
 
     async def fetch(self, sql: LiteralString, *args: Any) -> list[tuple[Any, ...]]:
-        return (await next(self._next_reader).run(statement(sql, args)))[0]
+        began = time.perf_counter()
+        rows = (await next(self._next_reader).run(statement(sql, args)))[0]
+        self.timed(time.perf_counter() - began)
+        return rows
 
     async def scan(self, sql: LiteralString, *args: Any) -> list[tuple[Any, ...]]:
-        return (await next(self._next_scanner).run(statement(sql, args)))[0]
+        began = time.perf_counter()
+        rows = (await next(self._next_scanner).run(statement(sql, args)))[0]
+        self.timed(time.perf_counter() - began)
+        return rows
 
     async def reserve(self, counter: str, count: int) -> int:
         ((row,),) = await self._side.run(Statement(_TAKE_NUMBERS, (counter, count)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any, LiteralString, TypeVar
 
 import apsw
@@ -71,11 +72,17 @@ class SQLiteDatabase(Database):
         return cls(file, reader, scanners, Writer(writing, checkpointing), batches)
 
     async def fetch(self, sql: LiteralString, *args: Any) -> list[tuple[Any, ...]]:
-        return _read(self._reader, sql, args)
+        began = perf_counter()
+        rows = _read(self._reader, sql, args)
+        self.timed(perf_counter() - began)
+        return rows
 
     async def scan(self, sql: LiteralString, *args: Any) -> list[tuple[Any, ...]]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._scan_threads, self._scan, sql, args)
+        began = perf_counter()
+        rows = await loop.run_in_executor(self._scan_threads, self._scan, sql, args)
+        self.timed(perf_counter() - began)
+        return rows
 
     def _scan(self, sql: LiteralString, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         connection = self._scanners.get()

@@ -153,3 +153,12 @@ def test_programs_get_json(folder: Path) -> None:
     assert told(folder, "config", "show")["limits"]["max_request_bytes"] == 1_048_576
     assert told(folder, "user", "create", "bob", "--generate")["user_id"] == "@bob:example.org"
     assert told(folder, "check") == {"differences": []}
+
+
+def test_what_costs_most_is_shown(folder: Path) -> None:
+    assert "does not run" in refused(folder, "top")
+    with running(folder):
+        told(folder, "user", "list")
+        found = told(folder, "top")
+        assert [row["name"] for row in found["endpoints"]] == ["GET /_synapse/admin/v2/users"]
+        assert "GET /_synapse/admin/v2/users" in done(folder, "top", "--limit", "1")

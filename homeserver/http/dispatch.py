@@ -27,6 +27,7 @@ from homeserver.http.shape import Empty, Raw, check_parameter, too_deep
 from homeserver.http.wire import COMPRESS_FROM, Reply, preflight
 from homeserver.matrix import canonical
 from homeserver.matrix.errors import Malformed, Rejected
+from homeserver.runtime.costs import COST, Cost, Measured
 from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.logs import REQUEST, mask
 from homeserver.runtime.metrics import EndpointMetrics, Metrics
@@ -90,6 +91,7 @@ class Dispatcher:
         self._services = services
         self._authenticator = authenticator
         self._metrics = metrics
+        self._costs = metrics.costs
         self._remote_of = proxies.remote_of
         self._limits = limits
         self.max_body = max_body
@@ -106,13 +108,16 @@ class Dispatcher:
             return preflight()
         began = time.perf_counter()
         REQUEST.set(next(self._numbers))
+        cost = Cost()
+        COST.set(cost)
         route = None
         status = GONE
         try:
             try:
                 path, _, query_string = _target(raw).partition("?")
                 route, values = self._router.find(method, path)
-                reply = _reply(await self._call(raw, route, values, query_string))
+                call = self._call(raw, route, values, query_string, cost)
+                reply = _reply(await Measured(call, cost))
             except Exception as error:
                 reply = _error_reply(error, raw)
             if len(reply.content) > COMPRESS_FROM:
@@ -126,11 +131,18 @@ class Dispatcher:
                 assert route is not None
                 observed = self._observed[route] = self._metrics.endpoint(route.endpoint.name)
             observed.observe(status, seconds)
+            if route is not None:
+                self._costs.add(route.endpoint.name, cost)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s %s %d %.1f ms", method, mask(raw.raw_path), status, seconds * 1000.0)
 
     async def _call(
-        self, raw: web.BaseRequest, route: Route, values: list[str], query_string: str
+        self,
+        raw: web.BaseRequest,
+        route: Route,
+        values: list[str],
+        query_string: str,
+        cost: Cost,
     ) -> Any:
         endpoint = route.endpoint
         request = Request(raw, query_string, self._remote_of)
@@ -141,6 +153,7 @@ class Dispatcher:
             origin = await self._origin(raw, data)
         elif type(auth) is not NoAuth:
             session = await self._session(auth, request)
+        cost.user = session.user_id if session is not None else origin
         if endpoint.limit != "none":
             self._limits.check(endpoint.limit, session, request)
         arguments: dict[str, Any] = {}
@@ -148,6 +161,7 @@ class Dispatcher:
             if parameter.check is not None:
                 check_parameter(text, parameter.name, *parameter.check)
             arguments[parameter.name] = text
+        cost.room = arguments.get("room_id")
         call = Call(self._services, endpoint, request, session, arguments, origin)
         if endpoint.query is None and endpoint.body is None:
             return await endpoint.handler(call, **arguments)

@@ -9,10 +9,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from homeserver.runtime.costs import KINDS, Costs
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DEAREST = 10
+"""How many rooms, users and endpoints are shown with what they cost: labels stay few."""
+_COSTS = "Of what costs most lately (half-life five minutes): time of "
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
@@ -79,6 +84,7 @@ class Metrics:
         self.slow_steps = 0
         self.refusals: Mapping[str, int] = {}
         """How many requests each rate limit has refused."""
+        self.costs = Costs()
 
     def endpoint(self, name: str) -> EndpointMetrics:
         """The metrics under an endpoint's name, always the same object."""
@@ -156,5 +162,16 @@ class Metrics:
             ("homeserver_slow_steps", "Steps that held the event loop too long", self.slow_steps),
         ):
             yield CounterMetricFamily(title, meaning, value=number)
+        names = ["kind", "name"]
+        loop = GaugeMetricFamily("homeserver_cost_loop_seconds", _COSTS + "the loop", labels=names)
+        database = GaugeMetricFamily(
+            "homeserver_cost_database_seconds", _COSTS + "the database", labels=names
+        )
+        for kind in KINDS:
+            for name, account in self.costs.top(kind, DEAREST):
+                loop.add_metric([kind, name], account.loop)
+                database.add_metric([kind, name], account.database)
+        yield loop
+        yield database
         for title, meaning, read in self._gauges:
             yield GaugeMetricFamily(title, meaning, value=read())

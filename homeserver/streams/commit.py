@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from homeserver.errors import MatrixError
 from homeserver.ports import CommitMetrics
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.costs import COST
 from storage.changes import Change, CommitFailed, DatabaseGone, Item
 from storage.engine import Database
 
@@ -46,7 +47,7 @@ class Lane:
 
 
 class _Waiting:
-    __slots__ = ("done", "generation", "item", "lane", "publish")
+    __slots__ = ("cost", "done", "generation", "item", "lane", "publish")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class _Waiting:
         self.lane = lane
         self.generation = lane.generation if lane is not None else 0
         self.done = done
+        self.cost = COST.get()
 
     @property
     def stale(self) -> bool:
@@ -199,7 +201,11 @@ class CommitQueue:
                 else:
                     await self._write([waiting])
             return
-        self._metrics.committed(len(batch), self._clock.monotonic() - started)
+        seconds = self._clock.monotonic() - started
+        self._metrics.committed(len(batch), seconds)
+        for waiting in batch:
+            if waiting.cost is not None:
+                waiting.cost.database += seconds / len(batch)
         last = 0
         for waiting, first in zip(batch, firsts, strict=True):
             positions = waiting.item.positions
