@@ -7,9 +7,13 @@ bcrypt hashes that come from elsewhere are good for checking only: they ask to b
 """
 
 import asyncio
+import os
+import sys
+import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +27,7 @@ T = TypeVar("T")
 
 MAX_LENGTH = 512
 MAX_WAITING = 200
+NICENESS = 10
 _BCRYPT = ("$2a$", "$2b$", "$2y$")
 _BCRYPT_BYTES = 72
 """What bcrypt takes of a password; others cut it off there before they hash, and so do we."""
@@ -47,7 +52,9 @@ class Passwords:
         self._hasher = PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=1
         )
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="password")
+        self._threads = ThreadPoolExecutor(
+            workers, thread_name_prefix="password", initializer=_step_back
+        )
         self._waiting = 0
         self._nobody: str | None = None
 
@@ -123,6 +130,14 @@ class Passwords:
             return bcrypt.checkpw(given[:_BCRYPT_BYTES], stored.encode())
         except ValueError:
             return False
+
+
+def _step_back() -> None:
+    """Let this thread have what the others leave: a storm of logins must not hold up anybody."""
+    with suppress(AttributeError, OSError):
+        # On Linux the priority is the thread's own; elsewhere it would be the whole process's.
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _normal(password: str) -> bytes:

@@ -1,11 +1,14 @@
 """Passwords: what is stored, what matches, what is refused."""
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from homeserver.errors import MatrixError
 from homeserver.users import passwords
+from homeserver.users import passwords as module
 from homeserver.users.passwords import PasswordCost, Passwords
 
 
@@ -56,3 +59,20 @@ async def test_a_crowd_is_told_to_come_again(
         await cheap.matches("x", None)
     assert caught.value.status == 429
     assert caught.value.extra == {"retry_after_ms": 2_000}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+async def test_hashing_gives_way_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watched(password: str) -> bytes:
+        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return password.encode()
+
+    monkeypatch.setattr(module, "_normal", watched)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    passwords = Passwords(PasswordCost(1, 8))
+    await passwords.hash("secret")
+    passwords.close()
+    assert seen == [max(before, module.NICENESS)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
