@@ -70,7 +70,9 @@ _POSTGRES_TABLES: Final = (
     " GROUP BY 1"
 )
 _POSTGRES_DATABASE: Final = "SELECT pg_database_size(current_database()), 0"
-_EVENTS_BY_ROOM: Final = "SELECT room_nid, count(*) FROM events GROUP BY room_nid"
+_EVENTS_BY_ROOM: Final = (
+    "SELECT room_nid, count(*) FROM events WHERE pos IS NOT NULL GROUP BY room_nid"
+)
 _LAST_EVENT: Final = "SELECT coalesce(max(event_nid), 0) FROM events"
 _LENGTHS: Final = (
     "SELECT room_nid, count(*), sum(length(json)) FROM event_json"
