@@ -35,7 +35,7 @@ test: $(DEV_READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
 
 test-long: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	TEST_SEARCHING=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .

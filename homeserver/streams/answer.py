@@ -180,7 +180,7 @@ class RoomAnswers:
                 room,
                 reader,
                 news.until,
-                returned=reader.was_joined_at(news.since),
+                known=news.since if reader.was_joined_at(news.since) else None,
                 after=news.since if was_joined else OLDEST,
             )
             receipts = await self._everything(news.until).receipts(room.nid, asker.user_nid)
@@ -251,7 +251,7 @@ class RoomAnswers:
                         room,
                         reader,
                         left_at,
-                        returned=reader.was_joined_at(news.since),
+                        known=news.since if reader.was_joined_at(news.since) else None,
                         own=own,
                     )
         if told is None:

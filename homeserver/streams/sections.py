@@ -129,22 +129,22 @@ class Sections:
         reader: Reader,
         until: int,
         *,
-        returned: bool = False,
+        known: int | None = None,
         after: int = OLDEST,
         own: int | None = None,
     ) -> Told:
         """`timeline`, `state` and `summary` for a client that knows nothing of the room.
 
-        `returned`: it may still show what it knew of the room in an earlier stay; what stands up to
-        `after` it has. For `own` see `update`.
+        `known`: it may still show what it knew of the room, in an earlier stay, up to here; what
+        stands up to `after` it has. For `own` see `update`.
         """
         if asker.lazy and asker.device_nid is not None:
             self._lazy.forget(asker.device_nid, room.nid)
         stretch = await self._latest(asker, room, reader, after, until)
-        if asker.misled or returned:
+        if asker.misled or known is not None:
             stretch = stretch._replace(limited=True)
         summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
-        whole = await self._whole_state(asker, room, stretch, until, _heroes(summary))
+        whole = await self._whole_state(asker, room, stretch, until, _heroes(summary), known)
         state = await self._loaded(asker, room, whole.values())
         stretch, state = await self._with_own(asker, room, stretch, state, own)
         return await self._parts(asker, room, stretch, state, reader, until, summary)
@@ -304,10 +304,12 @@ class Sections:
         stretch: Stretch,
         until: int,
         heroes: Collection[str],
+        known: int | None = None,
     ) -> dict[int, int]:
         """The state at the start of the timeline, with what the timeline doesn't tell.
 
-        A client that loads members lazily gets those whom it needs: senders, `heroes`, itself.
+        A client that loads members lazily gets those whom it needs: senders, `heroes`, itself, and
+        those who have changed after position `known`, up to which it may have been told of them.
         """
         state = await self._state.at(room, stretch.start)
         changes = await self._state.changes(room, stretch.start, until)
@@ -323,11 +325,14 @@ class Sections:
         if not asker.lazy:
             return state
         wanted = {asker.user_id, *heroes, *(view.sender for view in stretch.views)}
+        moved: set[int] = set()
+        if known is not None:
+            moved = {change.key_nid for change in await self._state.changes(room, known, until)}
         keys = await self._state.keys(state)
         return {
             key_nid: nid
             for key_nid, nid in state.items()
-            if keys[key_nid][0] != _MEMBER or keys[key_nid][1] in wanted
+            if key_nid in moved or keys[key_nid][0] != _MEMBER or keys[key_nid][1] in wanted
         }
 
     def _owed_state(
