@@ -9,7 +9,7 @@ import gc
 import logging
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import client_api
 from federation.wiring import Federation
@@ -30,8 +30,10 @@ from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
+from homeserver.rooms.receive import Receiver
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
+from homeserver.rooms.states import States
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.transactions import OldTransactions
 from homeserver.rooms.views import Views
@@ -109,6 +111,8 @@ _COMMON_KEYS = (
     ("m.room.canonical_alias", ""),
     ("m.room.encryption", ""),
 )
+# No part of the process is waited for longer when it stops; the listeners drain within ten.
+_END_SECONDS = 12.0
 _COMMON_NAMES = ("m.room.member", "m.room.message", "m.room.encrypted", "m.reaction")
 
 
@@ -185,28 +189,41 @@ class App:
         gc.freeze()
 
     async def stop(self) -> None:
-        """Answer what waits, finish what was begun, close the database."""
+        """Answer what waits, finish what was begun, close the database.
+
+        A part that fails or takes too long is logged and left behind; the others are ended.
+        """
         self.health.draining.set()
         self._operator.withdraw()
         self.notifier.close()
-        if self._server is not None:
-            await self._server.stop()
         self._watch.stop()
-        await self._inbox.close()
-        await self._tasks.stop()
-        if self._sessions is not None and self._commits is not None:
-            await self._sessions.save_seen()
-            if self._presence is not None:
-                await self._presence.save()
-        if self._federation is not None:
-            await self._federation.close()
-        if self._commits is not None:
-            await self._commits.close()
+        for name, end in self._ends():
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    await end()
+            except Exception:
+                log.exception("stopping: the %s did not end", name)
         if self._passwords is not None:
             self._passwords.close()
+        self._database = None
+
+    def _ends(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """How each part that was started is ended, in order."""
+        ends: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        if self._server is not None:
+            ends.append(("listeners", self._server.stop))
+        ends += [("users' turns", self._inbox.close), ("tasks", self._tasks.stop)]
+        if self._sessions is not None and self._commits is not None:
+            ends.append(("devices' last use", self._sessions.save_seen))
+            if self._presence is not None:
+                ends.append(("presence", self._presence.save))
+        if self._federation is not None:
+            ends.append(("federation", self._federation.close))
+        if self._commits is not None:
+            ends.append(("commit queue", self._commits.close))
         if self._database is not None:
-            await self._database.close()
-            self._database = None
+            ends.append(("database", self._database.close))
+        return ends
 
     async def _build(self, database: Database) -> Services:
         config, clock, server_name = self.config, self.clock, self.config.server.name
@@ -344,6 +361,7 @@ class App:
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
+            receiver=Receiver(rooms, States(database, names), database, names, numbers),
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
             registration=registration,
             registration_tokens=registration_tokens,

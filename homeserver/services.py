@@ -15,6 +15,7 @@ from homeserver.rooms.members import Members
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
+from homeserver.rooms.receive import Receiver
 from homeserver.runtime.costs import Costs
 from homeserver.runtime.limits import RateLimits
 from homeserver.streams.event_stream import EventStream
@@ -81,6 +82,7 @@ class Services:
     profiles: Profiles
     public_rooms: PublicRooms
     push_rules: PushRules
+    receiver: Receiver
     receipts: Receipts
     registration: Registration
     registration_tokens: RegistrationTokens

@@ -41,7 +41,7 @@ class Auth:
 class Client(Auth):
     """An access token; guests, suspended, locked and ordinary users are let in as declared.
 
-    spec: client-server-api#using-access-tokens
+    spec: client-server-api#using-access-tokens and client-server-api#account-moderation
     """
 
     guests: bool = False

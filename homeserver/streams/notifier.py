@@ -11,7 +11,7 @@ from homeserver.runtime.clock import Clock
 
 
 class Notifier:
-    """Parked requests by user number."""
+    """Parked requests by user number, and those that wait for one room, too, by its number."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Notifier:
     async def wait(self, user_nid: int, timeout: float, room_nid: int | None = None) -> bool:
         """Park until the user, or the room if one is given, is woken; at most `timeout` seconds.
 
-        Returns at once when the server is stopping.
+        Whether the server goes on. Returns at once when it is stopping, or no time is given.
         """
         if self._closed or timeout <= 0:
             return False
