@@ -157,7 +157,7 @@ async def test_filters_and_ignored_users(room: tuple[Person, Person, str]) -> No
         assert "presence" not in await bob.sync(remember=False, filter=source)
     own = f'{{"presence":{{"senders":["{bob.user_id}"]}}}}'
     assert events(await bob.sync(remember=False, filter=own)).keys() == {bob.user_id}
-    ignored = {"ignored_users": {alice.user_id: {}}}
+    ignored: dict[str, Any] = {"ignored_users": {alice.user_id: {}}}
     await bob.ok(
         "PUT",
         f"/user/{quote(bob.user_id)}/account_data/m.ignored_user_list",
