@@ -5,8 +5,6 @@ more than it is worth: changes are gathered for a second, and then wake at most 
 requests; whoever is not woken learns of them with the next answer.
 """
 
-from collections.abc import Collection
-
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime.clock import Clock
@@ -17,6 +15,8 @@ from homeserver.users.presence import Presence
 from homeserver.users.sessions import Session
 
 GATHER_SECONDS = 1.0
+FEW = 16
+"""Up to so many changed users are looked at one by one."""
 WAKES = 100
 """How many parked requests the changes of that time may wake."""
 
@@ -53,17 +53,21 @@ class PresenceNews:
         """
         wanted = asker.filter.presence
         presence = self._presence
+        changed = presence.changed_since(since)
+        near: set[int] | None = None
+        if afresh or len(changed) > FEW:
+            # Those in memory who share a room, once: asking for each of many would take long.
+            near = {asker.user_nid}.union(*map(self._memberships.looking, user.joined))
+        if afresh and near is not None:
+            changed = [*dict.fromkeys([*filter(presence.is_shown, near), *changed])]
         found: list[bytes] = []
-        changed: Collection[int] = presence.changed_since(since)
-        if afresh:
-            changed = dict.fromkeys([*presence.shown(), *changed])
         for nid in changed:
             user_id = presence.user_id(nid)
             if (
                 user_id is not None
                 and user_id not in asker.ignored
                 and wanted.matches("m.presence", sender=user_id)
-                and (nid == asker.user_nid or await self._shares(user, nid))
+                and await self._concerns(asker, user, nid, near)
                 and presence.user_id(nid) is not None
             ):
                 found.append(presence.event(nid))
@@ -94,6 +98,15 @@ class PresenceNews:
         known = self._memberships.known(user_nid)
         if before is not None and known is not None and not known.joined <= before:
             self._presence.touch(user_nid)
+
+    async def _concerns(
+        self, asker: Asker, user: UserRooms, nid: int, near: set[int] | None
+    ) -> bool:
+        if nid == asker.user_nid or (near is not None and nid in near):
+            return True
+        if near is not None and self._memberships.known(nid) is not None:
+            return False
+        return await self._shares(user, nid)
 
     async def _shares(self, user: UserRooms, other_nid: int) -> bool:
         other = self._memberships.known(other_nid) or await self._memberships.of(other_nid)

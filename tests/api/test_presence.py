@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.streams import presence as news
 from tests.serving import PASSWORD, Person, Running
 
 
@@ -203,3 +204,19 @@ async def test_bad_presence_changes_nothing(room: tuple[Person, Person, str]) ->
     )
     await bob.refused("M_FORBIDDEN", "PUT", path, body={"presence": "online"})
     assert await alice.ok("GET", path) == {"presence": "offline"}
+
+
+async def test_many_changes_are_told_as_few_are(
+    server: Running, room: tuple[Person, Person, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, _ = room
+    stranger = await server.person("stranger")
+    await bob.sync()
+    for few in (16, 0):
+        monkeypatch.setattr(news, "FEW", few)
+        for state in ("online", "unavailable"):
+            await put(alice, state)
+            await put(stranger, state)
+            assert events(await bob.sync())[alice.user_id]["presence"] == state
+    assert stranger.user_id not in events(await bob.sync(since=None))
+    assert events(await bob.sync(since=None)).keys() == {alice.user_id, bob.user_id}
