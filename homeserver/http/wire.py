@@ -106,6 +106,8 @@ class Reply(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         transport.write(b"%b%b\r\n%b" % (head, lines.encode("latin-1"), body))
+        # The library keeps the last reply of a connection for as long as the next request waits.
+        self.content = b""
         if len(body) > COMPRESS_FROM:
             await request.writer.drain()
         return None
