@@ -25,6 +25,9 @@ LABELS = {
     "initial-sync": "initial sync, 100 rooms",
     "join": "join",
     "messages": "/messages, a page of 50",
+    "parked": "waking one of 10,000 parked polls",
+    "login-storm": "others' p99 in a storm of logins (x calm)",
+    "initial-1000": "initial sync, 1,000 rooms (s of CPU)",
     "memory-after-work": "memory after all this (MB)",
     "cold-start": "cold start (s of CPU)",
     "idle-memory": "idle memory, 10 users (MB)",
@@ -36,6 +39,9 @@ TARGETS = {
     "idle-sync": 0.3,
     "join": 2.0,
     "room-creation": 5.0,
+    "parked": 0.1,
+    "login-storm": 2.0,
+    "initial-1000": 5.0,
     "cold-start": 0.8,
     "idle-memory": 100.0,
 }
@@ -50,6 +56,7 @@ COLUMNS = (
     "Synapse: per s, p50, p99 ms",
     "others' cores, ours / Synapse",
 )
+RESIDENT_TARGETS = {"parked": 160.0}
 LEAST_RATIO = {"send-1": 25.0, "send-64": 25.0, "fan-out": 25.0}
 
 
@@ -63,12 +70,20 @@ def target(scenario: str, database: str) -> float | None:
     return None if allowed is None else 2 * allowed
 
 
-def verdict(scenario: str, database: str, ours: float, synapse: float | None) -> str:
+def verdict(
+    scenario: str,
+    database: str,
+    ours: float,
+    synapse: float | None,
+    resident_mb: float | None = None,
+) -> str:
     """`met`, or what is missing, in words."""
     missing = []
     allowed = target(scenario, database)
     if allowed is not None and ours > allowed:
         missing.append("over target")
+    if resident_mb is not None and resident_mb > RESIDENT_TARGETS.get(scenario, resident_mb):
+        missing.append("too much memory")
     if synapse is not None and ours:
         least = LEAST_RATIO.get(scenario, 1.0)
         if synapse / ours < least:
@@ -99,7 +114,11 @@ def _table(database: str, found: dict[tuple[str, str], Figure]) -> str:
         allowed = target(name, database)
         values = [f.value if f else None for f in (ours, synapse)]
         ratio = f"{values[1] / values[0]:.1f}" if values[0] and values[1] else ""
-        judged = "" if values[0] is None else verdict(name, database, values[0], values[1])
+        judged = (
+            ""
+            if values[0] is None
+            else verdict(name, database, values[0], values[1], ours.resident_mb if ours else None)
+        )
         cells = [
             LABELS[name],
             "" if allowed is None else f"{allowed:g}",
@@ -121,6 +140,8 @@ def _value(figure: Figure | None) -> str:
     if figure.value is None:
         return f"failed: {figure.failure}".replace("|", "/")[:120]
     text = f"{figure.value:.0f}" if figure.unit == "MB" else f"{figure.value:.2f}"
+    if figure.resident_mb is not None:
+        text += f", {figure.resident_mb:.0f} MB"
     if figure.database_share:
         text += f" (of it database {figure.database_share:.2f})"
     return text

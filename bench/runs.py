@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.crowds import CROWDS
 from bench.meter import Measurement, Meter
 from bench.sampler import hot_spots
 from bench.scenarios import SCENARIOS, Bench, Sizes
@@ -24,7 +25,7 @@ from tests.processes import DidNotStart, OurServer, Server, postgresql_url, runn
 SCENARIO_SECONDS = 900
 COLD_STARTS = 3
 OUTSIDE = ("memory-after-work", "cold-start", "idle-memory")
-NAMES = (*SCENARIOS, *OUTSIDE)
+NAMES = (*SCENARIOS, *CROWDS, *OUTSIDE)
 MEGABYTE = 1024 * 1024
 
 
@@ -42,6 +43,7 @@ class Figure:
     p50_ms: float | None = None
     p99_ms: float | None = None
     operations: int = 0
+    resident_mb: float | None = None
     foreign_cores: float = 0.0
     load: float = 0.0
     failure: str | None = None
@@ -115,6 +117,9 @@ async def measure_all(kind: str, database: str, plan: Plan) -> list[Figure]:
         except DidNotStart as error:
             for name in inside:
                 note(Figure(name, kind, database, failure=_innermost(error)))
+    for name in CROWDS:
+        if name in plan.scenarios:
+            note(await _crowd(Figure(name, kind, database), plan))
     for name, outside in (("cold-start", _cold_start), ("idle-memory", _idle_memory)):
         if name in plan.scenarios:
             figure = Figure(name, kind, database)
@@ -147,6 +152,29 @@ async def _scenarios(
             bench.close()
 
 
+async def _crowd(figure: Figure, plan: Plan) -> Figure:
+    """A crowd on a server of its own."""
+    crowd = CROWDS[figure.scenario]
+    try:
+        with placed(figure.database) as (folder, url, pid):
+            server = server_class(figure.server)(
+                folder, url, presence=plan.presence, cheap_passwords=crowd.cheap_passwords
+            )
+            with running(server):
+                bench = Bench(server, Meter(server.pid, pid), plan.sizes)
+                async with asyncio.timeout(SCENARIO_SECONDS):
+                    outcome = await crowd.run(bench)
+                bench.close()
+    except Exception as error:
+        figure.failure = _innermost(error)
+        return figure
+    _fill(figure, outcome.cost)
+    figure.value = outcome.value
+    figure.unit = outcome.unit
+    figure.resident_mb = outcome.resident
+    return figure
+
+
 async def _scenario(bench: Bench, figure: Figure) -> Figure:
     try:
         async with asyncio.timeout(SCENARIO_SECONDS):
@@ -154,6 +182,11 @@ async def _scenario(bench: Bench, figure: Figure) -> Figure:
     except Exception as error:
         figure.failure = _innermost(error)
         return figure
+    _fill(figure, cost)
+    return figure
+
+
+def _fill(figure: Figure, cost: Measurement) -> None:
     figure.value = cost.cpu_ms
     figure.database_share = cost.database_cpu_ms
     figure.per_second = cost.per_second
@@ -162,7 +195,6 @@ async def _scenario(bench: Bench, figure: Figure) -> Figure:
     figure.operations = cost.operations
     figure.foreign_cores = cost.foreign_cores
     figure.load = cost.load
-    return figure
 
 
 def _innermost(error: BaseException) -> str:
@@ -226,5 +258,6 @@ def line(figure: Figure) -> str:
     return (
         f"{text}{share}  {figure.per_second:8.1f}/s  p50 {figure.p50_ms:.1f} ms"
         f"  p99 {figure.p99_ms:.1f} ms  x{figure.operations}"
+        f"{'' if figure.resident_mb is None else f'  resident {figure.resident_mb:.0f} MB'}"
         f"  load {figure.load:.1f}, others {figure.foreign_cores:.2f} cores"
     )

@@ -38,6 +38,10 @@ class Sizes:
     history: int = 500
     pagers: int = 8
     rounds: int = 3
+    parked: int = 10_000
+    woken: int = 1_000
+    storm_sends: int = 100
+    many_rooms: int = 1_000
 
 
 FULL = Sizes()
@@ -54,6 +58,10 @@ QUICK = Sizes(
     history=100,
     pagers=2,
     rounds=2,
+    parked=400,
+    woken=100,
+    storm_sends=20,
+    many_rooms=50,
 )
 PROFILED = Sizes(
     registrations=1000,
@@ -98,10 +106,10 @@ class Bench:
         """A localpart that was not used before."""
         return f"user{next(self._numbers)}"
 
-    async def users(self, number: int) -> list[Client]:
-        """New accounts, each with one device."""
+    async def users(self, number: int, width: int = 4) -> list[Client]:
+        """New accounts, each with one device, made `width` at once."""
         clients = [self.client() for _ in range(number)]
-        await in_parallel(4, [partial(client.register, self.name()) for client in clients])
+        await in_parallel(width, [partial(client.register, self.name()) for client in clients])
         return clients
 
     async def room(self, owner: Client, members: list[Client]) -> str:

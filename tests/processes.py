@@ -112,10 +112,12 @@ class Server(ABC):
         name: str = "localhost",
         *,
         presence: bool = False,
+        cheap_passwords: bool = True,
     ) -> None:
         self.folder = folder
         self.name = name
         self.presence = presence
+        self.cheap_passwords = cheap_passwords
         self.database = database or f"sqlite:{folder / 'homeserver.db'}"
         self.port = free_port()
         self.shared_secret = secrets.token_hex(16)
@@ -249,7 +251,7 @@ class OurServer(Server):
                     'mode = "open"',
                     f"shared_secret = {json.dumps(self.shared_secret)}",
                     "[passwords]",
-                    'cost = "cheap"',
+                    f'cost = "{"cheap" if self.cheap_passwords else "normal"}"',
                     "[presence]",
                     f"enabled = {json.dumps(self.presence)}",
                     "[limits]",
@@ -329,7 +331,7 @@ class SynapseServer(Server):
             "registration_shared_secret": self.shared_secret,
             "enable_registration": True,
             "enable_registration_without_verification": True,
-            "bcrypt_rounds": 4,
+            "bcrypt_rounds": 4 if self.cheap_passwords else 12,
             "report_stats": False,
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
