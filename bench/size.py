@@ -106,7 +106,6 @@ async def replay(
     config: Config, events: int, members: int, tell: Callable[[str], None]
 ) -> Replayed:
     """Live until the room has so many events; then stop the server and measure."""
-    logging.getLogger("homeserver").setLevel(logging.ERROR)
     clock = FakeClock()
     app = App(config, clock)
     await app.start()
@@ -188,6 +187,7 @@ def configuration(folder: Path, dsn: str | None) -> Config:
 @click.option("--keep", type=click.Path(path_type=Path), help="Leave the SQLite database here.")
 def main(database: str, events: int, members: int, keep: Path | None) -> None:
     """Measure what a busy room takes on disk."""
+    logging.getLogger("homeserver").setLevel(logging.ERROR)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         dsn = None
