@@ -167,13 +167,16 @@ class Dispatcher:
             return await endpoint.handler(call, **arguments)
         given = arguments.copy()
         if endpoint.query is not None:
-            given["query"] = endpoint.query.read(request.query)
+            given["query"] = endpoint.query.read(request.take_query())
         if endpoint.body is not None:
             if data is None:
                 data = await _read(raw, endpoint.max_body or self.max_body)
             if data or not endpoint.body_optional:
                 given["body"] = endpoint.body.read(data)
-        return await endpoint.handler(call, **given)
+        handling = endpoint.handler(call, **given)
+        # Many requests wait long for what they ask: what is not needed for that goes now.
+        del given, arguments, data, values
+        return await handling
 
     async def _origin(self, raw: web.BaseRequest, data: bytes) -> str:
         if self._servers is None:

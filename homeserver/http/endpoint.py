@@ -104,6 +104,11 @@ class Request:
             self._query = parse_query(self.query_string)
         return self._query
 
+    def take_query(self) -> Mapping[str, list[str]]:
+        """`query`, which is not kept: whoever asks again has it read again."""
+        query, self._query = self.query, None
+        return query
+
 
 class Call:
     """One request to one endpoint: who asks, and the services that can answer."""

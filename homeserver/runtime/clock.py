@@ -9,7 +9,8 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 
 class Timer(Protocol):
@@ -28,8 +29,8 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait; zero or less only yields."""
 
-    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
-        """Plan a call on the event loop."""
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> Timer:
+        """Plan a call on the event loop, with these arguments."""
 
 
 class SystemClock:
@@ -44,8 +45,8 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0, seconds))
 
-    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
-        return asyncio.get_running_loop().call_later(seconds, call)
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, call, *args)
 
 
 class _Planned:
@@ -103,8 +104,9 @@ class FakeClock:
         finally:
             timer.cancel()
 
-    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
-        planned = _Planned(self._elapsed + max(seconds, 0.0), next(self._numbers), call)
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> Timer:
+        at = self._elapsed + max(seconds, 0.0)
+        planned = _Planned(at, next(self._numbers), partial(call, *args) if args else call)
         heapq.heappush(self._agenda, planned)
         return planned
 

@@ -47,11 +47,15 @@ class Ignored:
         self._cleared += 1
 
 
+_NOBODY: frozenset[str] = frozenset()
+
+
 def _users(content: bytes | None) -> frozenset[str]:
     if content is None:
-        return frozenset()
+        return _NOBODY
     try:
         users = canonical.decode_object(content).get("ignored_users")
     except Malformed:
-        return frozenset()
-    return frozenset(users) if isinstance(users, dict) else frozenset()
+        return _NOBODY
+    # Most ignore nobody, and an empty set is not small.
+    return frozenset(users) if isinstance(users, dict) and users else _NOBODY

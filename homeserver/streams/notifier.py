@@ -40,7 +40,7 @@ class Notifier:
         parked.add(future)
         if room_nid is not None:
             self._watching.setdefault(room_nid, set()).add(future)
-        timer = self._clock.call_later(timeout, lambda: _wake(future))
+        timer = self._clock.call_later(timeout, _wake, future)
         try:
             await future
         finally:

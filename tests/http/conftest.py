@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -19,17 +18,17 @@ from homeserver.runtime.clock import SystemClock
 from homeserver.runtime.health import Health
 from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.metrics import Metrics
+from homeserver.users.sessions import Session
 from tests.http import endpoints
 
 if TYPE_CHECKING:
     from homeserver.services import Services
-    from homeserver.users.sessions import Session
 
 MAX_BODY = 65_536
 
 
-def session(user_id: str, admin: bool = False, guest: bool = False) -> "Session":
-    return cast("Session", SimpleNamespace(user_id=user_id, is_admin=admin, is_guest=guest))
+def session(user_id: str, admin: bool = False, guest: bool = False) -> Session:
+    return Session(user_id, 1, "DEVICE", 1, admin, guest, b"")
 
 
 SESSIONS = {
@@ -42,10 +41,10 @@ SESSIONS = {
 class Tokens:
     """Knows three tokens; alice's is in memory, the others have to be looked up."""
 
-    def cached(self, token: str) -> "Session | None":
+    def cached(self, token: str) -> Session | None:
         return SESSIONS[token] if token == "alice" else None
 
-    async def authenticate(self, token: str, request: Request) -> "Session":
+    async def authenticate(self, token: str, request: Request) -> Session:
         await asyncio.sleep(0)
         if token not in SESSIONS:
             raise MatrixError("M_UNKNOWN_TOKEN", "Unknown token", 401)
