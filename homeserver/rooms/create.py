@@ -5,6 +5,7 @@ with the room itself, its alias and its directory entry: a room is there whole o
 spec: client-server-api#post_matrixclientv3createroom
 """
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ _PRESETS = {
 }
 _LOCAL_ROOM, _NOT_FEDERATED = 1, 2
 _MAX_INVITES = 100
+# A room is several milliseconds of work: a flood of them must leave the loop to others in between.
+_AT_ONCE = 4
 _MAX_INITIAL_STATE = 250
 
 
@@ -79,6 +82,7 @@ class CreateRoom:
         self._server_name = server_name
         self._default_version = default_version
         self._last_creation = 0
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, creator: str, profile: JsonObject, new: NewRoom) -> str:
         """Create the room; returns its id.
@@ -88,6 +92,10 @@ class CreateRoom:
         M_INVALID_ROOM_STATE, M_INVALID_PARAM, and M_BAD_ALIAS for a canonical alias in the initial
         state that isn't the room's own.
         """
+        async with self._turns:
+            return await self._create(creator, profile, new)
+
+    async def _create(self, creator: str, profile: JsonObject, new: NewRoom) -> str:
         rules = self._rules(new)
         drafts = _drafts(rules, creator, profile, new)
         keys = [(draft.type, draft.state_key or "") for draft in drafts]
