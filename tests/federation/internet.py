@@ -49,6 +49,7 @@ class TlsServer:
         self.seen: list[Seen] = []
         self.handler: Handler = nothing_here
         self._names: dict[Any, str | None] = {}
+        self._transports: set[Any] = set()
         self._contexts = {name: _context(authority, name) for name in names}
         self._runner: web.ServerRunner | None = None
         self.port = 0
@@ -64,6 +65,9 @@ class TlsServer:
         return self
 
     async def stop(self) -> None:
+        for transport in self._transports:
+            transport.abort()  # a peer that does not answer the farewell would be waited for
+        self._transports.clear()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -75,6 +79,7 @@ class TlsServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None
+        self._transports.add(request.transport)
         connection = request.transport.get_extra_info("ssl_object")
         sni = self._names.get(id(connection))
         body = await request.read()

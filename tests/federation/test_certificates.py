@@ -33,7 +33,8 @@ async def shown(server: Running, authority: trustme.CA) -> bytes:
         "127.0.0.1", port, ssl=context, server_hostname="localhost"
     )
     certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.close()
+    writer.transport.abort()
+    await asyncio.sleep(0)
     assert isinstance(certificate, bytes)
     return certificate
 

@@ -294,11 +294,24 @@ class Raw:
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("a.example").configure_cert(self._tls)
         self.port = 0
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def end(self) -> None:
+        """End what is still being said."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._serving.values():
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def start(
         self, talk: Callable[[asyncio.StreamWriter], Awaitable[None]], *, tls: bool = True
     ) -> asyncio.Server:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._serving[task] = writer
             try:
                 if tls:
                     await reader.readuntil(b"\r\n\r\n")
@@ -315,9 +328,12 @@ class Raw:
 
 async def fetched(make: Make, raw: Raw, server: asyncio.Server, seconds: float = 10.0) -> bytes:
     async with server:
-        answer = await make().fetch(
-            "GET", f"https://a.example:{raw.port}/", seconds=seconds, max_bytes=CAP
-        )
+        try:
+            answer = await make().fetch(
+                "GET", f"https://a.example:{raw.port}/", seconds=seconds, max_bytes=CAP
+            )
+        finally:
+            await raw.end()
     return answer.body
 
 
