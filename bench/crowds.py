@@ -1,4 +1,4 @@
-"""What many do at once: parked polls by the thousand, a storm of logins, an account in 1,000 rooms.
+"""What many do at once: parked polls by the thousand, storms of logins, 1,000 rooms, attacks.
 
 Each has a server of its own, since memory is a figure here and passwords cost what they cost in
 production where they are the matter. As in `scenarios.py`, an answer that is wrong is no figure.
@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bench.client import Client
+import msgspec
+
+from bench.client import V3, Client, Refused
 from bench.meter import Measurement, in_parallel, timed
 from bench.scenarios import Bench, require, texts
 
@@ -146,6 +148,90 @@ async def initial_1000(bench: Bench) -> Outcome:
     return Outcome(cost.cpu_ms / 1000, "s", cost, bench.server.resident() / MEGABYTE)
 
 
+async def hostile(bench: Bench) -> Outcome:
+    """How much longer 8 senders wait (p99) under the worst of some attacks; rate limits are on."""
+    _allow_files(6_000)
+    senders = await bench.users(8)
+    room_id = await bench.room(senders[0], senders[1:])
+    (attacker,) = await bench.users(1)
+
+    async def say(sender: Client, cost: Measurement) -> None:
+        for number in range(bench.sizes.storm_sends):
+            await timed(cost, sender.say(room_id, f"message {number}"))
+            await asyncio.sleep(0.1)
+
+    async def measured(cost: Measurement) -> float:
+        await asyncio.gather(*(say(sender, cost) for sender in senders))
+        return cost.wait_ms(0.99)
+
+    await measured(Measurement())
+    calm = await measured(Measurement())
+    worst, ratio = Measurement(), 0.0
+    for attack in (_slow_bodies, _idle_connections, _bad_json, _many_rooms, _wild_filters):
+        task = asyncio.create_task(attack(bench, attacker))
+        await asyncio.sleep(1)
+        async with bench.meter.measure() as cost:
+            found = await measured(cost) / calm
+            cost.operations = len(cost.waits)
+        require(not task.done(), f"{attack.__name__[1:]} has ended")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if found > ratio:
+            worst, ratio = cost, found
+    return Outcome(ratio, "x", worst, bench.server.resident() / MEGABYTE)
+
+
+async def _connections(bench: Bench, count: int, first: bytes) -> None:
+    """Hold connections that send `first` and then nothing; they are opened again when closed."""
+
+    async def hold() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)
+            writer.write(first)
+            await reader.read()
+            writer.close()
+
+    await asyncio.gather(*(hold() for _ in range(count)))
+
+
+async def _slow_bodies(bench: Bench, attacker: Client) -> None:
+    head = f"POST {V3}/login HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{{"
+    await _connections(bench, 500, head.encode())
+
+
+async def _idle_connections(bench: Bench, attacker: Client) -> None:
+    await _connections(bench, 5_000, b"")
+
+
+async def _repeated(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Try again and again, as fast as it is answered or refused."""
+    while True:
+        try:
+            await attempt()
+        except Refused:
+            await asyncio.sleep(0.01)
+
+
+async def _bad_json(bench: Bench, attacker: Client) -> None:
+    deep: object = "x"
+    for _ in range(500):
+        deep = [deep]
+    body = {"name": deep, "initial_state": [{}] * 20_000}
+    await _repeated(lambda: attacker.create_room(**body))
+
+
+async def _many_rooms(bench: Bench, attacker: Client) -> None:
+    create = partial(attacker.create_room, preset="public_chat", name="flood")
+    await asyncio.gather(*(_repeated(create) for _ in range(32)))
+
+
+async def _wild_filters(bench: Bench, attacker: Client) -> None:
+    wild = ["*".join("abcdefgh" * 5) + str(number) for number in range(200)]
+    source = {"room": {"timeline": {"not_types": wild, "limit": 1_000}}}
+    text = msgspec.json.encode(source).decode()
+    await _repeated(lambda: attacker.sync(sync_filter=text))
+
+
 async def _until_parked(bench: Bench, count: int) -> None:
     """Wait until the server has nothing to do any more: the polls are parked."""
     limit = time.monotonic() + 120
@@ -168,14 +254,16 @@ def _allow_files(count: int) -> None:
 
 @dataclass(frozen=True)
 class Crowd:
-    """A crowd, and whether passwords are hashed cheaply meanwhile."""
+    """A crowd, whether passwords are hashed cheaply meanwhile, and whether rate limits are on."""
 
     run: Callable[[Bench], Awaitable[Outcome]]
     cheap_passwords: bool = True
+    limits: bool = False
 
 
 CROWDS: dict[str, Crowd] = {
     "parked": Crowd(parked),
     "login-storm": Crowd(login_storm, cheap_passwords=False),
     "initial-1000": Crowd(initial_1000),
+    "hostile": Crowd(hostile, limits=True),
 }

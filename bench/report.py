@@ -28,6 +28,7 @@ LABELS = {
     "parked": "waking one of 10,000 parked polls",
     "login-storm": "others' p99 in a storm of logins (x calm)",
     "initial-1000": "initial sync, 1,000 rooms (s of CPU)",
+    "hostile": "others' p99 under the worst attack (x calm)",
     "memory-after-work": "memory after all this (MB)",
     "cold-start": "cold start (s of CPU)",
     "idle-memory": "idle memory, 10 users (MB)",
@@ -42,6 +43,7 @@ TARGETS = {
     "parked": 0.1,
     "login-storm": 2.0,
     "initial-1000": 5.0,
+    "hostile": 2.0,
     "cold-start": 0.8,
     "idle-memory": 100.0,
 }

@@ -158,7 +158,11 @@ async def _crowd(figure: Figure, plan: Plan) -> Figure:
     try:
         with placed(figure.database) as (folder, url, pid):
             server = server_class(figure.server)(
-                folder, url, presence=plan.presence, cheap_passwords=crowd.cheap_passwords
+                folder,
+                url,
+                presence=plan.presence,
+                cheap_passwords=crowd.cheap_passwords,
+                limits=crowd.limits,
             )
             with running(server):
                 bench = Bench(server, Meter(server.pid, pid), plan.sizes)

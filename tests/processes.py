@@ -113,11 +113,13 @@ class Server(ABC):
         *,
         presence: bool = False,
         cheap_passwords: bool = True,
+        limits: bool = False,
     ) -> None:
         self.folder = folder
         self.name = name
         self.presence = presence
         self.cheap_passwords = cheap_passwords
+        self.limits = limits
         self.database = database or f"sqlite:{folder / 'homeserver.db'}"
         self.port = free_port()
         self.shared_secret = secrets.token_hex(16)
@@ -255,7 +257,7 @@ class OurServer(Server):
                     "[presence]",
                     f"enabled = {json.dumps(self.presence)}",
                     "[limits]",
-                    "enabled = false",
+                    f"enabled = {json.dumps(self.limits)}",
                     "[logging]",
                     'level = "warning"',
                     "",
