@@ -40,6 +40,7 @@ from homeserver.rooms.views import Views
 from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
 from homeserver.runtime.costs import database_seconds
+from homeserver.runtime.files import allow_many_files
 from homeserver.runtime.health import Health
 from homeserver.runtime.jobs import Jobs
 from homeserver.runtime.key_file import signing_keys
@@ -461,6 +462,7 @@ def run(config: Config, load: Callable[[], Config]) -> None:
     import uvloop
 
     logs.set_up(config.logging.level, config.logging.format)
+    allow_many_files()
     uvloop.run(_serve(config, load))
 
 
