@@ -251,7 +251,7 @@ def name_of(kind: Any) -> str:
         int: "a whole number",
         bool: "true or false",
         Path: "a path",
-        Rate: "a rate such as \"10/s, 100 at once\"",
+        Rate: 'a rate such as "10/s, 100 at once"',
     }
     return names[kind]
 
