@@ -28,6 +28,8 @@ T = TypeVar("T")
 MAX_LENGTH = 512
 MAX_WAITING = 200
 NICENESS = 10
+# One core is left to everything else: memory-hard hashes slow down what runs beside them.
+WORKERS = max(1, min(4, (os.cpu_count() or 2) - 1))
 _BCRYPT = ("$2a$", "$2b$", "$2y$")
 _BCRYPT_BYTES = 72
 """What bcrypt takes of a password; others cut it off there before they hash, and so do we."""
@@ -47,7 +49,7 @@ class Passwords:
     `pepper` is what another server put behind its users' passwords before it hashed them by bcrypt.
     """
 
-    def __init__(self, cost: PasswordCost, workers: int = 2, pepper: str = "") -> None:
+    def __init__(self, cost: PasswordCost, workers: int = WORKERS, pepper: str = "") -> None:
         self._pepper = pepper
         self._hasher = PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=1
