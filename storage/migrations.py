@@ -9,9 +9,26 @@ from collections.abc import Callable
 from typing import Final
 
 from storage.engine import DatabaseTooNew
-from storage.schema import TABLES, Dialect, MetaRow, create_statements, create_table
+from storage.schema import (
+    TABLES,
+    Dialect,
+    MetaRow,
+    create_statements,
+    create_table,
+    table_statements,
+)
 
-STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {}
+# A step may grow until its version is released: new tables are named, other changes written out.
+_NEW_IN_2: Final[tuple[type, ...]] = ()
+_CHANGED_IN_2: Final[tuple[str, ...]] = ()
+
+
+def _second(dialect: Dialect) -> list[str]:
+    new = [text for row_type in _NEW_IN_2 for text in table_statements(TABLES[row_type], dialect)]
+    return [*new, *_CHANGED_IN_2]
+
+
+STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second}
 """The statements that lead from version n - 1 to n, for n from 2 up."""
 
 VERSION: Final = 1 + len(STEPS)

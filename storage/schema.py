@@ -118,16 +118,19 @@ _TYPES: dict[Dialect, dict[type, str]] = {
 
 def create_statements(dialect: Dialect) -> list[str]:
     """The DDL of all tables and indexes, one statement each."""
-    statements = []
-    for declared in TABLES.values():
-        statements.append(create_table(declared, dialect))
-        for index in declared.indexes:
-            unique = "UNIQUE " if index.unique else ""
-            where = f" WHERE {index.where}" if index.where else ""
-            statements.append(
-                f"CREATE {unique}INDEX {declared.name}_by_{'_'.join(index.columns)}"
-                f" ON {declared.name} ({', '.join(index.columns)}){where}"
-            )
+    return [text for declared in TABLES.values() for text in table_statements(declared, dialect)]
+
+
+def table_statements(declared: Table, dialect: Dialect) -> list[str]:
+    """The DDL of one table and its indexes."""
+    statements = [create_table(declared, dialect)]
+    for index in declared.indexes:
+        unique = "UNIQUE " if index.unique else ""
+        where = f" WHERE {index.where}" if index.where else ""
+        statements.append(
+            f"CREATE {unique}INDEX {declared.name}_by_{'_'.join(index.columns)}"
+            f" ON {declared.name} ({', '.join(index.columns)}){where}"
+        )
     return statements
 
 
