@@ -10,7 +10,7 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -103,11 +103,27 @@ class Running:
         await self.app.start()
 
 
+class Answers(Protocol):
+    """A server that a client can ask: one in the test's loop, or a process."""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        body: Any = None,
+        data: bytes | None = None,
+        query: dict[str, Any] | None = None,
+    ) -> Reply:
+        """A request of a client."""
+
+
 @dataclass
 class Person:
     """A user's client: raw requests, and the few calls that most tests make."""
 
-    server: Running
+    server: Answers
     user_id: str
     token: str
     device_id: str

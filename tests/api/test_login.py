@@ -170,9 +170,9 @@ async def test_tokens_may_come_in_the_query(server: Running) -> None:
     assert reply.body["user_id"] == alice.user_id
 
 
-async def last_seen(person: Person) -> Any:
+async def last_seen(server: Running, person: Person) -> Any:
     """The person's device after the minute in which uses are collected."""
-    await person.server.clock.advance(61)
+    await server.clock.advance(61)
     # What is committed now comes after what was collected.
     await person.ok("PUT", f"/devices/{person.device_id}", body={"display_name": "Mine"})
     return await person.ok("GET", f"/devices/{person.device_id}")
@@ -182,13 +182,13 @@ async def test_devices_remember_when_they_were_seen(server: Running) -> None:
     alice = await server.person("alice")
     start = server.clock.now_ms()
     await alice.ok("GET", "/account/whoami")
-    device = await last_seen(alice)
+    device = await last_seen(server, alice)
     assert (device["last_seen_ts"], device["last_seen_ip"]) == (start, "127.0.0.1")
     await alice.ok("GET", "/account/whoami")
-    assert (await last_seen(alice))["last_seen_ts"] == start
+    assert (await last_seen(server, alice))["last_seen_ts"] == start
     await server.clock.advance(300)
     await alice.ok("GET", "/account/whoami")
-    assert (await last_seen(alice))["last_seen_ts"] == start + 422_000
+    assert (await last_seen(server, alice))["last_seen_ts"] == start + 422_000
 
 
 async def test_a_device_that_was_seen_and_removed_stays_away(server: Running) -> None:
@@ -196,7 +196,7 @@ async def test_a_device_that_was_seen_and_removed_stays_away(server: Running) ->
     bob = await server.person("bob")
     await alice.ok("GET", "/account/whoami")
     await alice.ok("POST", "/logout")
-    await last_seen(bob)
+    await last_seen(server, bob)
     token = (await login(server, **user("alice"))).body["access_token"]
     devices = await server.request("GET", f"{CLIENT}/devices", token=token)
     assert len(devices.body["devices"]) == 1

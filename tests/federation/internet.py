@@ -20,7 +20,7 @@ from federation.wiring import Federation
 from homeserver.config import Config
 from homeserver.matrix.canonical import JsonObject, encode, encode_unpadded
 from homeserver.matrix.sign import SigningKey, sign_json
-from homeserver.runtime.clock import FakeClock
+from homeserver.runtime.clock import Clock, FakeClock
 from homeserver.streams.commit import CommitQueue
 from storage.engine import Database
 from tests.federation.name_server import NameServer
@@ -112,7 +112,7 @@ def _context(authority: trustme.CA, name: str) -> ssl.SSLContext:
 class Peer:
     """The keys of another homeserver, and what it publishes of them."""
 
-    def __init__(self, name: str, clock: FakeClock) -> None:
+    def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.clock = clock
         self.key = SigningKey.generate()
