@@ -9,6 +9,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         account_data,
         accounts,
         administration,
+        appservices,
         capabilities,
         devices,
         directory,
@@ -35,6 +36,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         account_data,
         accounts,
         administration,
+        appservices,
         capabilities,
         devices,
         directory,
@@ -61,7 +63,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import costs, register, users
+    from client_api.admin import appservices, costs, register, users
 
-    modules = (costs, register, users)
+    modules = (appservices, costs, register, users)
     return [declared for module in modules for declared in endpoints_of(module)]

@@ -5,12 +5,15 @@ spec: client-server-api#account-registration
 
 from typing import Literal
 
+from client_api.appservices import service_of
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
 from homeserver.http.shape import Empty, Reply, Shape
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users import accounts
 from homeserver.users.registration import RegistrationRequest
 from homeserver.users.sessions import DeviceRequest
+
+APPLICATION_SERVICE = "m.login.application_service"
 
 
 class RegisterQuery(Shape):
@@ -19,6 +22,7 @@ class RegisterQuery(Shape):
 
 class RegisterBody(Shape):
     auth: JsonObject | None = None
+    type: str | None = None
     username: str | None = None
     password: str | None = None
     device_id: str | None = None
@@ -43,11 +47,22 @@ class Registered(Reply):
 )
 async def register(call: Call, query: RegisterQuery, body: RegisterBody) -> Registered:
     """Make an account, step by step."""
-    if query.kind == "guest":
+    if body.type == APPLICATION_SERVICE:
+        made = await _register_service_user(call, body)
+    elif query.kind == "guest":
         made = await call.app.registration.register_guest(body.initial_device_display_name)
     else:
         made = await call.app.registration.register(_request(body))
     return _registered(made)
+
+
+async def _register_service_user(call: Call, body: RegisterBody) -> accounts.Registered:
+    service = service_of(call)
+    username = (body.username or "").lower()
+    call.app.appservices.registry.check_user(f"@{username}:{call.app.config.server.name}", service)
+    request = _request(body)
+    device = None if request.inhibit_login else request.device
+    return await call.app.registration.register_service_user(username, device)
 
 
 def _request(body: RegisterBody) -> RegistrationRequest:

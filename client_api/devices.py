@@ -4,7 +4,7 @@ spec: client-server-api#device-management
 """
 
 from homeserver.http.endpoint import Call, Client, endpoint
-from homeserver.http.shape import Empty, Reply, Shape
+from homeserver.http.shape import Empty, Raw, Reply, Shape
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users import devices
 
@@ -54,10 +54,10 @@ class DeviceBody(Shape):
     spec="client-server-api#put_matrixclientv3devicesdeviceid",
     auth=Client(guests=True),
 )
-async def put_device(call: Call, device_id: str, body: DeviceBody) -> Empty:
-    """Give a device another name."""
-    await call.app.devices.rename(call.session.user_nid, device_id, body.display_name)
-    return Empty()
+async def put_device(call: Call, device_id: str, body: DeviceBody = DeviceBody()) -> Raw:
+    """Give a device another name; application services make new ones, too."""
+    made = await call.app.devices.put(call.session, device_id, body.display_name)
+    return Raw(b"{}", status=201 if made else 200)
 
 
 class AuthBody(Shape):
@@ -71,7 +71,7 @@ class AuthBody(Shape):
 )
 async def delete_device(call: Call, device_id: str, body: AuthBody = AuthBody()) -> Empty:
     """Remove a device, after the password was given."""
-    await call.app.devices.remove(call.session.user_nid, [device_id], body.auth)
+    await call.app.devices.remove(call.session, [device_id], body.auth)
     return Empty()
 
 
@@ -87,5 +87,5 @@ class DevicesBody(Shape):
 )
 async def delete_devices(call: Call, body: DevicesBody) -> Empty:
     """Remove several devices, after the password was given."""
-    await call.app.devices.remove(call.session.user_nid, body.devices, body.auth)
+    await call.app.devices.remove(call.session, body.devices, body.auth)
     return Empty()

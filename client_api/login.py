@@ -3,6 +3,7 @@
 spec: client-server-api#legacy-login
 """
 
+from client_api.appservices import service_of
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
 from homeserver.http.shape import Empty, Reply, Shape
@@ -10,6 +11,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.users.login_tokens import LIFETIME_MS
 from homeserver.users.sessions import DeviceRequest
 
+APPLICATION_SERVICE = "m.login.application_service"
 PASSWORD = "m.login.password"
 TOKEN = "m.login.token"
 
@@ -31,7 +33,8 @@ class Flows(Shape):
 async def login_flows(call: Call) -> Flows:
     """The ways to log in."""
     tokens = [Flow(TOKEN, True)] if call.app.config.sessions.login_tokens else []
-    return Flows([Flow(PASSWORD), *tokens])
+    services = [Flow(APPLICATION_SERVICE)] if call.app.appservices.registry.all() else []
+    return Flows([Flow(PASSWORD), *tokens, *services])
 
 
 class LoginBody(Shape):
@@ -63,13 +66,19 @@ class LoggedIn(Reply):
     limit="login_address",
 )
 async def login(call: Call, body: LoginBody) -> LoggedIn:
-    """Log in by password, or by a login token."""
+    """Log in by password, by a login token, or as a user of an application service."""
     name, refreshes = body.initial_device_display_name, bool(body.refresh_token)
     device = DeviceRequest(body.device_id, name, refreshes)
     if body.type == TOKEN and call.app.config.sessions.login_tokens:
         if body.token is None:
             raise MatrixError.missing_param("token is missing")
         user, begun = await call.app.login_tokens.log_in(body.token, device)
+    elif body.type == APPLICATION_SERVICE:
+        service = service_of(call)
+        user = await call.app.logins.named({"identifier": body.identifier, "user": body.user})
+        user_id = f"@{user.localpart}:{call.app.config.server.name}"
+        call.app.appservices.registry.check_user(user_id, service)
+        begun = await call.app.sessions.begin(user.user_nid, device)
     elif body.type == PASSWORD:
         if body.password is None:
             raise MatrixError.missing_param("password is missing")

@@ -55,15 +55,15 @@ async def search_public_rooms(
 ) -> JsonObject:
     """A page of the rooms in the directory that pass a filter."""
     _check_server(call, query)
-    if body.third_party_instance_id is not None:
-        if body.include_all_networks:
-            raise MatrixError.invalid_param("third_party_instance_id: all networks are asked for")
-        return {"chunk": [], "total_room_count_estimate": 0}  # no network is connected
+    if body.third_party_instance_id is not None and body.include_all_networks:
+        raise MatrixError.invalid_param("third_party_instance_id: all networks are asked for")
     wanted = body.filter or DirectoryFilter()
     types = None if wanted.room_types is None else frozenset(wanted.room_types)
-    return await call.app.public_rooms.page(
-        DirectoryQuery(body.limit, body.since, wanted.generic_search_term, types)
-    )
+    wanted_page = DirectoryQuery(body.limit, body.since, wanted.generic_search_term, types)
+    if body.third_party_instance_id is not None:
+        listed = await call.app.network_rooms.of(body.third_party_instance_id)
+        return await call.app.public_rooms.page_of(listed, wanted_page)
+    return await call.app.public_rooms.page(wanted_page)
 
 
 def _check_server(call: Call, query: ServerQuery) -> None:

@@ -94,7 +94,7 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     new = NewRoom(
         preset=body.preset,
         public=body.visibility == "public",
-        alias=call.app.directory.local_alias(body.room_alias_name),
+        alias=call.app.directory.local_alias(call.session, body.room_alias_name),
         name=body.name,
         topic=body.topic,
         invite=tuple(body.invite),
@@ -123,7 +123,7 @@ async def send_event(
     call.app.presence.active(call.session)
     room = await call.app.rooms.known(room_id)
     event_id = await call.app.posting.send(
-        call.session.user_id, room, event_type, body, _txn(call, txn_id)
+        call.session.user_id, room, event_type, body, _txn(call, txn_id), _ts(call)
     )
     return EventIDReply(event_id)
 
@@ -143,10 +143,12 @@ async def put_state(
     user_id = call.session.user_id
     if event_type == "m.room.member":
         event_id = await call.app.members.put_state(
-            user_id, room, state_key, body, guest=call.session.is_guest
+            user_id, room, state_key, body, guest=call.session.is_guest, ts=_ts(call)
         )
     else:
-        event_id = await call.app.posting.put_state(user_id, room, event_type, state_key, body)
+        event_id = await call.app.posting.put_state(
+            user_id, room, event_type, state_key, body, _ts(call)
+        )
     return EventIDReply(event_id)
 
 
@@ -293,9 +295,23 @@ def event_filter(text: str | None) -> EventFilter:
         raise MatrixError.bad_json(f"filter: {error}") from None
 
 
-def _txn(call: Call, txn_id: str) -> Txn | None:
-    if call.session.device_nid is None:
+def _ts(call: Call) -> int | None:
+    """The event's time, which application services may choose; others' `ts` is passed over.
+
+    spec: application-service-api#timestamp-massaging
+    """
+    given = call.request.query.get("ts") if call.session.service is not None else None
+    if given is None:
         return None
+    if not given[0].isascii() or not given[0].isdecimal() or int(given[0]) >= 2**53:
+        raise MatrixError.invalid_param("ts: not a time in milliseconds")
+    return int(given[0])
+
+
+def _txn(call: Call, txn_id: str) -> Txn:
     if len(txn_id.encode()) > 255:
         raise MatrixError.invalid_param("txnId: longer than 255 bytes")
-    return Txn(call.session.device_nid, call.path_hash, txn_id)
+    session = call.session
+    # Requests of an application service without a device have the user for their scope.
+    scope = -session.user_nid if session.device_nid is None else session.device_nid
+    return Txn(scope, call.path_hash, txn_id)

@@ -13,6 +13,11 @@ from collections.abc import Awaitable, Callable
 
 import client_api
 from federation.wiring import Federation
+from homeserver.appservices.authentication import Authentication
+from homeserver.appservices.feed import Feed
+from homeserver.appservices.network_rooms import NetworkRooms
+from homeserver.appservices.registry import Registry
+from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.http.dispatch import Dispatcher
 from homeserver.http.proxies import Proxies
@@ -152,6 +157,7 @@ class App:
         self._sessions: Sessions | None = None
         self._presence: Presence | None = None
         self._federation: Federation | None = None
+        self._appservices: Appservices | None = None
 
     @property
     def federation(self) -> Federation:
@@ -218,6 +224,8 @@ class App:
             ends.append(("devices' last use", self._sessions.save_seen))
             if self._presence is not None:
                 ends.append(("presence", self._presence.save))
+        if self._appservices is not None:
+            ends.append(("application services", self._appservices.stop))
         if self._federation is not None:
             ends.append(("federation", self._federation.close))
         if self._commits is not None:
@@ -309,6 +317,9 @@ class App:
         )
         login_tokens = LoginTokens(database, commits, sessions, interactive, clock)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
+        appservices = await self._build_appservices(
+            accounts, Feed(database, rooms, timeline, names, typing, clock), publisher, ring
+        )
         registration = Registration(
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
@@ -331,6 +342,7 @@ class App:
             config=config,
             account_data=account_data,
             accounts=accounts,
+            appservices=appservices,
             costs=self.metrics.costs,
             create_room=CreateRoom(
                 rooms, names, numbers, clock, server_name, config.rooms.default_version
@@ -338,7 +350,7 @@ class App:
             credentials=Credentials(database, commits, passwords, sessions, interactive),
             deactivation=closing,
             devices=Devices(database, commits, sessions, interactive),
-            directory=Directory(rooms, commits, database, names, server_name),
+            directory=Directory(rooms, commits, database, names, appservices, server_name),
             event_stream=EventStream(
                 sync, history, rooms, memberships, timelines, self.notifier, clock
             ),
@@ -356,6 +368,7 @@ class App:
             own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
             passwords=passwords,
+            network_rooms=NetworkRooms(database, commits),
             presence=presence,
             presence_news=presence_news,
             posting=Posting(rooms, database),
@@ -374,6 +387,32 @@ class App:
             user_changes=user_changes,
             user_list=user_list,
         )
+
+    async def _build_appservices(
+        self, accounts: Accounts, feed: Feed, publisher: Publisher, ring: Ring
+    ) -> Appservices:
+        """The application services, loaded and listening."""
+        database, commits, name = self._database, self._commits, self.config.server.name
+        assert database is not None
+        assert commits is not None
+
+        def position() -> int:
+            return ring.pos
+
+        registry = Registry(database, commits, accounts, position, name)
+        accounts.reserve(lambda user_id: registry.check_user(user_id, None))
+        services = Appservices(registry, feed, database, commits, self.clock, position, name)
+        self._appservices = services
+        publisher.on_events(services.happened)
+        publisher.on_receipt(services.receipt)
+        publisher.on_typing(services.typing)
+        await services.start(self.config.appservices.files)
+        self.metrics.gauge(
+            "homeserver_appservice_lag",
+            "Positions of the stream that the slowest application service is behind",
+            lambda: max(services.lags().values(), default=0),
+        )
+        return services
 
     def reloads(self, load: Callable[[], Config]) -> Reload:
         """What reads the configuration again by `load` and has the running parts go by it."""
@@ -401,11 +440,14 @@ class App:
         proxies = Proxies(config.server.trusted_proxies)
         federation = self._federation if config.federation.enabled else None
 
+        services = self.services
+        authentication = Authentication(services.sessions, services.appservices.registry)
+
         def dispatcher(router: Router) -> Dispatcher:
             made = Dispatcher(
                 router,
                 self.services,
-                self.services.sessions,
+                authentication,
                 self.metrics,
                 proxies,
                 self.limits,

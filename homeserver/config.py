@@ -369,6 +369,15 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Appservices:
+    files: tuple[Path, ...] = option(
+        (),
+        reason="Registration files (YAML) of application services, such as bridges. Others can be "
+        "added to the running server: `homeserver appservice add`.",
+    )
+
+
+@dataclass(frozen=True)
 class Compat:
     old_clients: bool = option(
         True,
@@ -391,6 +400,7 @@ SECTIONS: dict[str, type] = {
     "logging": Logging,
     "metrics": Metrics,
     "support": Support,
+    "appservices": Appservices,
     "compat": Compat,
 }
 
@@ -414,6 +424,7 @@ class Config:
     logging: Logging
     metrics: Metrics
     support: Support
+    appservices: Appservices
     compat: Compat
     origins: Mapping[str, Origin]
 

@@ -6,6 +6,8 @@ what it uses in its constructor.
 
 from dataclasses import dataclass
 
+from homeserver.appservices.network_rooms import NetworkRooms
+from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
@@ -55,6 +57,7 @@ class Services:
     config: Config
     account_data: AccountData
     accounts: Accounts
+    appservices: Appservices
     costs: Costs
     create_room: CreateRoom
     credentials: Credentials
@@ -72,6 +75,7 @@ class Services:
     members: Members
     memberships: Memberships
     moderation: Moderation
+    network_rooms: NetworkRooms
     operator: OperatorToken
     own_rooms: OwnRooms
     pages: Pages

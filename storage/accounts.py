@@ -57,9 +57,9 @@ async def users_after(db: Database, localpart: str, limit: int) -> list[UserRow]
 
 
 async def any_account(db: Database) -> bool:
-    """Whether there is an account at all, guests apart."""
+    """Whether there is an account of a person who stays: guests and services are none."""
     return bool(
-        await db.fetch("SELECT user_nid FROM users WHERE flags & 4 = 0 ORDER BY user_nid LIMIT 1")
+        await db.fetch("SELECT user_nid FROM users WHERE flags & 36 = 0 ORDER BY user_nid LIMIT 1")
     )
 
 

@@ -11,6 +11,8 @@ from typing import Final
 from storage.engine import DatabaseTooNew
 from storage.schema import (
     TABLES,
+    AppserviceRoomRow,
+    AppserviceRow,
     Dialect,
     MetaRow,
     create_statements,
@@ -19,7 +21,7 @@ from storage.schema import (
 )
 
 # A step may grow until its version is released: new tables are named, other changes written out.
-_NEW_IN_2: Final[tuple[type, ...]] = ()
+_NEW_IN_2: Final[tuple[type, ...]] = (AppserviceRow, AppserviceRoomRow)
 _CHANGED_IN_2: Final[tuple[str, ...]] = ()
 
 

@@ -495,11 +495,15 @@ DEACTIVATED = 2
 GUEST = 4
 SUSPENDED = 8
 LOCKED = 16
+SERVICE = 32
 
 
 @table("users", key=("user_nid",), indexes=[Index(("localpart",), unique=True)])
 class UserRow(NamedTuple):
-    """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST, 8 SUSPENDED, 16 LOCKED."""
+    """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST, 8 SUSPENDED, 16 LOCKED, 32 SERVICE.
+
+    SERVICE: an application service made it.
+    """
 
     user_nid: int
     localpart: str
@@ -712,3 +716,30 @@ class OwnKeyRow(NamedTuple):
     key_id: str
     public_key: bytes
     expired_ts: int | None
+
+
+# --- Application services ------------------------------------------------------------------------
+
+
+@table("appservices", key=("id",), hot=True)
+class AppserviceRow(NamedTuple):
+    """An application service: its registration (`text`, `configured` if it stands in a file).
+
+    It has acknowledged what happened up to `acked_pos`. Its transaction `txn_nid` was begun when
+    `pending_pos` is beyond that: it holds what happened up to there.
+    """
+
+    id: str
+    text: str
+    configured: int
+    acked_pos: int
+    pending_pos: int
+    txn_nid: int
+
+
+@table("appservice_rooms", key=("network", "room_nid"))
+class AppserviceRoomRow(NamedTuple):
+    """A room in the directory of a third-party network, `network` being service and network id."""
+
+    network: str
+    room_nid: int

@@ -21,6 +21,7 @@ COMMANDS = {
     "config": "homeserver.cli.show:config",
     "user": "homeserver.cli.user:user",
     "key": "homeserver.cli.key:key",
+    "appservice": "homeserver.cli.appservice:appservice",
     "db": "homeserver.cli.database:db",
     "top": "homeserver.cli.top:top",
     "completion": "homeserver.cli.completion:completion",

@@ -185,7 +185,7 @@ class Dispatcher:
         return await self._servers.authenticate(raw.method, _target(raw), headers, data)
 
     async def _session(self, auth: object, request: Request) -> "Session | None":
-        token = _token(request, self._query_tokens)
+        token = request.token(in_query=self._query_tokens)
         if token is None:
             if isinstance(auth, Client):
                 raise MatrixError("M_MISSING_TOKEN", "An access token is needed", 401)
@@ -222,19 +222,6 @@ def _target(raw: web.BaseRequest) -> str:
         _, scheme, rest = target.partition("://")
         target = "/" + rest.partition("/")[2] if scheme else "/" + target
     return target.partition("#")[0] if "#" in target else target
-
-
-def _token(request: Request, in_query: bool) -> str | None:
-    """The access token from the header, or else from the query if it may stand there."""
-    header = request.raw.headers.get(hdrs.AUTHORIZATION)
-    if header is not None:
-        scheme, _, token = header.partition(" ")
-        if scheme == "Bearer" or scheme.lower() == "bearer":
-            return token.strip() or None
-    if in_query and "access_token=" in request.query_string:
-        tokens = request.query.get("access_token")
-        return (tokens[0] or None) if tokens else None
-    return None
 
 
 async def _read(raw: web.BaseRequest, cap: int) -> bytes:

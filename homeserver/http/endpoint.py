@@ -15,7 +15,7 @@ from types import ModuleType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_plus
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from homeserver.errors import MatrixError
 from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from homeserver.services import Services
     from homeserver.users.sessions import Session
 
-Result = Shape | dict[str, Any] | Raw | Empty
+Result = Shape | dict[str, Any] | list[dict[str, Any]] | Raw | Empty
 Handler = Callable[..., Awaitable[Result]]
 Limit = LimitName | Literal["none"]
 H = TypeVar("H", bound=Handler)
@@ -103,6 +103,18 @@ class Request:
         if self._query is None:
             self._query = parse_query(self.query_string)
         return self._query
+
+    def token(self, *, in_query: bool) -> str | None:
+        """The access token from the header, or else from the query if it may stand there."""
+        header = self.raw.headers.get(hdrs.AUTHORIZATION)
+        if header is not None:
+            scheme, _, token = header.partition(" ")
+            if scheme == "Bearer" or scheme.lower() == "bearer":
+                return token.strip() or None
+        if in_query and "access_token=" in self.query_string:
+            tokens = self.query.get("access_token")
+            return (tokens[0] or None) if tokens else None
+        return None
 
     def take_query(self) -> Mapping[str, list[str]]:
         """`query`, which is not kept: whoever asks again has it read again."""

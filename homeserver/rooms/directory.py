@@ -7,6 +7,7 @@ spec: client-server-api#room-aliases, client-server-api#published-room-directory
 """
 
 from contextlib import suppress
+from typing import Protocol
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.errors import Rejected
@@ -24,6 +25,19 @@ from storage.rooms import aliases, aliases_of, summaries
 from storage.schema import AliasRow
 
 
+class AliasServices(Protocol):
+    """The application services, as far as aliases concern them."""
+
+    def check_alias(self, alias: str, service_id: str | None) -> None:
+        """Raise `MatrixError` M_EXCLUSIVE when who asks may not make or remove the alias."""
+
+    async def makes_alias(self, alias: str) -> bool:
+        """Ask for an alias that isn't there; whether a service has made it."""
+
+    def aliased(self, alias: str, room_nid: int) -> None:
+        """A room was given the alias."""
+
+
 class Directory:
     """See the module."""
 
@@ -33,26 +47,34 @@ class Directory:
         commits: CommitQueue,
         database: Database,
         names: Names,
+        services: AliasServices,
         server_name: str,
     ) -> None:
         self._rooms = rooms
+        self._services = services
         self._commits = commits
         self._database = database
         self._names = names
         self._server_name = server_name
 
-    def local_alias(self, localpart: str | None) -> str | None:
-        """The complete alias of a local part. Raises `MatrixError` M_INVALID_PARAM."""
+    def local_alias(self, session: Session, localpart: str | None) -> str | None:
+        """The complete alias of a local part, for a new room.
+
+        Raises `MatrixError` M_INVALID_PARAM, or M_EXCLUSIVE for what is an application service's.
+        """
         if localpart is None:
             return None
         alias = f"#{localpart}:{self._server_name}"
         if not localpart or ":" in localpart or not is_room_alias(alias):
             raise MatrixError.invalid_param("room_alias_name: not the local part of an alias")
+        self._services.check_alias(alias, session.service)
         return alias
 
     async def resolve(self, alias: str) -> str:
         """The room id that an alias stands for. Raises `MatrixError` M_NOT_FOUND."""
         rows = await aliases(self._database, [alias])
+        if alias not in rows and await self._services.makes_alias(alias):
+            rows = await aliases(self._database, [alias])
         if alias not in rows:
             raise MatrixError.not_found(f"There is no room {alias}")
         room_nid = rows[alias].room_nid
@@ -66,12 +88,14 @@ class Directory:
         """
         if server_of(alias) != self._server_name:
             raise MatrixError.invalid_param(f"room_alias: {alias} belongs to another server")
+        self._services.check_alias(alias, session.service)
         if await self._rooms.read(room, lambda head: head.membership(session.user_id)) != "join":
             raise MatrixError.forbidden("You are not in this room")
         try:
             await self._commits.commit([Insert(AliasRow(alias, room.nid, session.user_nid))])
         except Conflict as error:
             raise MatrixError("M_UNKNOWN", f"{alias} is taken", 409) from error
+        self._services.aliased(alias, room.nid)
 
     async def delete(self, session: Session, alias: str) -> None:
         """Remove an alias: for its maker, for who may set the canonical alias, administrators.
@@ -83,12 +107,13 @@ class Directory:
         rows = await aliases(self._database, [alias])
         if alias not in rows:
             raise MatrixError.not_found(f"There is no room {alias}")
+        self._services.check_alias(alias, session.service)
         row = rows[alias]
         user_id = session.user_id
 
         def verb(sending: Sending) -> None:
             head = sending.head
-            own = row.creator_nid == session.user_nid
+            own = row.creator_nid == session.user_nid or session.service is not None
             if not (own or session.is_admin or _may_set(head, user_id)):
                 raise MatrixError.forbidden("You have not made this alias")
             sending.changes.append(Delete(AliasRow, (alias,)))

@@ -73,11 +73,12 @@ class Members:
         content: JsonObject,
         *,
         guest: bool = False,
+        ts: int | None = None,
     ) -> str:
         """Set a member event as a piece of state; returns the id of the event that stands then.
 
-        What authorises a restricted join is ours to say, never the client's. Raises `MatrixError`
-        M_INVALID_PARAM when `target` is no user id.
+        `ts` is the event's time, where it isn't now. What authorises a restricted join is ours to
+        say, never the client's. Raises `MatrixError` M_INVALID_PARAM when `target` is no user id.
         spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         _check_target(target)
@@ -91,7 +92,7 @@ class Members:
             return None if same and current.sender == user_id else content
 
         if target == user_id and membership == "join":
-            return await self._join(user_id, room, changed, guest=guest)
+            return await self._join(user_id, room, changed, guest=guest, ts=ts)
 
         def verb(sending: Sending) -> str:
             current = sending.head.event("m.room.member", target)
@@ -103,7 +104,7 @@ class Members:
                     raise MatrixError.forbidden(f"{target} is not in this room")
             if current is not None and changed(current) is None:
                 return current.event_id
-            return sending.add(Draft(user_id, "m.room.member", content, target)).event_id
+            return sending.add(Draft(user_id, "m.room.member", content, target, ts=ts)).event_id
 
         return await self._rooms.change(room, verb)
 
@@ -114,6 +115,7 @@ class Members:
         content_of: Callable[[Event | None], JsonObject | None],
         *,
         guest: bool,
+        ts: int | None = None,
     ) -> str:
         """Join with the content made of the present member event; None: leave that as it is."""
         allowed = await self._allowed_by_rooms(user_id, room)
@@ -140,7 +142,7 @@ class Members:
                         "You are in none of the rooms whose members may join this one"
                     )
                 content[_AUTHORISED_VIA] = _authoriser(head, user_id, candidates)
-            return sending.add(Draft(user_id, "m.room.member", content, user_id)).event_id
+            return sending.add(Draft(user_id, "m.room.member", content, user_id, ts=ts)).event_id
 
         try:
             return await self._rooms.change(room, verb)

@@ -153,7 +153,7 @@ class RateLimits:
         key: Hashable
         if session is None or name in _BY_ADDRESS:
             key = network_of(request.remote)
-        elif session.is_admin or session.device_nid is None:
+        elif session.is_admin or session.is_unlimited:
             return
         elif name in _BY_DEVICE:
             key = session.device_nid

@@ -14,6 +14,9 @@ from homeserver.streams.notifier import Notifier
 from homeserver.streams.ring import AccountDataEntry, EventEntry, ReceiptEntry, Ring
 from storage.schema import JOIN
 
+Follower = Callable[[int, int, Collection[Appended]], None]
+"""Told of a room (number) and its events at consecutive positions from the second argument on."""
+
 
 class Publisher:
     """See the module."""
@@ -33,10 +36,25 @@ class Publisher:
         self._notifier = notifier
         self._left: Callable[[int, str], None] = _nothing
         self._moved: Callable[[int], None] = _nobody
+        self._followers: list[Follower] = []
+        self._receipts: list[Callable[[int], None]] = []
+        self._typing: list[Callable[[int], None]] = []
 
     def on_leave(self, left: Callable[[int, str], None]) -> None:
         """Have `left(room number, user id)` called when a user is no longer in a room."""
         self._left = left
+
+    def on_events(self, happened: Follower) -> None:
+        """Have `happened` called with the events of a room after everybody else was told."""
+        self._followers.append(happened)
+
+    def on_receipt(self, moved: Callable[[int], None]) -> None:
+        """Have `moved(room number)` called when a receipt has moved."""
+        self._receipts.append(moved)
+
+    def on_typing(self, changed: Callable[[int], None]) -> None:
+        """Have `changed(room number)` called when those who type in a room are others."""
+        self._typing.append(changed)
 
     def on_move(self, moved: Callable[[int], None]) -> None:
         """Have `moved(user number)` called when a user's membership of a room has changed."""
@@ -66,6 +84,8 @@ class Publisher:
         self._notifier.wake(concerned)
         self._notifier.wake_among(self._memberships.looking(room_nid))
         self._notifier.wake_room(room_nid)
+        for happened in self._followers:
+            happened(room_nid, first_pos, events)
 
     def receipt(self, entry: ReceiptEntry) -> None:
         """A receipt that moved; its user's own other devices hear of private ones."""
@@ -74,6 +94,8 @@ class Publisher:
             self._notifier.wake((entry.user_nid,))
         else:
             self._notifier.wake_among(self._memberships.looking(entry.room_nid))
+        for moved in self._receipts:
+            moved(entry.room_nid)
 
     def account_data(self, entry: AccountDataEntry) -> None:
         """Account data that changed."""
@@ -85,6 +107,8 @@ class Publisher:
     def typing(self, room_nid: int) -> None:
         """Who is typing in a room has changed."""
         self._notifier.wake_among(self._memberships.looking(room_nid))
+        for changed in self._typing:
+            changed(room_nid)
 
     def lost(self, pos: int) -> None:
         """Something up to `pos` could not be published: everybody reads the database."""

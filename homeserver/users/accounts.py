@@ -7,7 +7,7 @@ spec: client-server-api#account-registration
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from homeserver.errors import MatrixError
@@ -21,7 +21,15 @@ from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_devi
 from storage import accounts as store
 from storage.changes import Change, Conflict, Insert, Missed
 from storage.engine import Database
-from storage.schema import ADMIN, GUEST, AcceptedTermsRow, MetaRow, ProfileRow, UserRow
+from storage.schema import (
+    ADMIN,
+    GUEST,
+    SERVICE,
+    AcceptedTermsRow,
+    MetaRow,
+    ProfileRow,
+    UserRow,
+)
 
 _FIRST_ACCOUNT = "first_account"
 
@@ -30,6 +38,7 @@ _FIRST_ACCOUNT = "first_account"
 class NewAccount:
     """An account to be made. Without a `device` nobody is logged in.
 
+    A `service` account was made by an application service: it is never the first account.
     `accepted` are the policies that its user has accepted, with their versions.
     """
 
@@ -39,6 +48,7 @@ class NewAccount:
     displayname: str | None = None
     device: DeviceRequest | None = None
     guest: bool = False
+    service: bool = False
     accepted: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,14 +81,21 @@ class Accounts:
         self._clock = clock
         self._server_name = server_name
         self._has_accounts = False
+        self._check_reserved: Callable[[str], None] = _nothing_reserved
 
-    async def check_free(self, localpart: str) -> str:
+    def reserve(self, check: Callable[[str], None]) -> None:
+        """Have `check(user_id)` raise `MatrixError` for names that people may not take."""
+        self._check_reserved = check
+
+    async def check_free(self, localpart: str, *, service: bool = False) -> str:
         """The localpart as it would be registered: capitals become small letters.
 
-        Raises `MatrixError` M_INVALID_USERNAME or M_USER_IN_USE.
-        spec: client-server-api#get_matrixclientv3registeravailable
+        Raises `MatrixError` M_INVALID_USERNAME, M_USER_IN_USE, or M_EXCLUSIVE for a name that only
+        a `service` may make. spec: client-server-api#get_matrixclientv3registeravailable
         """
         localpart = self._checked(localpart)
+        if not service:
+            self._check_reserved(f"@{localpart}:{self._server_name}")
         if await store.users_by_localpart(self._database, [localpart]):
             raise _in_use()
         return localpart
@@ -89,13 +106,14 @@ class Accounts:
         Raises `MatrixError` M_INVALID_USERNAME, M_USER_IN_USE, those of password and device, and
         M_FORBIDDEN when something in `also` was no longer possible (a token that was used up).
         """
-        localpart = await self.check_free(new.localpart)
+        localpart = await self.check_free(new.localpart, service=new.service)
         if new.device is not None:
             check_device(new.device)
         hashed = await self._passwords.hash(new.password) if new.password is not None else None
         user_id = f"@{localpart}:{self._server_name}"
         user_nid = (await self._names.nids([user_id]))[user_id]
         flags = (ADMIN if new.admin else 0) | (GUEST if new.guest else 0)
+        flags |= SERVICE if new.service else 0
         now = self._clock.now_ms()
         user = UserRow(user_nid, localpart, hashed, flags, now)
         changes: list[Change] = list(also)
@@ -122,7 +140,7 @@ class Accounts:
     async def _commit(self, user: UserRow, changes: list[Change]) -> None:
         if not self._has_accounts:
             self._has_accounts = await store.any_account(self._database)
-        if not self._has_accounts and not user.flags & GUEST:
+        if not self._has_accounts and not user.flags & (GUEST | SERVICE):
             first = Insert(MetaRow(_FIRST_ACCOUNT, user.localpart))
             admin = user._replace(flags=user.flags | ADMIN)
             try:
@@ -147,6 +165,10 @@ class Accounts:
         if not fits(f"@{localpart}:{self._server_name}"):
             raise MatrixError("M_INVALID_USERNAME", "The user name is too long", 400)
         return localpart
+
+
+def _nothing_reserved(user_id: str) -> None:
+    """Every name is free to all."""
 
 
 def _in_use() -> MatrixError:

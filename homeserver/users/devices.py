@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.streams.commit import CommitQueue
-from homeserver.users.sessions import Sessions, check_device_name
+from homeserver.users.sessions import Session, Sessions, check_device_name
 from homeserver.users.uia import PASSWORD, Interactive, Operation
 from storage import accounts as store
 from storage.account_changes import device_named
@@ -66,16 +66,32 @@ class Devices:
         except Missed:
             raise _not_found() from None
 
+    async def put(self, session: Session, device_id: str, name: str | None) -> bool:
+        """Rename a device; an application service makes one that isn't there (True).
+
+        Raises `MatrixError` M_NOT_FOUND, M_TOO_LARGE or M_INVALID_PARAM.
+        spec: application-service-api#creating-devices
+        """
+        if session.service is None or device_id in await self._rows(session.user_nid):
+            await self.rename(session.user_nid, device_id, name)
+            return False
+        await self._sessions.new_device(session.user_nid, device_id, name)
+        return True
+
     async def remove(
-        self, user_nid: int, device_ids: Collection[str], auth: JsonObject | None
+        self, session: Session, device_ids: Collection[str], auth: JsonObject | None
     ) -> None:
         """Remove devices and end their sessions, once `auth` has given the password.
 
-        Devices that do not exist are passed over. Raises `MatrixError`: those of
-        `Interactive.check`, M_INVALID_PARAM for too many at once.
+        Application services need give none. Devices that do not exist are passed over. Raises
+        `MatrixError`: those of `Interactive.check`, M_INVALID_PARAM for too many at once.
         """
         if len(device_ids) > MAX_REMOVED:
             raise MatrixError.invalid_param(f"devices: more than {MAX_REMOVED}")
+        user_nid = session.user_nid
+        if session.service is not None:
+            await self._sessions.end_devices(user_nid, device_ids)
+            return
         user = (await store.users(self._database, [user_nid]))[user_nid]
         operation = Operation(_operation(device_ids), [(PASSWORD,)], user)
         proven = await self._interactive.check(operation, auth)

@@ -57,6 +57,19 @@ class Logins:
         await self._renew(user, password)
         return user
 
+    async def named(self, request: JsonObject) -> UserRow:
+        """The account that a request names, for an application service, which needs no password.
+
+        Raises `MatrixError` M_FORBIDDEN when there is none, M_USER_DEACTIVATED, M_USER_LOCKED, and
+        those of `localpart_of`.
+        """
+        localpart = localpart_of(request, self._server_name)
+        user = await self.find(localpart) if localpart is not None else None
+        if user is None:
+            raise MatrixError.forbidden("There is no such user")
+        check_standing(user)
+        return user
+
     async def proves(self, user: UserRow, password: str) -> bool:
         """Whether this is the user's password; `MatrixError` M_LIMIT_EXCEEDED after wrong ones."""
         self._limits.charge("login_account", user.localpart.lower())

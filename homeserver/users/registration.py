@@ -91,6 +91,16 @@ class Registration:
             also = (*also, self._tokens.use(proven.registration_token))
         return await self._accounts.create(new, also)
 
+    async def register_service_user(
+        self, username: str, device: DeviceRequest | None
+    ) -> Registered:
+        """Make an account for an application service, which has no password and no steps.
+
+        Whether it may have the name is checked before. Raises `MatrixError` M_INVALID_USERNAME and
+        M_USER_IN_USE. spec: application-service-api#server-admin-style-permissions
+        """
+        return await self._accounts.create(NewAccount(username, device=device, service=True))
+
     async def register_guest(self, display_name: str | None) -> Registered:
         """Make a guest's account, on a new device.
 

@@ -42,6 +42,7 @@ from storage.schema import (
     SUSPENDED,
     AccessTokenRow,
     DeviceRow,
+    UserRow,
 )
 
 MAX_CACHED = 50_000
@@ -53,7 +54,9 @@ SEEN_EVERY_MS = 5 * 60_000
 class Session:
     """An authenticated user and device.
 
-    `device_id` and `device_nid` are None for tokens without a device (application services).
+    `device_id` and `device_nid` are None for tokens without a device (application services);
+    `service` is the id of the application service that asks; rate limits don't count what
+    `is_unlimited`.
     spec: client-server-api#relationship-between-access-tokens-and-devices
     """
 
@@ -66,6 +69,8 @@ class Session:
     token_hash: bytes
     is_suspended: bool = False
     is_locked: bool = False
+    service: str | None = None
+    is_unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,25 @@ class Sessions:
                 self._cached.popitem(last=False)
         return session
 
+    async def assumed(self, user_id: str, device_id: str | None) -> Session:
+        """What an application service does as this user, on one of the user's devices or none.
+
+        Raises `MatrixError` M_FORBIDDEN for no account, M_UNKNOWN_DEVICE (400) for no such device.
+        spec: application-service-api#identity-assertion
+        """
+        localpart = user_id[1:].partition(":")[0]
+        user = (await store.users_by_localpart(self._database, [localpart])).get(localpart)
+        if user is None or user.flags & DEACTIVATED:
+            raise MatrixError.forbidden("The application service has not registered this user")
+        device_nid = None
+        if device_id is not None:
+            devices = (await store.devices_of(self._database, [user.user_nid])).get(user.user_nid)
+            device = (devices or {}).get(device_id)
+            if device is None:
+                raise MatrixError("M_UNKNOWN_DEVICE", "The user has no such device", 400)
+            device_nid = device.device_nid
+        return _session(user_id, user, device_id, device_nid, b"")
+
     async def begin(
         self, user_nid: int, wanted: DeviceRequest, also: Collection[Change] = ()
     ) -> Begun:
@@ -199,6 +223,22 @@ class Sessions:
             Insert(DeviceRow(device_nid, user_nid, device_id, name, None, None)),
             Insert(row),
         ]
+
+    async def new_device(self, user_nid: int, device_id: str, name: str | None) -> None:
+        """A device without an access token, for an application service; one that exists stays.
+
+        Raises `MatrixError` M_INVALID_PARAM or M_TOO_LARGE.
+        """
+        check_device(DeviceRequest(device_id, name))
+
+        async def turn() -> None:
+            devices = await store.devices_of(self._database, [user_nid])
+            if device_id not in devices.get(user_nid, {}):
+                nid = await self._numbers.take_soon("device")
+                row = DeviceRow(nid, user_nid, device_id, name, None, None)
+                await self._commits.commit([Insert(row)])
+
+        await self._inbox.run(user_nid, turn)
 
     async def refresh(self, refresh_token: str) -> Begun:
         """New tokens for the device of a refresh token.
@@ -237,11 +277,12 @@ class Sessions:
         return await self._inbox.run(row.user_nid, turn)
 
     async def end(self, session: Session) -> None:
-        """Log out: the session's device goes with all its tokens."""
+        """Log out: the session's device goes with all its tokens.
+
+        Raises `MatrixError` M_FORBIDDEN for an application service without a device.
+        """
         if session.device_id is None:
-            await self._commits.commit([Delete(AccessTokenRow, (session.token_hash,))])
-            self._forget([session.token_hash])
-            return
+            raise MatrixError.forbidden("An application service's token is for ever")
         await self.end_devices(session.user_nid, [session.device_id])
 
     async def end_devices(
@@ -326,17 +367,9 @@ class Sessions:
         expires_ts = found.token.expires_ts
         if expires_ts is not None and expires_ts <= self._clock.now_ms():
             raise unknown_token("The access token has expired", soft_logout=True)
-        flags = found.user.flags
-        session = Session(
-            user_id=found.user_id,
-            user_nid=found.user.user_nid,
-            device_id=found.device.device_id,
-            device_nid=found.device.device_nid,
-            is_admin=bool(flags & ADMIN),
-            is_guest=bool(flags & GUEST),
-            token_hash=token_hash,
-            is_suspended=bool(flags & SUSPENDED),
-            is_locked=bool(flags & LOCKED),
+        device = found.device
+        session = _session(
+            found.user_id, found.user, device.device_id, device.device_nid, token_hash
         )
         return session, found.token
 
@@ -344,6 +377,22 @@ class Sessions:
         self._endings += 1
         for token_hash in token_hashes:
             self._cached.pop(token_hash, None)
+
+
+def _session(
+    user_id: str, user: UserRow, device_id: str | None, device_nid: int | None, token_hash: bytes
+) -> Session:
+    return Session(
+        user_id=user_id,
+        user_nid=user.user_nid,
+        device_id=device_id,
+        device_nid=device_nid,
+        is_admin=bool(user.flags & ADMIN),
+        is_guest=bool(user.flags & GUEST),
+        token_hash=token_hash,
+        is_suspended=bool(user.flags & SUSPENDED),
+        is_locked=bool(user.flags & LOCKED),
+    )
 
 
 def check_device(wanted: DeviceRequest) -> None:

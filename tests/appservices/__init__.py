@@ -1,0 +1,1 @@
+"""Application services, as real HTTP servers that remember what they were sent."""
