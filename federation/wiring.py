@@ -17,6 +17,7 @@ from federation.key_store import KeyStore
 from federation.keyring import Keyring
 from federation.lookups import Lookups
 from federation.notary import NotaryService
+from federation.outbox import Outbox
 from federation.own_keys import OwnKeys
 from federation.requests import Inbound, Requests
 from federation.wellknown import WellKnown
@@ -49,6 +50,7 @@ class Federation:
     keyring: Keyring
     notary: NotaryService
     inbound: Inbound
+    outbox: Outbox
 
     @classmethod
     async def build(
@@ -98,6 +100,7 @@ class Federation:
             keyring=keyring,
             notary=NotaryService(own, key_store, keyring, clock),
             inbound=Inbound(name, keyring, destinations),
+            outbox=Outbox(name, clock),
         )
 
     def endpoints(self) -> list[Endpoint]:

@@ -8,7 +8,7 @@ that no row carries was once given out, for a later receipt or account data take
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -53,12 +53,13 @@ async def differences(db: Database) -> list[str]:
     found += broken
     found += await _walk_snapshots(db)
     last = 0
+    here = "".join(name.partition(":")[2] for (name,) in await db.scan(queries.A_LOCAL_USER))
     while rooms := await db.scan(queries.ROOMS_AFTER, last):
         for row in rooms:
             room = RoomRow(*row)
             found += [
                 f"room {room.room_id}: {text}"
-                for text in await _check_room(db, room, ends.get(room.room_nid, set()))
+                for text in await _check_room(db, room, ends.get(room.room_nid, set()), here)
             ]
         last = rooms[-1][0]
     return found
@@ -145,7 +146,7 @@ async def _walk_snapshots(db: Database) -> list[str]:
     return found
 
 
-async def _check_room(db: Database, room: RoomRow, ends: set[int]) -> list[str]:
+async def _check_room(db: Database, room: RoomRow, ends: set[int], here: str) -> list[str]:
     nid = room.room_nid
     head = (await heads(db, [nid])).get(nid)
     state = (await current_states(db, [nid])).get(nid, {})
@@ -188,6 +189,7 @@ async def _check_room(db: Database, room: RoomRow, ends: set[int]) -> list[str]:
     }
     stored = await in_room(db, nid, list(_MEMBERSHIPS.values()))
     found += await _check_members(db, members, stored)
+    found += await _check_servers(db, nid, members, here)
     summary = (await summaries(db, [nid])).get(nid)
     if summary is None:
         return [*found, "it has no summary"]
@@ -259,6 +261,34 @@ async def _check_members(
             f"memberships have {user_id}, of whom its state has no event"
             for user_id in (await names(db, part)).values()
         ]
+    return found
+
+
+async def _check_servers(
+    db: Database, room_nid: int, members: dict[str, tuple[int, Any]], here: str
+) -> list[str]:
+    """Whether the other servers of a room are those of its joined users; `here` is this one."""
+    expected: Counter[str] = Counter()
+    for user_id, (_, membership) in members.items():
+        server = user_id.partition(":")[2]
+        if membership == "join" and server != here:
+            expected[server] += 1
+    counted: dict[str, int] = dict(await db.scan(queries.SERVERS, room_nid))
+    found = [
+        f"{counted.get(server, 0)} users of {server} are counted, {expected[server]} are joined"
+        for server in counted.keys() | expected.keys()
+        if counted.get(server, 0) != expected[server]
+    ]
+    inside: dict[str, bool] = {}
+    for server, pos, came in await db.scan(queries.STAYS, room_nid):
+        if inside.get(server, False) == bool(came):
+            found.append(f"{server} {'comes' if came else 'leaves'} twice at {pos}")
+        inside[server] = bool(came)
+    found += [
+        f"{server} {'has left' if server in counted else 'is here'}, but its users say otherwise"
+        for server in counted.keys() | inside.keys()
+        if inside.get(server, False) != (server in counted)
+    ]
     return found
 
 

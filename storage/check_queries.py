@@ -12,6 +12,7 @@ HIGHEST_POSITIONS: Final[tuple[LiteralString, ...]] = (
     "SELECT 'room_heads', max(last_pos) FROM room_heads",
     "SELECT 'memberships', max(pos) FROM memberships",
     "SELECT 'membership_log', max(pos) FROM membership_log",
+    "SELECT 'server_stays', max(pos) FROM server_stays",
     "SELECT 'receipts', max(pos) FROM receipts",
     "SELECT 'account_data', max(pos) FROM account_data",
     "SELECT 'timelines', max(from_pos) FROM timelines",
@@ -37,6 +38,14 @@ LAST_POSITION: Final = (
 CHANGES: Final = (
     "SELECT key_nid, pos, old_nid, new_nid FROM state_changes WHERE room_nid = ?"
     " ORDER BY key_nid, pos"
+)
+A_LOCAL_USER: Final = "SELECT name FROM users JOIN names ON name_nid = user_nid LIMIT 1"
+SERVERS: Final = (
+    "SELECT name, joined FROM room_servers JOIN names ON name_nid = server_nid WHERE room_nid = ?"
+)
+STAYS: Final = (
+    "SELECT name, pos, inside FROM server_stays JOIN names ON name_nid = server_nid"
+    " WHERE room_nid = ? ORDER BY pos"
 )
 REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
     (

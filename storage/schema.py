@@ -250,6 +250,7 @@ OUTLIER = 64
         Index(("event_id", "room_nid"), unique=True),
         Index(("room_nid", "pos"), unique=True, where="pos IS NOT NULL"),
         Index(("room_nid",), where="key_nid IS NOT NULL"),
+        Index(("pos",), where="(flags & 16) <> 0"),
     ],
 )
 class EventRow(NamedTuple):
@@ -680,6 +681,72 @@ class DestinationRow(NamedTuple):
     pause_ms: int
     retry_ts: int
     error: str
+
+
+@table("room_servers", key=("room_nid", "server_nid"), indexes=[Index(("server_nid",))])
+class RoomServerRow(NamedTuple):
+    """How many users of another server are joined in a room; without any there is no row."""
+
+    room_nid: int
+    server_nid: int
+    joined: int
+
+
+@table(
+    "server_stays",
+    key=("room_nid", "server_nid", "pos"),
+    indexes=[Index(("server_nid", "pos"))],
+)
+class ServerStayRow(NamedTuple):
+    """At `pos` the first user of another server came into a room (`inside` 1), or the last left."""
+
+    room_nid: int
+    server_nid: int
+    pos: Position
+    inside: int
+
+
+@table("deliveries", key=("server",), hot=True)
+class DeliveryRow(NamedTuple):
+    """A server that is behind: it has had everything up to `pos`.
+
+    The row of the empty name stands for all others.
+    """
+
+    server: str
+    pos: int
+
+
+@table("pdu_outbox", key=("server", "pos", "event_nid"))
+class PduOutboxRow(NamedTuple):
+    """An event that a server must have although it was not in the room then, until it has it."""
+
+    server: str
+    pos: Position
+    event_nid: int
+
+
+@table("edus", key=("edu_nid",))
+class EduRow(NamedTuple):
+    """The content (JSON) of an EDU that must not be lost."""
+
+    edu_nid: int
+    type: str
+    content: bytes
+
+
+@table(
+    "edu_outbox",
+    key=("server", "pos", "edu_nid"),
+    indexes=[Index(("edu_nid",)), Index(("server", "key"), where="key IS NOT NULL")],
+)
+class EduOutboxRow(NamedTuple):
+    """An EDU that a server must have, until it has it; a later one of its `key` replaces it."""
+
+    server: str
+    pos: Position
+    edu_nid: int
+    key: str | None
 
 
 @table("server_keys", key=("server", "key_id"))

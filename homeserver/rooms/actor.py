@@ -17,12 +17,13 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.append import Appended
-from homeserver.rooms.head import EventsMissing, Head, Needs
+from homeserver.rooms.head import EventsMissing, Head, Needs, ServersMissing
 from homeserver.rooms.send import Author, Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.stored import load_events
 from homeserver.streams.commit import CommitQueue, Lane, Superseded
 from homeserver.streams.numbers import Names, NamesMissing, NumbersExhausted
+from storage import outbound as outbound_store
 from storage import rooms as room_store
 from storage import state as state_store
 from storage.changes import Change
@@ -223,6 +224,11 @@ class Rooms:
                 missing_events |= missing.nids
             except NumbersExhausted as missing:
                 await self._author.numbers.refill(missing.counter)
+            except ServersMissing as missing:
+                if actor.last is not None:
+                    # What was submitted before must be in the tables when they are read.
+                    await asyncio.wait([actor.last])
+                head.servers |= await self._joined_of(head.room_nid, missing.servers)
             except Needs as needs:
                 if actor.last is not None:
                     # What was submitted before must be in the tables when they are read.
@@ -262,6 +268,11 @@ class Rooms:
             summary=summaries[room.nid],
             snapshots=await SnapshotChain.load(self._database, row.snap_nid),
         )
+
+    async def _joined_of(self, room_nid: int, servers: Collection[str]) -> dict[str, int]:
+        nids = await self._names.nids(servers)
+        joined = await outbound_store.joined_of_servers(self._database, room_nid, nids.values())
+        return {server: joined.get(nid, 0) for server, nid in nids.items()}
 
     def _actor(self, nid: int) -> _Actor:
         actor = self._actors.get(nid)

@@ -12,6 +12,7 @@ from typing import Any
 from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import membership_number
+from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
 from homeserver.rooms.views import redacted_event
 from homeserver.streams.numbers import Names, Numbers
 from homeserver.streams.ring import StateChange
@@ -29,6 +30,7 @@ from storage.schema import (
     EventRow,
     MembershipLogRow,
     MembershipRow,
+    PduOutboxRow,
     RedactionRow,
     RoomHeadRow,
     RoomSummaryRow,
@@ -71,9 +73,14 @@ class MemberChange:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An event that was put at the head, with what its publication needs."""
+    """An event that was put at the head, with what its publication needs.
+
+    `pdu` is its canonical JSON; `servers` are the other servers whose first user came or whose last
+    one left by it, `letters` the (server, event number) that go to servers beside their rooms'.
+    """
 
     event: Event
+    pdu: bytes
     nid: int
     flags: int
     txn: Txn | None
@@ -83,6 +90,8 @@ class Appended:
     redacted: tuple[int, Event] | None
     members: tuple[MemberChange, ...]
     because: tuple[int, Event] | None
+    servers: tuple[ServerMove, ...]
+    letters: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,9 @@ def append(
     `pdu` is its canonical JSON; `index` its place among the events of the same commit; `auth_nids`
     the numbers of its auth events; `redacted` the (number, event) that it redacts, if it does so;
     `place` is None for an event that stands behind all extremities. Returns what was appended and
-    the changes. Raises `NamesMissing`, `EventsMissing` or `NumbersExhausted` before anything has
-    changed.
+    the changes. Raises `NamesMissing`, `EventsMissing`, `ServersMissing` or `NumbersExhausted`
+    before anything has changed. An event that is made here is ours to send; one that was placed is
+    so only if its flags say it.
     """
     names = head.names
     room = head.room_nid
@@ -145,7 +155,7 @@ def append(
         changed: Mapping[int, tuple[int | None, int | None]] = (
             {key_nid: (replaced_nid, nid)} if key_nid is not None else {}
         )
-        flags = LINEAR
+        flags = LINEAR | LOCAL
         known: Mapping[int, Event] = {nid: event}
     else:
         nid, prevs, extremities = place.nid, place.prevs, place.extremities
@@ -163,8 +173,15 @@ def append(
     if redacted is not None and redacted[1].state_key is not None:
         head.event_nid(*redacted[1].key)
 
-    if event.sender.endswith(":" + local_server):
-        flags |= LOCAL
+    members = tuple(move for move in moves if move is not None)
+    counted = [
+        (move.user_id, before, after)
+        for (_, _, _, before, after), move in zip(steps, moves, strict=True)
+        if move is not None
+    ]
+    servers = server_moves(head, counted, local_server)
+    beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server)
+
     if key_nid is None and _notifies(event):
         flags |= NOTIFIES
     row = EventRow(
@@ -212,10 +229,12 @@ def append(
             summary = _summary_after(summary, after, before)
             if move is not None:
                 changes.extend(_member_rows(room, index, move, local_server))
+        changes.extend(server_rows(head, servers, Pos(index)))
         if summary != head.summary:
             head.summary = summary
             changes.append(Put(summary))
 
+    changes.extend(Insert(PduOutboxRow(server, Pos(index), one)) for server, one in beside)
     if redacted is not None:
         changes.extend(_redact_in_head(head, *redacted))
     because = place.because if place is not None else None
@@ -235,6 +254,7 @@ def append(
     )
     appended = Appended(
         event=event,
+        pdu=pdu,
         nid=nid,
         flags=flags,
         txn=txn,
@@ -242,8 +262,10 @@ def append(
         replaced=replaced,
         replaced_nid=replaced_nid,
         redacted=redacted,
-        members=tuple(move for move in moves if move is not None),
+        members=members,
         because=because,
+        servers=tuple(move for move in servers if move.crossed),
+        letters=beside,
     )
     return appended, changes
 

@@ -37,9 +37,20 @@ class EventsMissing(Exception):
         self.nids = frozenset(nids)
 
 
+class ServersMissing(Exception):
+    """How many users of these servers are in the room must be known first."""
+
+    def __init__(self, servers: Iterable[str]) -> None:
+        super().__init__("the servers of a room are not in memory")
+        self.servers = frozenset(servers)
+
+
 @dataclass(slots=True)
 class Head:
-    """See the module. `state` maps key numbers to event numbers."""
+    """See the module. `state` maps key numbers to event numbers.
+
+    `servers` has how many users of another server are joined, for those that were asked about.
+    """
 
     room_nid: int
     room_id: str
@@ -51,6 +62,7 @@ class Head:
     summary: RoomSummaryRow
     snapshots: SnapshotChain
     events: "OrderedDict[int, Event]" = field(default_factory=OrderedDict)
+    servers: dict[str, int] = field(default_factory=dict)
 
     def event_nid(self, type: str, state_key: str) -> int | None:  # noqa: A002
         """The number of the current state event of a key. Raises `NamesMissing`."""

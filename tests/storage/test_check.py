@@ -51,6 +51,14 @@ async def test_a_room_as_a_server_writes_it_is_sound(database: Database) -> None
         ("UPDATE room_summary SET joined = 3", "joined = 3 and should say 2"),
         ("UPDATE room_summary SET name = NULL", "name = None and should say 'House'"),
         ("DELETE FROM room_summary", "it has no summary"),
+        (
+            "INSERT INTO room_servers SELECT 1, name_nid, 2 FROM names WHERE name = '@bob:here'",
+            "2 users of @bob:here are counted, 0 are joined",
+        ),
+        (
+            "INSERT INTO server_stays SELECT 1, name_nid, 2, 1 FROM names WHERE name = '@bob:here'",
+            "@bob:here is here, but its users say otherwise",
+        ),
         ("DELETE FROM names WHERE name = 'm.room.message'", "has a type or a sender"),
         ("DELETE FROM users WHERE localpart = 'alice'", "device 5 belongs to no account"),
         ("DELETE FROM devices", "is of device 5"),

@@ -28,7 +28,17 @@ WHOLE_TABLES_ARE_THEIR_PURPOSE = (
     "schema.py",
     "size.py",
 )
-SMALL = {"stream", "views", "workers", "numbers", "meta", "timelines", "own_keys", "appservices"}
+SMALL = {
+    "stream",
+    "views",
+    "workers",
+    "numbers",
+    "meta",
+    "timelines",
+    "own_keys",
+    "appservices",
+    "deliveries",
+}
 ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC", "ORDER BY event_nid LIMIT")
 
 
