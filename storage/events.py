@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from storage.changes import Change, Delete, Do
 from storage.compression import unpack_json
 from storage.engine import Database
-from storage.schema import REDACTED, EventRow, TxnIdRow
+from storage.schema import REDACTED, EventJsonRow, EventRow, TxnIdRow
 
 
 class StoredEvent(NamedTuple):
@@ -227,6 +227,27 @@ async def txns_before(db: Database, ts: int, limit: int) -> list[Change]:
         "SELECT device_nid, path_hash, txn_id, ts FROM txn_ids ORDER BY event_nid LIMIT ?", limit
     )
     return [Delete(TxnIdRow, row[:3]) for row in rows if row[3] < ts]
+
+
+def event_renumbered(room_nid: int, user_nid: int, old_nid: int, new_nid: int) -> list[Change]:
+    """Take a member event's rows away that will be written again as `new_nid`.
+
+    The user's membership and its log name the new number then.
+    """
+    return [
+        Delete(EventRow, (old_nid,)),
+        Delete(EventJsonRow, (old_nid,)),
+        Do(
+            "UPDATE memberships SET event_nid = ?"
+            " WHERE room_nid = ? AND user_nid = ? AND event_nid = ?",
+            (new_nid, room_nid, user_nid, old_nid),
+        ),
+        Do(
+            "UPDATE membership_log SET event_nid = ?"
+            " WHERE user_nid = ? AND room_nid = ? AND event_nid = ?",
+            (new_nid, user_nid, room_nid, old_nid),
+        ),
+    ]
 
 
 def mark_redacted(event_nid: int) -> Change:

@@ -62,6 +62,27 @@ async def in_room_of(
     return {row[1]: MembershipRow(*row) for row in rows}
 
 
+async def anybody_of_ours_in(db: Database, room_nid: int) -> bool:
+    """Whether a local user is joined to the room."""
+    rows = await db.scan(
+        "SELECT 1 FROM memberships JOIN users ON users.user_nid = memberships.user_nid"
+        " WHERE room_nid = ? AND membership = 1 LIMIT 1",
+        room_nid,
+    )
+    return bool(rows)
+
+
+async def members_outside(db: Database, user_nid: int, limit: int) -> int:
+    """How many invites and knocks a user has in rooms that we are not in; counted up to `limit`."""
+    rows = await db.fetch(
+        "SELECT 1 FROM memberships WHERE user_nid = ? AND membership IN (2, 3)"
+        " AND stripped IS NOT NULL LIMIT ?",
+        user_nid,
+        limit,
+    )
+    return len(rows)
+
+
 async def joined_rooms(db: Database, user_nids: Collection[int]) -> dict[int, set[int]]:
     """The rooms in which each of the users is joined."""
     rows = await db.scan(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 
+from storage.changes import Change, Do
 from storage.engine import Database
 from storage.schema import AliasRow, RoomHeadRow, RoomRow, RoomSummaryRow
 
@@ -77,3 +78,11 @@ async def changed_since(db: Database, room_nids: Collection[int], pos: int) -> s
         pos,
     )
     return {room_nid for (room_nid,) in rows}
+
+
+def state_of_headless_forgotten(room_nid: int) -> list[Change]:
+    """Drop what a join that did not end has written of others' state in a room without a head."""
+    return [
+        Do("DELETE FROM current_state WHERE room_nid = ?", (room_nid,)),
+        Do("DELETE FROM memberships WHERE room_nid = ? AND pos = 0", (room_nid,)),
+    ]

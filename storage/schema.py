@@ -407,6 +407,25 @@ class RoomSummaryRow(NamedTuple):
     published: int
 
 
+def empty_summary(room_nid: int, *, published: bool = False) -> RoomSummaryRow:
+    """The summary of a room without state."""
+    return RoomSummaryRow(
+        room_nid=room_nid,
+        name=None,
+        topic=None,
+        avatar=None,
+        alias=None,
+        room_type=None,
+        join_rule="invite",
+        visibility="shared",
+        encryption=None,
+        guest_access="forbidden",
+        joined=0,
+        invited=0,
+        published=int(published),
+    )
+
+
 # --- Membership ----------------------------------------------------------------------------------
 
 JOIN = 1

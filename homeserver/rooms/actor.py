@@ -10,6 +10,7 @@ one: verbs are repeated, never their changes. It holds no rule about any verb.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -26,10 +27,11 @@ from homeserver.streams.numbers import Names, NamesMissing, NumbersExhausted
 from storage import outbound as outbound_store
 from storage import rooms as room_store
 from storage import state as state_store
-from storage.changes import Change
+from storage.changes import Conflict, Insert
 from storage.engine import Database
 from storage.events import event_ids
 from storage.packing import unpack_numbers
+from storage.schema import RoomRow, RoomSummaryRow, empty_summary
 
 T = TypeVar("T")
 
@@ -111,6 +113,29 @@ class Rooms:
             raise MatrixError.forbidden("You are not in this room")
         return room
 
+    async def named(self, room_id: str, rules: RoomRules, nid: int, now: int) -> Room:
+        """The room of an id, made known without a head if it was not: others have it, not we.
+
+        `nid` is a number for a new room. Raises `MatrixError` M_INCOMPATIBLE_ROOM_VERSION when it
+        is known with another version.
+        """
+        room = await self.find(room_id)
+        if room is None:
+            changes = [
+                Insert(RoomRow(nid, room_id, rules.version, 0, now)),
+                Insert(empty_summary(nid)),
+            ]
+            with suppress(Conflict):  # somebody else may have made it known meanwhile
+                await self._commits.commit(changes)
+            room = await self.known(room_id)
+        if room.rules is not rules:
+            raise MatrixError(
+                "M_INCOMPATIBLE_ROOM_VERSION",
+                f"The room is of version {room.rules.version} here",
+                extra={"room_version": room.rules.version},
+            )
+        return room
+
     async def by_nids(self, nids: Collection[int]) -> dict[int, Room]:
         """Rooms by number; numbers that don't exist are absent."""
         missing = [nid for nid in nids if nid not in self._by_nid]
@@ -142,7 +167,7 @@ class Rooms:
                     else:
                         changed = bool(sending.changes)
                         if changed:
-                            actor.last = self._submit(room, actor, sending.changes, sending.events)
+                            actor.last = self._submit(room, actor, sending)
                     done = actor.last
             finally:
                 actor.waiting -= 1
@@ -175,7 +200,7 @@ class Rooms:
             async with actor.turn:
                 sending, _ = await self._run(actor, verb, load)
                 room = Room(nid, sending.head.room_id, sending.head.rules)
-                done = actor.last = self._submit(room, actor, sending.changes, sending.events)
+                done = actor.last = self._submit(room, actor, sending)
             await asyncio.shield(done)
         except Exception:
             self._actors.pop(nid, None)  # there is no such room, nor will there be
@@ -188,15 +213,15 @@ class Rooms:
         """What `look` finds on the head, once everything before it is committed."""
         return await self.change(room, lambda sending: look(sending.head))
 
-    def _submit(
-        self, room: Room, actor: _Actor, changes: list[Change], events: list[Appended]
-    ) -> "asyncio.Future[int]":
-        return self._commits.submit(
-            changes,
-            len(events),
-            lambda first: self._publish(room.nid, first, events),
-            actor.lane,
-        )
+    def _submit(self, room: Room, actor: _Actor, sending: Sending) -> "asyncio.Future[int]":
+        events, ahead, published = sending.events, sending.ahead, sending.published
+
+        def publish(first: int) -> None:
+            self._publish(room.nid, first + ahead, events)
+            if published is not None:
+                published(first)
+
+        return self._commits.submit(sending.changes, ahead + len(events), publish, actor.lane)
 
     async def _run(
         self,
@@ -253,10 +278,12 @@ class Rooms:
 
     async def _load(self, room: Room) -> Head:
         heads = await room_store.heads(self._database, [room.nid])
+        summaries = await room_store.summaries(self._database, [room.nid])
+        if room.nid not in heads:
+            return self._empty_head(room, summaries.get(room.nid) or empty_summary(room.nid))
         row = heads[room.nid]
         extremities = unpack_numbers(row.extremities)
         ids = await event_ids(self._database, extremities)
-        summaries = await room_store.summaries(self._database, [room.nid])
         return Head(
             room_nid=room.nid,
             room_id=room.room_id,
@@ -273,6 +300,20 @@ class Rooms:
         nids = await self._names.nids(servers)
         joined = await outbound_store.joined_of_servers(self._database, room_nid, nids.values())
         return {server: joined.get(nid, 0) for server, nid in nids.items()}
+
+    def _empty_head(self, room: Room, summary: RoomSummaryRow) -> Head:
+        """The head of a room that is known only by its id: nobody is in it, nothing is allowed."""
+        return Head(
+            room_nid=room.nid,
+            room_id=room.room_id,
+            rules=room.rules,
+            names=self._names,
+            extremities=[],
+            depth=0,
+            state={},
+            summary=summary,
+            snapshots=SnapshotChain(),
+        )
 
     def _actor(self, nid: int) -> _Actor:
         actor = self._actors.get(nid)

@@ -226,7 +226,7 @@ def append(
                 else Put(CurrentStateRow(room, key, new))
             )
             changes.append(Insert(StateChangeRow(room, Pos(index), key, old, new)))
-            summary = _summary_after(summary, after, before)
+            summary = summary_after(summary, after, before)
             if move is not None:
                 changes.extend(_member_rows(room, index, move, local_server))
         changes.extend(server_rows(head, servers, Pos(index)))
@@ -317,7 +317,7 @@ def _redact_in_head(head: Head, nid: int, event: Event) -> list[Change]:
     left = head.events[nid] = redacted_event(event)
     if event.state_key is None or head.event_nid(*event.key) != nid:
         return []
-    summary = _summary_after(head.summary, left, event)
+    summary = summary_after(head.summary, left, event)
     if summary == head.summary:
         return []
     head.summary = summary
@@ -337,9 +337,7 @@ def _notifies(event: Event) -> bool:
     return event.type == "m.room.message" and event.content.get("msgtype") != "m.notice"
 
 
-def _summary_after(
-    row: RoomSummaryRow, after: Event | None, before: Event | None
-) -> RoomSummaryRow:
+def summary_after(row: RoomSummaryRow, after: Event | None, before: Event | None) -> RoomSummaryRow:
     """The room's summary after the event of a state key was replaced, came or went."""
     event = after or before
     if event is None:

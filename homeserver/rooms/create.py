@@ -22,7 +22,7 @@ from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Conflict, Insert
-from storage.schema import AliasRow, RoomRow, RoomSummaryRow
+from storage.schema import AliasRow, RoomRow, empty_summary
 
 _PRESETS = {
     # preset: join rule, history visibility, guest access
@@ -117,7 +117,7 @@ class CreateRoom:
                 extremities=[],
                 depth=0,
                 state={},
-                summary=_empty_summary(room_nid, new.public),
+                summary=empty_summary(room_nid, published=new.public),
                 snapshots=SnapshotChain(),
             )
 
@@ -268,21 +268,3 @@ def _power_levels(rules: RoomRules, creator: str, trusted: list[str]) -> JsonObj
         "invite": 0,
         "historical": 100,
     }
-
-
-def _empty_summary(room_nid: int, public: bool) -> RoomSummaryRow:
-    return RoomSummaryRow(
-        room_nid=room_nid,
-        name=None,
-        topic=None,
-        avatar=None,
-        alias=None,
-        room_type=None,
-        join_rule="invite",
-        visibility="shared",
-        encryption=None,
-        guest_access="forbidden",
-        joined=0,
-        invited=0,
-        published=int(public),
-    )

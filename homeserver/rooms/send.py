@@ -7,7 +7,7 @@ spec: server-server-api#authorisation-rules
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
@@ -50,12 +50,18 @@ class Draft:
 
 
 class Sending:
-    """The events that one verb puts into one room, in one commit."""
+    """The events that one verb puts into one room, in one commit.
+
+    `ahead` is how many positions of the commit lie before the first event: changes of state that no
+    event of ours made stand there. `published` is called with the first position after the commit.
+    """
 
     def __init__(self, head: Head, author: Author) -> None:
         self.head = head
         self.events: list[Appended] = []
         self.changes: list[Change] = []
+        self.ahead = 0
+        self.published: Callable[[int], None] | None = None
         self.done = False
         self._author = author
 
@@ -106,7 +112,7 @@ class Sending:
             author.numbers,
             event,
             pdu,
-            index=len(self.events),
+            index=self.ahead + len(self.events),
             auth_nids=[nid for nid, _ in auth],
             local_server=author.server_name,
             txn=draft.txn,
@@ -131,7 +137,7 @@ class Sending:
             self._author.numbers,
             event,
             pdu,
-            index=len(self.events),
+            index=self.ahead + len(self.events),
             auth_nids=auth_nids,
             local_server=self._author.server_name,
             redacted=redacted,

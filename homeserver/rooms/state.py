@@ -13,7 +13,7 @@ from homeserver.rooms.actor import Room
 from homeserver.rooms.stored import load_events
 from homeserver.streams.numbers import Names
 from storage.engine import Database
-from storage.memberships import heroes
+from storage.memberships import heroes, of_user_in
 from storage.rooms import summaries
 from storage.schema import StateChangeRow
 from storage.state import current_states, current_values, state_at, state_changes, values_at
@@ -90,6 +90,10 @@ class RoomState:
 
     async def stripped(self, room: Room, user_id: str) -> bytes:
         """The JSON list of the stripped state that an invited or knocking user sees."""
+        user_nid = (await self._names.nids([user_id]))[user_id]
+        row = (await of_user_in(self._database, user_nid, [room.nid])).get(room.nid)
+        if row is not None and row.stripped is not None:
+            return row.stripped
         keys = [*((type_, "") for type_ in _STRIPPED), ("m.room.member", user_id)]
         nids = await self.event_nids(room, keys)
         events = await load_events(self._database, nids.values(), room.rules)

@@ -172,6 +172,10 @@ class Names:
         """The string of a number, if it is in memory."""
         return self._names.get(nid)
 
+    def key(self, nid: int) -> tuple[str, str] | None:
+        """The (type, state key) of a key number, if it is in memory."""
+        return self._keys.get(nid)
+
     def _remember(self, name: str, nid: int) -> None:
         self._nids[name] = nid
         self._names[nid] = name

@@ -6,7 +6,7 @@ the wake-ups, in stream order. It runs on the loop and never waits.
 
 from collections.abc import Callable, Collection
 
-from homeserver.rooms.append import Appended
+from homeserver.rooms.append import Appended, MemberChange
 from homeserver.rooms.views import EventView, Views, redacted_event, replaced_extra
 from homeserver.streams.ignored import IGNORED_USERS, Ignored
 from homeserver.streams.memberships import Membership, Memberships
@@ -86,6 +86,12 @@ class Publisher:
         self._notifier.wake_room(room_nid)
         for happened in self._followers:
             happened(room_nid, first_pos, events)
+
+    def outside(self, room_nid: int, pos: int, member: MemberChange) -> None:
+        """A user's membership of a room that we are not in: it is in nobody's timeline."""
+        change = Membership(member.membership, member.event_nid, pos)
+        self._memberships.moved(member.user_nid, room_nid, change)
+        self._notifier.wake((member.user_nid,))
 
     def receipt(self, entry: ReceiptEntry) -> None:
         """A receipt that moved; its user's own other devices hear of private ones."""
