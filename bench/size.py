@@ -95,7 +95,7 @@ class _Life:
         elif number not in self._moving:
             self._moving.add(number)
             if number in self._away:
-                await services.members.join(person.user_id, room)
+                await services.members.join(person.user_id, room.room_id)
             else:
                 await services.members.leave(person.user_id, room)
             self._away ^= {number}
@@ -117,7 +117,7 @@ async def replay(
         room_id = await services.create_room(people[0].user_id, {"displayname": "Ada"}, new)
         room = await services.rooms.known(room_id)
         for person in people[1:]:
-            await services.members.join(person.user_id, room)
+            await services.members.join(person.user_id, room.room_id)
         life = _Life(app, room, people, Traffic(members))
         pause = DAYS * 86_400 / events * _AT_ONCE
         told = 0

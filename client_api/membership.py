@@ -3,16 +3,24 @@
 spec: client-server-api#room-membership
 """
 
+from collections.abc import Sequence
+
 from client_api.rooms import RoomIDReply
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Empty, RoomID, RoomIDOrAlias, Shape, UserID
 from homeserver.matrix.canonical import JsonObject
-from homeserver.rooms.actor import Room
 
 
 class ReasonBody(Shape):
     reason: str | None = None
+
+
+class ViaQuery(Shape):
+    """`server_name` is the older name of `via`."""
+
+    via: list[str] = []
+    server_name: list[str] = []
 
 
 class JoinBody(Shape):
@@ -38,10 +46,11 @@ class InviteBody(Shape):
     limit="join",
 )
 async def join(
-    call: Call, room_id_or_alias: RoomIDOrAlias, body: JoinBody = JoinBody()
+    call: Call, room_id_or_alias: RoomIDOrAlias, query: ViaQuery, body: JoinBody = JoinBody()
 ) -> RoomIDReply:
     """Join a room by its id or an alias."""
-    return await _join(call, await _found(call, room_id_or_alias), body)
+    room_id, servers = await _located(call, room_id_or_alias)
+    return await _join(call, room_id, [*query.via, *query.server_name, *servers], body)
 
 
 @endpoint(
@@ -52,7 +61,7 @@ async def join(
 )
 async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) -> RoomIDReply:
     """Join a room by its id."""
-    return await _join(call, await _found(call, room_id), body)
+    return await _join(call, room_id, (), body)
 
 
 @endpoint(
@@ -62,12 +71,13 @@ async def join_room(call: Call, room_id: RoomID, body: JoinBody = JoinBody()) ->
     limit="join",
 )
 async def knock(
-    call: Call, room_id_or_alias: RoomIDOrAlias, body: ReasonBody = ReasonBody()
+    call: Call, room_id_or_alias: RoomIDOrAlias, query: ViaQuery, body: ReasonBody = ReasonBody()
 ) -> RoomIDReply:
     """Ask to be let into a room."""
-    room = await _found(call, room_id_or_alias)
-    await call.app.members.knock(call.session.user_id, room, body.reason)
-    return RoomIDReply(room.room_id)
+    room_id, servers = await _located(call, room_id_or_alias)
+    via = [*query.via, *query.server_name, *servers]
+    await call.app.members.knock(call.session.user_id, room_id, body.reason, via=via)
+    return RoomIDReply(room_id)
 
 
 @endpoint(
@@ -147,17 +157,16 @@ async def unban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
     return Empty()
 
 
-async def _join(call: Call, room: Room, body: JoinBody) -> RoomIDReply:
+async def _join(call: Call, room_id: str, via: Sequence[str], body: JoinBody) -> RoomIDReply:
     session = call.session
-    await call.app.members.join(session.user_id, room, body.reason, guest=session.is_guest)
-    return RoomIDReply(room.room_id)
+    await call.app.members.join(
+        session.user_id, room_id, body.reason, via=via, guest=session.is_guest
+    )
+    return RoomIDReply(room_id)
 
 
-async def _found(call: Call, room_id_or_alias: str) -> Room:
-    room_id = room_id_or_alias
-    if room_id.startswith("#"):
-        room_id = await call.app.directory.resolve(room_id_or_alias)
-    room = await call.app.rooms.find(room_id)
-    if room is None:
-        raise MatrixError.not_found("This server doesn't know that room")
-    return room
+async def _located(call: Call, room_id_or_alias: str) -> tuple[str, Sequence[str]]:
+    """The room id, and servers that an alias names."""
+    if room_id_or_alias.startswith("#"):
+        return await call.app.directory.locate(room_id_or_alias)
+    return room_id_or_alias, ()

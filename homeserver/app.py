@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import client_api
+from federation.rooms import RoomFederation
 from federation.wiring import Federation
 from homeserver.appservices.authentication import Authentication
 from homeserver.appservices.feed import Feed
@@ -20,22 +21,28 @@ from homeserver.appservices.registry import Registry
 from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.http.dispatch import Dispatcher
+from homeserver.http.endpoint import Endpoint
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
 from homeserver.push.unread import Unread
+from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
+from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.entering import Entering
 from homeserver.rooms.erased import Erased
 from homeserver.rooms.history import History
 from homeserver.rooms.members import Members
+from homeserver.rooms.outside import Outside
 from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.receive import Receiver
+from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
@@ -158,6 +165,8 @@ class App:
         self._presence: Presence | None = None
         self._federation: Federation | None = None
         self._appservices: Appservices | None = None
+        self._elsewhere: Elsewhere | None = None
+        self._room_federation: RoomFederation | None = None
 
     @property
     def federation(self) -> Federation:
@@ -183,6 +192,8 @@ class App:
             self.services = await self._build(self._database)
             server = self._server = self._listeners()
             await server.start()
+            if self._elsewhere is not None and self.config.federation.enabled:
+                await self._elsewhere.resume()
             self._tasks.service("certificates", lambda: server.watch_certificates(self.clock))
             if self.config.listeners:
                 self._operator.publish()
@@ -227,6 +238,8 @@ class App:
         if self._appservices is not None:
             ends.append(("application services", self._appservices.stop))
         if self._federation is not None:
+            if self._elsewhere is not None:
+                ends.append(("joins", self._elsewhere.close))
             ends.append(("federation", self._federation.close))
         if self._commits is not None:
             ends.append(("commit queue", self._commits.close))
@@ -266,18 +279,41 @@ class App:
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
-        members = Members(rooms, commits, memberships, database, names, user_profiles.in_rooms)
+        state, states = RoomState(database, names), States(database, names)
+        receiver = Receiver(rooms, states, database, names, numbers)
+        restricted = Restricted(rooms, database, names)
+        entering = Entering(rooms, database, commits, names, numbers, server_name)
+        outside = Outside(rooms, database, names, author, jobs, publisher.outside)
+        elsewhere = Elsewhere(rooms, database, commits, author, entering, outside, state, receiver)
+        self._elsewhere = elsewhere
+        members = Members(
+            rooms,
+            memberships,
+            database,
+            names,
+            user_profiles.in_rooms,
+            restricted,
+            elsewhere,
+            server_name,
+        )
+        room_federation = RoomFederation.build(
+            federation, rooms, receiver, restricted, elsewhere, states, state, database, author
+        )
+        self._room_federation = room_federation
+        elsewhere.connect(room_federation.joining)
         spread = ProfileSpread(user_profiles, rooms, memberships, names, database)
         erased = Erased(database, commits, names)
         await erased.load()
         departure = Departure(rooms, members, memberships, names, erased)
-        jobs.handle({profiles.JOB: spread.run, deactivation.JOB: departure.run})
-
-        timeline, state, readers = (
-            Timeline(database, views),
-            RoomState(database, names),
-            Readers(database, names, erased),
+        jobs.handle(
+            {
+                profiles.JOB: spread.run,
+                deactivation.JOB: departure.run,
+                outside_rooms.LEAVE_JOB: room_federation.joining.leave,
+            }
         )
+
+        timeline, readers = Timeline(database, views), Readers(database, names, erased)
         history = History(rooms, timeline, state, readers, ignored, clock)
         sections = Sections(timeline, state, names, timelines, LazyMembers())
         answers = RoomAnswers(
@@ -375,7 +411,7 @@ class App:
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
-            receiver=Receiver(rooms, States(database, names), database, names, numbers),
+            receiver=receiver,
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
             registration=registration,
             registration_tokens=registration_tokens,
@@ -466,10 +502,14 @@ class App:
                 *welcome_endpoints(config.server.name),
             ],
             "admin": client_api.admin_endpoints(),
-            "federation": federation.endpoints() if federation is not None else [],
+            "federation": self._federation_endpoints() if federation is not None else [],
         }
         bindings = _bindings(config)
         return Server(bindings, endpoints, dispatcher, self.health, config.compat.old_clients)
+
+    def _federation_endpoints(self) -> list[Endpoint]:
+        assert self._room_federation is not None
+        return [*self.federation.endpoints(), *self._room_federation.endpoints()]
 
     async def _tidy_up(
         self, sessions: Sessions, interactive: Interactive, login_tokens: LoginTokens

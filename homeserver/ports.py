@@ -3,10 +3,11 @@
 `app.py` connects each with its implementation. Nothing here has behaviour.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.event import Event
 from storage.changes import Change
 
 
@@ -57,3 +58,43 @@ class Outbox(Protocol):
         key: str,
     ) -> None:
         """Send an EDU that may be lost; a later one of the same type and key takes its place."""
+
+
+class RemoteRooms(Protocol):
+    """Rooms as other servers have them; all raise MatrixError with what a client may be told."""
+
+    async def join(
+        self, user_id: str, room_id: str, servers: Sequence[str], content: JsonObject
+    ) -> None:
+        """Join through one of the servers and store the room; `content` is that of the join."""
+
+    async def knock(
+        self, user_id: str, room_id: str, servers: Sequence[str], content: JsonObject
+    ) -> None:
+        """Knock through one of the servers and store that."""
+
+    async def invite(
+        self, server: str, event: Event, stripped: Sequence[JsonObject], via: Sequence[str]
+    ) -> tuple[Event, bytes]:
+        """The invite with the signature of the invited user's server, and its canonical JSON."""
+
+
+class RemoteDirectory(Protocol):
+    """What other servers know of aliases, users and rooms; all raise MatrixError."""
+
+    async def alias(self, alias: str) -> tuple[str, list[str]]:
+        """The room id that an alias stands for, and servers that are in the room."""
+
+    async def profile(self, user_id: str, field: str | None = None) -> JsonObject:
+        """The profile of a user, or one field of it."""
+
+    async def public_rooms(self, server: str, query: JsonObject) -> JsonObject:
+        """A page of a server's directory; `query` is the body of the client's request."""
+
+    async def hierarchy(
+        self, servers: Sequence[str], room_id: str, suggested_only: bool
+    ) -> JsonObject | None:
+        """What the first of the servers that knows the space says of it; None if none does.
+
+        spec: server-server-api#get_matrixfederationv1hierarchyroomid
+        """

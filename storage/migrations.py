@@ -17,6 +17,7 @@ from storage.schema import (
     Dialect,
     EduOutboxRow,
     EduRow,
+    JoinUnderWayRow,
     MetaRow,
     PduOutboxRow,
     RoomServerRow,
@@ -36,6 +37,7 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     PduOutboxRow,
     EduRow,
     EduOutboxRow,
+    JoinUnderWayRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     "CREATE INDEX events_by_pos ON events (pos) WHERE (flags & 16) <> 0",

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from storage.changes import Change, Do
 from storage.engine import Database
-from storage.schema import AliasRow, RoomHeadRow, RoomRow, RoomSummaryRow
+from storage.schema import AliasRow, JoinUnderWayRow, RoomHeadRow, RoomRow, RoomSummaryRow
 
 
 async def rooms(db: Database, room_nids: Collection[int]) -> dict[int, RoomRow]:
@@ -78,6 +78,12 @@ async def changed_since(db: Database, room_nids: Collection[int], pos: int) -> s
         pos,
     )
     return {room_nid for (room_nid,) in rows}
+
+
+async def joins_under_way(db: Database) -> list[JoinUnderWayRow]:
+    """The joins through other servers that have not ended."""
+    rows = await db.scan("SELECT room_id, user_id, args FROM joins_under_way")
+    return [JoinUnderWayRow(*row) for row in rows]
 
 
 def state_of_headless_forgotten(room_nid: int) -> list[Change]:

@@ -426,6 +426,15 @@ def empty_summary(room_nid: int, *, published: bool = False) -> RoomSummaryRow:
     )
 
 
+@table("joins_under_way", key=("room_id", "user_id"))
+class JoinUnderWayRow(NamedTuple):
+    """A local user joins a room through other servers; `args` is JSON."""
+
+    room_id: str
+    user_id: str
+    args: bytes
+
+
 # --- Membership ----------------------------------------------------------------------------------
 
 JOIN = 1

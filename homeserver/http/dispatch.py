@@ -23,8 +23,8 @@ from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Admin, Call, Client, NoAuth, Request, Server
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Route, Router
-from homeserver.http.shape import Empty, Raw, check_parameter, too_deep
-from homeserver.http.wire import COMPRESS_FROM, Reply, preflight
+from homeserver.http.shape import Empty, Raw, Streamed, check_parameter, too_deep
+from homeserver.http.wire import COMPRESS_FROM, Reply, StreamedReply, preflight
 from homeserver.matrix import canonical
 from homeserver.matrix.errors import Malformed, Rejected
 from homeserver.runtime.costs import COST, Cost, Measured
@@ -264,6 +264,8 @@ def _reply(result: Any) -> Reply:
         return Reply(result.status, result.body, result.content_type, result.headers)
     if isinstance(result, Empty):
         return Reply(200, _EMPTY)
+    if isinstance(result, Streamed):
+        return StreamedReply(result.chunks, result.content_type)
     return Reply(200, canonical.encode(result))
 
 

@@ -18,14 +18,14 @@ from urllib.parse import unquote_plus
 from aiohttp import hdrs, web
 
 from homeserver.errors import MatrixError
-from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape
+from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape, Streamed
 from homeserver.runtime.limits import LimitName
 
 if TYPE_CHECKING:
     from homeserver.services import Services
     from homeserver.users.sessions import Session
 
-Result = Shape | dict[str, Any] | list[dict[str, Any]] | Raw | Empty
+Result = Shape | dict[str, Any] | list[dict[str, Any]] | Raw | Streamed | Empty
 Handler = Callable[..., Awaitable[Result]]
 Limit = LimitName | Literal["none"]
 H = TypeVar("H", bound=Handler)

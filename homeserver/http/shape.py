@@ -7,7 +7,7 @@ routes nor sockets.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, NewType
 from urllib.parse import parse_qs
 
@@ -69,6 +69,21 @@ class Raw:
     def json(cls, value: Shape | JsonObject, status: int = 200) -> "Raw":
         """A JSON reply with a status of its own, such as the 401 of user-interactive steps."""
         return cls(canonical.encode(value), status)
+
+
+class Streamed:
+    """A reply that is written piece by piece, each when the client has taken most of those before.
+
+    When `chunks` fails, the connection is cut off, so that nobody takes a part for the whole.
+    """
+
+    __slots__ = ("chunks", "content_type")
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], content_type: str = "application/json"
+    ) -> None:
+        self.chunks = chunks
+        self.content_type = content_type
 
 
 class Html(Raw):

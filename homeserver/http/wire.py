@@ -2,14 +2,14 @@
 
 Owns status line, headers and compression. A reply is one head and one body, written at once: this
 takes a third of what the library's general response object costs. Every reply, errors included,
-carries the headers for browsers. Streams are not made here.
+carries the headers for browsers. Replies that come piece by piece are written as they come.
 spec: client-server-api#web-browser-clients
 """
 
 import asyncio
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -114,6 +114,35 @@ class Reply(web.StreamResponse):
 
     async def write_eof(self, data: Any = b"") -> None:
         """Everything was written by `prepare`."""
+
+
+class StreamedReply(Reply):
+    """A reply whose length nobody knows yet, in chunks."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], content_type: str) -> None:
+        super().__init__(200, b"", content_type)
+        self._chunks = chunks
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        chunked = request.version.minor > 0
+        self._stays = chunked and request.keep_alive is not False
+        lines = _date(int(time.time()))
+        lines += "Transfer-Encoding: chunked\r\n" if chunked else "Connection: close\r\n"
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(b"%b%b\r\n" % (_head(200, self._kind), lines.encode("latin-1")))
+        try:
+            async for chunk in self._chunks:
+                if chunk and request.method != "HEAD":
+                    transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                    await request.writer.drain()
+        except BaseException:
+            transport.abort()
+            raise
+        if chunked and request.method != "HEAD":
+            transport.write(b"0\r\n\r\n")
+        return None
 
 
 def preflight() -> Reply:

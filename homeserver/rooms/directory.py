@@ -80,6 +80,10 @@ class Directory:
         room_nid = rows[alias].room_nid
         return (await self._rooms.by_nids([room_nid]))[room_nid].room_id
 
+    async def locate(self, alias: str) -> tuple[str, list[str]]:
+        """The room id that an alias stands for, and servers that are in the room."""
+        return await self.resolve(alias), []
+
     async def put(self, session: Session, alias: str, room: Room) -> None:
         """Let an alias stand for a room that the user is in.
 

@@ -6,27 +6,33 @@ in a join, the authorising user of a restricted join, what a member may not be a
 spec: client-server-api#room-membership
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
-from homeserver.matrix.ids import is_room_id, is_user_id, server_of
+from homeserver.matrix.ids import is_user_id
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.head import Head
+from homeserver.rooms.membership import NAME_OF
+from homeserver.rooms.restricted import (
+    AUTHORISED_VIA,
+    Allowed,
+    NobodyNamed,
+    Restricted,
+    authoriser,
+    needs_authoriser,
+)
 from homeserver.rooms.send import Draft, Sending
-from homeserver.streams.commit import CommitQueue
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.numbers import Names
 from storage.engine import Database
-from storage.memberships import forget, local_members
+from storage.memberships import forget
 
 Profile = Callable[[str], Awaitable[JsonObject]]
 
-_RESTRICTED = ("restricted", "knock_restricted")
-_MAX_ALLOWED_ROOMS = 50
-_MAX_NAMED = 20
-_AUTHORISED_VIA = "join_authorised_via_users_server"
+_IN_NONE = "You are in none of the rooms whose members may join this one"
 _MAX_REASON_BYTES = 4_096
 
 
@@ -36,34 +42,58 @@ class Members:
     def __init__(
         self,
         rooms: Rooms,
-        commits: CommitQueue,
         memberships: Memberships,
         database: Database,
         names: Names,
         profile: Profile,
+        restricted: Restricted,
+        elsewhere: Elsewhere,
+        server_name: str,
     ) -> None:
         self._rooms = rooms
-        self._commits = commits
         self._memberships = memberships
         self._database = database
         self._names = names
         self._profile = profile
+        self._restricted = restricted
+        self._elsewhere = elsewhere
+        self._server_name = server_name
 
     async def join(
-        self, user_id: str, room: Room, reason: str | None = None, *, guest: bool = False
+        self,
+        user_id: str,
+        room_id: str,
+        reason: str | None = None,
+        *,
+        via: Sequence[str] = (),
+        guest: bool = False,
     ) -> None:
         """Join; nothing happens when the user is in the room already.
 
-        A `guest` is let in where the room says so. spec: client-server-api#guest-access
+        Other servers are asked, those of `via` first, when none of ours is in the room or can let
+        the user in. A `guest` is let in where the room says so.
+        spec: client-server-api#guest-access
         """
-        profile = await self._profile(user_id)
+        content = {**await self._profile(user_id), **_with_reason("join", reason)}
 
         def unless_joined(current: Event | None) -> JsonObject | None:
             if current is not None and current.content.get("membership") == "join":
                 return None
-            return {**profile, **_with_reason("join", reason)}
+            return content
 
-        await self._join(user_id, room, unless_joined, guest=guest)
+        room = await self._rooms.find(room_id)
+        if room is not None and await self._elsewhere.present(room):
+            try:
+                await self._join(user_id, room, unless_joined, guest=guest)
+                return
+            except NobodyHere as error:
+                if guest or not await self._elsewhere.servers(room):
+                    raise MatrixError.forbidden(error.message) from None
+        elif guest:
+            raise MatrixError(
+                "M_GUEST_ACCESS_FORBIDDEN", "Guests can't join rooms of other servers", 403
+            )
+        await self._elsewhere.join(user_id, room_id, via, content)
 
     async def put_state(
         self,
@@ -82,17 +112,20 @@ class Members:
         spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         _check_target(target)
-        content = {key: value for key, value in content.items() if key != _AUTHORISED_VIA}
+        content = {key: value for key, value in content.items() if key != AUTHORISED_VIA}
         membership = content.get("membership")
 
         def changed(current: Event | None) -> JsonObject | None:
             if current is None:
                 return content
-            same = {k: v for k, v in current.content.items() if k != _AUTHORISED_VIA} == content
+            same = {k: v for k, v in current.content.items() if k != AUTHORISED_VIA} == content
             return None if same and current.sender == user_id else content
 
         if target == user_id and membership == "join":
             return await self._join(user_id, room, changed, guest=guest, ts=ts)
+        if membership == "invite" and not self._is_ours(target):
+            draft = Draft(user_id, "m.room.member", content, target)
+            return (await self._elsewhere.invite(room, draft)).event_id
 
         def verb(sending: Sending) -> str:
             current = sending.head.event("m.room.member", target)
@@ -118,7 +151,7 @@ class Members:
         ts: int | None = None,
     ) -> str:
         """Join with the content made of the present member event; None: leave that as it is."""
-        allowed = await self._allowed_by_rooms(user_id, room)
+        allowed = await self._restricted.allowed(user_id, room)
         candidates: list[str] = []
 
         def verb(sending: Sending) -> str:
@@ -132,30 +165,35 @@ class Members:
                 raise MatrixError(
                     "M_GUEST_ACCESS_FORBIDDEN", "This room doesn't let guests in", 403
                 )
-            if (
-                head.content_text("m.room.join_rules", "join_rule") in _RESTRICTED
-                and room.rules.restricted_joins
-                and head.membership(user_id) not in ("join", "invite", "ban")
-            ):
-                if not allowed:
-                    raise MatrixError.forbidden(
-                        "You are in none of the rooms whose members may join this one"
-                    )
-                content[_AUTHORISED_VIA] = _authoriser(head, user_id, candidates)
+            if needs_authoriser(head, user_id):
+                if allowed is Allowed.UNKNOWN:
+                    raise NobodyHere("M_FORBIDDEN", _IN_NONE, 403)
+                if allowed is Allowed.NO:
+                    raise MatrixError.forbidden(_IN_NONE)
+                content[AUTHORISED_VIA] = authoriser(head, self._server_name, candidates)
             return sending.add(Draft(user_id, "m.room.member", content, user_id, ts=ts)).event_id
 
         try:
             return await self._rooms.change(room, verb)
-        except _NobodyNamed:
-            candidates = await self._local_members(room)
-            return await self._rooms.change(room, verb)
+        except NobodyNamed:
+            candidates = await self._restricted.members(room)
+            try:
+                return await self._rooms.change(room, verb)
+            except NobodyNamed as error:
+                raise NobodyHere(error.errcode, error.message, 403) from None
 
     async def leave(self, user_id: str, room: Room, reason: str | None = None) -> None:
-        """Leave, decline an invite or take back a knock; nothing happens when already gone."""
+        """Leave, decline an invite or take back a knock; nothing happens when already gone.
+
+        No other server is waited for.
+        """
+        if await self._elsewhere.outside.leave(user_id, room, reason):
+            return
+        outside = await self._elsewhere.outside.membership(user_id, room)
 
         def verb(sending: Sending) -> None:
             current = sending.head.membership(user_id)
-            if current == "leave":
+            if current == "leave" or outside is not None:
                 return
             if current is None:
                 raise MatrixError.forbidden("You are not in this room")
@@ -166,17 +204,28 @@ class Members:
     async def invite(
         self, user_id: str, room: Room, target: str, reason: str | None = None
     ) -> None:
-        """Invite; an invited user may be invited again without anything happening."""
+        """Invite; an invited user may be invited again without anything happening.
+
+        A user of another server is invited when that has signed the event. Raises `MatrixError`:
+        what it answered, or M_UNKNOWN (502) when it can't be reached.
+        """
         _check_target(target)
+        draft = Draft(user_id, "m.room.member", _with_reason("invite", reason), target)
+
+        def invited(head: Head) -> bool:
+            if head.membership(target) != "invite" or head.membership(user_id) != "join":
+                return False
+            levels = head.power_levels()
+            return levels.user_level(user_id) >= levels.invite
+
+        if not self._is_ours(target):
+            if not await self._rooms.read(room, invited):
+                await self._elsewhere.invite(room, draft)
+            return
 
         def verb(sending: Sending) -> None:
-            current = sending.head.membership(target)
-            head = sending.head
-            if current == "invite" and head.membership(user_id) == "join":
-                levels = head.power_levels()
-                if levels.user_level(user_id) >= levels.invite:
-                    return
-            sending.add(Draft(user_id, "m.room.member", _with_reason("invite", reason), target))
+            if not invited(sending.head):
+                sending.add(draft)
 
         await self._rooms.change(room, verb)
 
@@ -218,14 +267,22 @@ class Members:
 
         await self._rooms.change(room, verb)
 
-    async def knock(self, user_id: str, room: Room, reason: str | None = None) -> None:
-        """Ask to be let in; asking again changes nothing."""
-        profile = await self._profile(user_id)
+    async def knock(
+        self, user_id: str, room_id: str, reason: str | None = None, *, via: Sequence[str] = ()
+    ) -> None:
+        """Ask to be let in; asking again changes nothing.
+
+        Other servers are asked, those of `via` first, when none of ours is in the room.
+        """
+        content = {**await self._profile(user_id), **_with_reason("knock", reason)}
+        room = await self._rooms.find(room_id)
+        if room is None or not await self._elsewhere.present(room):
+            await self._elsewhere.knock(user_id, room_id, via, content)
+            return
 
         def verb(sending: Sending) -> None:
             if sending.head.membership(user_id) == "knock":
                 return
-            content = {**profile, **_with_reason("knock", reason)}
             sending.add(Draft(user_id, "m.room.member", content, user_id))
 
         await self._rooms.change(room, verb)
@@ -237,9 +294,12 @@ class Members:
         spec: client-server-api#post_matrixclientv3roomsroomidforget
         """
         user_nid = (await self._names.nids([user_id]))[user_id]
+        outside = await self._elsewhere.outside.membership(user_id, room)
 
         def verb(sending: Sending) -> None:
             current = sending.head.membership(user_id)
+            if outside is not None:
+                current = NAME_OF[outside.membership]
             if current is None:
                 raise MatrixError.forbidden("You were never in this room")
             if current not in ("leave", "ban"):
@@ -249,67 +309,12 @@ class Members:
         await self._rooms.change(room, verb)
         self._memberships.forgotten(user_nid, room.nid)
 
-    async def _local_members(self, room: Room) -> list[str]:
-        nids = (await local_members(self._database, [room.nid])).get(room.nid, set())
-        return sorted((await self._names.names(nids)).values())
-
-    async def _allowed_by_rooms(self, user_id: str, room: Room) -> bool:
-        """Whether the user is in one of the rooms that a restricted room names.
-
-        spec: client-server-api#restricted-rooms
-        """
-        if not room.rules.restricted_joins:
-            return False
-
-        def look(head: Head) -> list[str]:
-            rules = head.event("m.room.join_rules")
-            if rules is None or rules.content.get("join_rule") not in _RESTRICTED:
-                return []
-            allow = rules.content.get("allow")
-            return [
-                rule["room_id"]
-                for rule in (allow if isinstance(allow, list) else [])[:_MAX_ALLOWED_ROOMS]
-                if isinstance(rule, dict)
-                and rule.get("type") == "m.room_membership"
-                and isinstance(rule.get("room_id"), str)
-                and is_room_id(rule["room_id"])
-            ]
-
-        user = await self._memberships.of((await self._names.nids([user_id]))[user_id])
-        for room_id in await self._rooms.read(room, look):
-            allowing = await self._rooms.find(room_id)
-            if allowing is not None and allowing.nid in user.joined:
-                return True
-        return False
+    def _is_ours(self, user_id: str) -> bool:
+        return user_id.endswith(":" + self._server_name)
 
 
-class _NobodyNamed(MatrixError):
-    """None of those whom the power levels name can authorise a join."""
-
-
-def _authoriser(head: Head, user_id: str, members: list[str]) -> str:
-    """A local member who may invite, to authorise a restricted join.
-
-    Those whom the power levels name come first, then `members`.
-    """
-    server = ":" + server_of(user_id)
-    levels = head.power_levels()
-    found = head.event("m.room.power_levels")
-    users = found.content.get("users") if found is not None else None
-    create = head.event("m.room.create")
-    named = [*head.creators(), *([create.sender] if create else [])]
-    named += [user for user in users if isinstance(user, str)] if isinstance(users, dict) else []
-    able = [
-        user
-        for user in dict.fromkeys([*named[:_MAX_NAMED], *members])
-        if user.endswith(server) and levels.user_level(user) >= levels.invite
-    ]
-    for user in able:
-        if head.membership(user) == "join":
-            return user
-    raise _NobodyNamed(
-        "M_UNABLE_TO_GRANT_JOIN", "Nobody of this server can authorise a join to this room", 403
-    )
+class NobodyHere(MatrixError):
+    """Nobody of this server can let the user in; somebody of another may."""
 
 
 def _check_in_room(head: Head, user_id: str) -> None:

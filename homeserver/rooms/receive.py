@@ -31,6 +31,7 @@ from storage.events import event_numbers, event_rows, redactions_of
 from storage.packing import pack_numbers, unpack_numbers
 from storage.schema import (
     LINEAR,
+    LOCAL,
     OUTLIER,
     REDACTED,
     REJECTED,
@@ -76,15 +77,22 @@ class Receiver:
         self._numbers = numbers
 
     async def receive(
-        self, room: Room, event: Event, pdu: bytes, before: Collection[str] | None = None
+        self,
+        room: Room,
+        event: Event,
+        pdu: bytes,
+        before: Collection[str] | None = None,
+        *,
+        relay: bool = False,
     ) -> Verdict | Missing:
         """Judge an event of the room and store it.
 
         `pdu` is its canonical JSON. `before` are the ids of the state before it, all of them
-        stored, where its previous events can't be had. Raises `MatrixError` 503 when the room can't
-        be written.
+        stored, where its previous events can't be had. `relay`: once accepted, it is ours to send
+        to other servers. Raises `MatrixError` 503 when the room can't be written.
         """
-        judging = _Judging(self._database, self._states, self._names, event, before)
+        flags = LOCAL if relay else 0
+        judging = _Judging(self._database, self._states, self._names, event, before, flags)
 
         def verb(sending: Sending) -> Verdict | Missing:
             return judging.run(sending, pdu, self._numbers)
@@ -125,7 +133,9 @@ class _Judging:
         names: Names,
         event: Event,
         before: Collection[str] | None,
+        accepted_flags: int = 0,
     ) -> None:
+        self._accepted_flags = accepted_flags
         self._database = database
         self._states = states
         self._names = names
@@ -176,6 +186,7 @@ class _Judging:
             changed=changed,
             events=self._events,
             flags=flags
+            | (0 if flags else self._accepted_flags)
             | (LINEAR if linear and not flags else 0)
             | (0 if because is None else REDACTED),
             because=because,

@@ -73,6 +73,31 @@ class Sending:
         event, M_UNKNOWN (502) when it can't be brought to another server's user, and the exceptions
         of missing things; in each case this event has changed nothing.
         """
+        made, pdu, auth_nids = self._make(draft)
+        self._check_reachable(made)
+        author = self._author
+        appended, changes = append(
+            self.head,
+            author.numbers,
+            made,
+            pdu,
+            index=self.ahead + len(self.events),
+            auth_nids=auth_nids,
+            local_server=author.server_name,
+            txn=draft.txn,
+            redacted=redacted,
+            now=author.clock.now_ms(),
+        )
+        self.events.append(appended)
+        self.changes.extend(changes)
+        return made
+
+    def make(self, draft: Draft) -> tuple[Event, bytes]:
+        """Make the event without appending it, and its canonical JSON; raises as `add` does."""
+        event, pdu, _ = self._make(draft)
+        return event, pdu
+
+    def _make(self, draft: Draft) -> tuple[Event, bytes, list[int]]:
         head, author = self.head, self._author
         now = author.clock.now_ms()
         auth: list[tuple[int, Event]] = []
@@ -106,22 +131,7 @@ class Sending:
         if "\0" in (summary_text(event) or ""):
             raise MatrixError.bad_json(f"A text of {event.type} holds the character U+0000")
         authorise(event, head.event)
-        self._check_reachable(event)
-        appended, changes = append(
-            head,
-            author.numbers,
-            event,
-            pdu,
-            index=self.ahead + len(self.events),
-            auth_nids=[nid for nid, _ in auth],
-            local_server=author.server_name,
-            txn=draft.txn,
-            redacted=redacted,
-            now=now,
-        )
-        self.events.append(appended)
-        self.changes.extend(changes)
-        return event
+        return event, pdu, [nid for nid, _ in auth]
 
     def place(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.event import Event
 from homeserver.rooms.actor import Room
 from homeserver.rooms.stored import load_events
 from homeserver.streams.numbers import Names
@@ -94,6 +95,23 @@ class RoomState:
         row = (await of_user_in(self._database, user_nid, [room.nid])).get(room.nid)
         if row is not None and row.stripped is not None:
             return row.stripped
+        return canonical.encode(
+            [
+                {
+                    "content": event.content,
+                    "sender": event.sender,
+                    "state_key": event.state_key,
+                    "type": event.type,
+                }
+                for event in await self._shown(room, user_id)
+            ]
+        )
+
+    async def shown(self, room: Room, user_id: str) -> list[JsonObject]:
+        """The events that the stripped state is made of, whole, as other servers get them."""
+        return [event.pdu for event in await self._shown(room, user_id)]
+
+    async def _shown(self, room: Room, user_id: str) -> list[Event]:
         keys = [*((type_, "") for type_ in _STRIPPED), ("m.room.member", user_id)]
         nids = await self.event_nids(room, keys)
         events = await load_events(self._database, nids.values(), room.rules)
@@ -105,15 +123,6 @@ class RoomState:
             events |= await load_events(
                 self._database, [nids[key]] if key in nids else [], room.rules
             )
-        return canonical.encode(
-            [
-                {
-                    "content": event.content,
-                    "sender": event.sender,
-                    "state_key": event.state_key,
-                    "type": event.type,
-                }
-                for key in keys
-                if key in nids and (event := events.get(nids[key])) is not None
-            ]
-        )
+        return [
+            event for key in keys if key in nids and (event := events.get(nids[key])) is not None
+        ]

@@ -1,0 +1,67 @@
+"""The part of federation that stands on rooms, built and connected once.
+
+Owns the order in which its parts are made, and the endpoints that they answer; `wiring` has those
+that rooms themselves are built on. Nothing here has behaviour of its own.
+"""
+
+from dataclasses import dataclass
+
+from federation.api.membership import membership_endpoints
+from federation.events import Verifier
+from federation.invites import Invites
+from federation.joining import Joining
+from federation.resident import Resident
+from federation.wiring import Federation
+from homeserver.http.endpoint import Endpoint
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.receive import Receiver
+from homeserver.rooms.restricted import Restricted
+from homeserver.rooms.send import Author
+from homeserver.rooms.state import RoomState
+from homeserver.rooms.states import States
+from storage.engine import Database
+
+
+@dataclass(frozen=True)
+class RoomFederation:
+    """The parts that others use."""
+
+    verifier: Verifier
+    joining: Joining
+    resident: Resident
+    invites: Invites
+
+    @classmethod
+    def build(
+        cls,
+        federation: Federation,
+        rooms: Rooms,
+        receiver: Receiver,
+        restricted: Restricted,
+        elsewhere: Elsewhere,
+        states: States,
+        state: RoomState,
+        database: Database,
+        author: Author,
+    ) -> "RoomFederation":
+        """Make everything."""
+        verifier = Verifier(federation.keyring)
+        joining = Joining(
+            federation.requests,
+            federation.client,
+            verifier,
+            rooms,
+            elsewhere.entering,
+            elsewhere.outside,
+            author,
+        )
+        resident = Resident(
+            rooms, receiver, restricted, elsewhere, verifier, states, state, database, author
+        )
+        invites = Invites(rooms, elsewhere, verifier, database, author)
+        return cls(verifier, joining, resident, invites)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Their endpoints of the API "federation"."""
+        return membership_endpoints(self.resident, self.invites)

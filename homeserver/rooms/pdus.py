@@ -1,0 +1,25 @@
+"""Stored events as other servers get them: the bytes of the PDU, redacted where that took effect.
+
+Owns that nothing is decoded which need not be. Whether the asker may have them is not asked here.
+"""
+
+from collections.abc import Collection
+
+from homeserver.matrix import canonical
+from homeserver.matrix.redact import redact
+from homeserver.matrix.versions import RoomRules
+from storage.engine import Database
+from storage.events import events
+from storage.schema import REDACTED
+
+
+async def stored_pdus(
+    database: Database, nids: Collection[int], rules: RoomRules
+) -> dict[int, bytes]:
+    """PDUs by number in canonical JSON; numbers that don't exist are absent."""
+    return {
+        nid: canonical.encode(redact(canonical.decode_object(found.json), rules))
+        if found.row.flags & REDACTED
+        else found.json
+        for nid, found in (await events(database, nids)).items()
+    }
