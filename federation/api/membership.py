@@ -69,7 +69,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
 
     @endpoint(
         "PUT /_matrix/federation/v1/send_join/{room_id}/{event_id}",
-        spec="server-server-api#put_matrixfederationv1send_joinroomideventid",
+        spec="server-server-api#put_matrixfederationv2send_joinroomideventid",
         auth=Server(),
     )
     async def send_join_v1(
@@ -123,7 +123,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
 
     @endpoint(
         "PUT /_matrix/federation/v1/send_leave/{room_id}/{event_id}",
-        spec="server-server-api#put_matrixfederationv1send_leaveroomideventid",
+        spec="server-server-api#put_matrixfederationv2send_leaveroomideventid",
         auth=Server(),
     )
     async def send_leave_v1(

@@ -6,13 +6,16 @@ state are there already (`entering.py`); of one that had been left, what has cha
 ends of the room's graph from an earlier stay are given up: others know what follows them.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from homeserver.matrix.event import Event
+from homeserver.matrix.ids import server_of
 from homeserver.rooms.append import MemberChange, Place, summary_after
 from homeserver.rooms.head import Head, Needs
 from homeserver.rooms.send import Sending
+from homeserver.rooms.servers import told_servers
 from homeserver.streams.numbers import Numbers, NumbersExhausted
 from storage.changes import Change, Delete, Insert, Pos, Put
 from storage.schema import (
@@ -46,7 +49,8 @@ class Arrival:
     events with their numbers where they are here. `state` is the state before it (key to event
     number); `members` those of its keys that are members, `ours` which of these users are ours,
     `events` all its events but those of others' members. `known` are the memberships of our users
-    as they are stored. `fresh`: the rows of everybody else are written.
+    as they are stored, `servers_before` the counts of other servers' users in an earlier stay of
+    ours. `fresh`: the rows of everybody else are written.
     """
 
     join: Event
@@ -58,7 +62,17 @@ class Arrival:
     ours: frozenset[int]
     events: Mapping[tuple[str, str], Event]
     known: Mapping[int, MembershipRow]
+    servers_before: Mapping[str, int]
+    local_server: str
     fresh: bool
+
+    def servers(self) -> Counter[str]:
+        """The joined users of each server."""
+        return Counter(
+            server_of(member.user_id)
+            for member in self.members.values()
+            if member.membership == JOIN
+        )
 
 
 def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
@@ -76,12 +90,20 @@ def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
         for key in head.state.keys() | arrival.state.keys()
         if head.state.get(key) != arrival.state.get(key)
     }
+    servers = arrival.servers()
+    rows_of_servers = told_servers(
+        names, head.room_nid, arrival.servers_before, servers, Pos(1), arrival.local_server
+    )
     gone = _gone_members(head, [key for key, (_, new) in changed.items() if new is None])
     # From here on nothing is missing any more.
     moves = _rows_of_state(sending, arrival, changed, gone, joiner)
     head.state = dict(arrival.state)
     head.depth = 0
     head.events.clear()
+    head.servers.clear()
+    head.servers.update({server: servers[server] for server in arrival.servers_before})
+    head.servers.update(servers)
+    sending.changes += rows_of_servers
     head.summary = _summary(head, arrival)
     if changed:
         row = head.snapshots.add(numbers.take("snapshot"), head.room_nid, head.state, changed)

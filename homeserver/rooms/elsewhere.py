@@ -72,7 +72,7 @@ class Elsewhere:
         return await anybody_of_ours_in(self._database, room.nid)
 
     async def servers(self, room: Room) -> list[str]:
-        """Other servers with a joined user, in no order."""
+        """Other servers with a joined user."""
         found = await servers_in(self._database, [room.nid])
         return sorted(found.get(room.nid, ()))
 

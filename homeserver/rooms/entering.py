@@ -20,6 +20,7 @@ from homeserver.matrix import canonical
 from homeserver.matrix.auth import authorise, check_auth_events
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.event import Event
+from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.arrival import Arrival, Member, arrive
 from homeserver.rooms.membership import membership_number
@@ -32,6 +33,7 @@ from storage.compression import pack_json
 from storage.engine import Database
 from storage.events import event_numbers, event_renumbered, event_rows
 from storage.memberships import in_room_of
+from storage.outbound import joined_of_servers, servers_in
 from storage.packing import pack_numbers
 from storage.rooms import heads, state_of_headless_forgotten
 from storage.schema import (
@@ -208,8 +210,22 @@ class _Storing:
             members=self._members,
             ours=frozenset(self._ours),
             known=await in_room_of(self._database, self._room.nid, self._ours),
+            servers_before=await self._servers_before(),
+            local_server=self._suffix[1:],
             fresh=self._fresh,
         )
+
+    async def _servers_before(self) -> dict[str, int]:
+        """Joined users by other server as of an earlier stay; the servers told of get numbers."""
+        room_nid = self._room.nid
+        servers = (await servers_in(self._database, [room_nid])).get(room_nid, set())
+        nids = await self._names.nids(
+            servers | {server_of(member.user_id) for member in self._members.values()}
+        )
+        joined = await joined_of_servers(
+            self._database, room_nid, [nids[server] for server in servers]
+        )
+        return {server: joined.get(nids[server], 0) for server in servers}
 
     async def _find_stored(self) -> None:
         """Numbers of what is here already, and which of it was rejected."""

@@ -88,7 +88,7 @@ class Members:
                 return
             except NobodyHere as error:
                 if guest or not await self._elsewhere.servers(room):
-                    raise MatrixError.forbidden(error.message) from None
+                    raise MatrixError(error.errcode, error.message, error.status) from None
         elif guest:
             raise MatrixError(
                 "M_GUEST_ACCESS_FORBIDDEN", "Guests can't join rooms of other servers", 403

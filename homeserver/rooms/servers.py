@@ -83,19 +83,29 @@ def server_rows(head: Head, moves: Iterable[ServerMove], pos: Pos) -> list[Chang
     return changes
 
 
-def first_servers(
-    names: Names, room_nid: int, joined: Mapping[str, int], pos: Pos, local_server: str
+def told_servers(
+    names: Names,
+    room_nid: int,
+    before: Mapping[str, int],
+    joined: Mapping[str, int],
+    pos: Pos,
+    local_server: str,
 ) -> list[Change]:
     """The rows of a room that we come into at `pos`, from the joined users of each server.
 
-    Raises `NamesMissing`.
+    `before` are the counts of an earlier stay of ours. Raises `NamesMissing`.
     """
     changes: list[Change] = []
-    for server, count in joined.items():
-        if count and server != local_server and is_server_name(server):
-            nid = names.nid(server)
-            changes.append(Put(RoomServerRow(room_nid, nid, count)))
-            changes.append(Insert(ServerStayRow(room_nid, nid, pos, 1)))
+    for server in before.keys() | joined.keys():
+        if server == local_server or not is_server_name(server):
+            continue
+        old, new, nid = before.get(server, 0), joined.get(server, 0), names.nid(server)
+        if new:
+            changes.append(Put(RoomServerRow(room_nid, nid, new)))
+        elif old:
+            changes.append(Delete(RoomServerRow, (room_nid, nid)))
+        if bool(old) != bool(new):
+            changes.append(Insert(ServerStayRow(room_nid, nid, pos, int(new > 0))))
     return changes
 
 

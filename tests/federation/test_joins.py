@@ -4,14 +4,12 @@ spec: server-server-api#joining-rooms
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 import trustme
 
-from tests.federation.house import House, HouseServer, house
+from tests.federation.house import House, house
 from tests.rooms.paths import at
 from tests.serving import Person
 
