@@ -369,6 +369,25 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Mail:
+    host: str = option(
+        "",
+        reason="The SMTP server by which mail is sent: confirmations of addresses, new passwords, "
+        "digests. Empty: no mail.",
+    )
+    port: int = option(587, reason="The port of the SMTP server.", least=1, most=65_535)
+    security: Literal["starttls", "tls", "none"] = option(
+        "starttls",
+        reason="How the connection is encrypted: after its start, from its start, or not at all.",
+    )
+    username: str = option("", reason="The name to log in with. Empty: no log-in.")
+    password: str = option("", reason="The password to log in with.", secret=True)
+    from_address: str = option(
+        "", reason="The address that mails come from. Empty: noreply at the server's name."
+    )
+
+
+@dataclass(frozen=True)
 class Appservices:
     files: tuple[Path, ...] = option(
         (),
@@ -401,6 +420,7 @@ SECTIONS: dict[str, type] = {
     "metrics": Metrics,
     "support": Support,
     "appservices": Appservices,
+    "mail": Mail,
     "compat": Compat,
 }
 
@@ -425,6 +445,7 @@ class Config:
     metrics: Metrics
     support: Support
     appservices: Appservices
+    mail: Mail
     compat: Compat
     origins: Mapping[str, Origin]
 
@@ -510,7 +531,12 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         data_dir=data_dir,
         signing_key_file=server.signing_key_file or data_dir / "signing.key",
     )
-    return replace(config, server=server, database=database)
+    mail = config.mail
+    if not mail.from_address:
+        mail = replace(mail, from_address=f"noreply@{server.name.partition(':')[0]}")
+    elif not all(mail.from_address.partition("@")):
+        raise ConfigError(f"{source}: mail.from_address must be an e-mail address")
+    return replace(config, server=server, database=database, mail=mail)
 
 
 def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:

@@ -25,6 +25,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "federation.deny_networks": ("10.0.0.0/8, fc00::/7", ("10.0.0.0/8", "fc00::/7")),
     "federation.allow_networks": ("10.1.0.0/16", ("10.1.0.0/16",)),
     "federation.notaries": ("a.example, b.example:1", ("a.example", "b.example:1")),
+    "mail.from_address": ("a@b.example", "a@b.example"),
     "appservices.files": ("a.yaml, b.yaml", (Path("/etc/hs/a.yaml"), Path("/etc/hs/b.yaml"))),
     "federation.dns": ("9.9.9.9:53, [::1]:53", ("9.9.9.9:53", "[::1]:53")),
     "support.page": ("https://help.example", "https://help.example"),
