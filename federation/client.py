@@ -7,7 +7,7 @@ own callers time, and nobody else. What is asked and how it is signed stands in 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -63,11 +63,13 @@ class ServerClient:
         seconds: float,
         max_bytes: int,
         despite_pause: bool = False,
+        judge: Callable[[Answer], str | None] | None = None,
     ) -> Answer:
         """The whole answer to a request, whatever its status; raises Unreachable.
 
         `despite_pause` asks also a server that failed a moment ago. An answer that is too long, or
-        comes from a proxy whose server is down, counts as none.
+        comes from a proxy whose server is down, counts as none; so does one about which `judge`
+        says why.
         """
         if not despite_pause:
             await self._check(server)
@@ -84,8 +86,12 @@ class ServerClient:
         if answer.status in _GATEWAY_ERRORS and not _is_object(body):
             reason = f"a proxy answers {answer.status} in its place"
             raise await self._failed(server, reason, tried)
+        whole = Answer(answer.status, answer.headers, body, answer.url)
+        refused = judge(whole) if judge is not None else None
+        if refused is not None:
+            raise await self._failed(server, refused, tried)
         await self._destinations.succeeded(server)
-        return Answer(answer.status, answer.headers, body, answer.url)
+        return whole
 
     @asynccontextmanager
     async def stream(

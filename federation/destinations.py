@@ -8,16 +8,16 @@ survives a restart. Nothing is sent from here.
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from homeserver.errors import MatrixError, Unreachable
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import federation as store
-from storage.changes import Put
+from storage.changes import Delete, Put
 from storage.engine import Database
-from storage.schema import DestinationRow
+from storage.schema import BlockedServerRow, DestinationRow
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Destinations:
         self._rows: dict[str, DestinationRow] = {}
         self._tried: dict[str, int] = {}
         self._watchers: list[Callable[[str], None]] = []
+        self._blocked: set[str] = set()
 
     def on_alive(self, watcher: Callable[[str], None]) -> None:
         """Call `watcher(server)` whenever a server that failed has come back."""
@@ -62,8 +63,35 @@ class Destinations:
             self._keep(row)
         return row
 
+    async def load(self) -> None:
+        """Learn which servers are blocked; to be called before anything else."""
+        self._blocked = await store.blocked_servers(self._database)
+
+    @property
+    def blocked(self) -> Collection[str]:
+        """The servers that are not spoken with."""
+        return self._blocked
+
+    def is_blocked(self, server: str) -> bool:
+        """Whether an operator wants the server neither asked nor answered."""
+        return server in self._blocked
+
+    async def block(self, server: str) -> None:
+        """Neither ask nor answer the server from now on."""
+        await self._commits.commit([Put(BlockedServerRow(server, self._clock.now_ms()))])
+        self._blocked.add(server)
+
+    async def allow(self, server: str) -> None:
+        """Speak with the server again, at once."""
+        await self._commits.commit([Delete(BlockedServerRow, (server,))])
+        self._blocked.discard(server)
+        await self.state(server)
+        self.reset(server)
+
     async def check(self, server: str) -> None:
         """Raise Unreachable while the server is not to be tried."""
+        if server in self._blocked:
+            raise Unreachable(server, "it is blocked on this server")
         row = await self.state(server)
         if row.failing_since_ts is not None and self._clock.now_ms() < row.retry_ts:
             raise Unreachable(server, f"it failed and waits: {row.error}", row.retry_ts)

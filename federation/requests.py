@@ -15,6 +15,7 @@ from federation.authorization import (
     MAX_HEADERS,
     Authorization,
     authorise,
+    authorise_json,
     signatures_of,
     signed_object,
 )
@@ -22,6 +23,7 @@ from federation.client import Outgoing, ServerClient, json_of
 from federation.destinations import Destinations
 from federation.keyring import Keyring
 from homeserver.errors import MatrixError, Unreachable
+from homeserver.http.outbound import Answer
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed
@@ -97,20 +99,61 @@ class Requests:
         )
         return json_of(destination, answer)
 
+    async def transaction(
+        self, destination: str, txn_id: str, body: bytes, seconds: float
+    ) -> JsonObject:
+        """Send a transaction whose canonical JSON is `body`; the JSON object of the answer.
+
+        An answer that shows that the server is out of order, or that it won't speak with us, counts
+        as none. Raises Unreachable, and RemoteError with status 400, 413 or 429.
+        spec: server-server-api#put_matrixfederationv1sendtxnid
+        """
+        target = path_of("federation/v1/send", txn_id)
+        self._check(destination)
+        authorization = authorise_json(
+            "PUT", target, self._server_name, destination, body, self._key
+        )
+        headers = {"Authorization": str(authorization), "Content-Type": "application/json"}
+        answer = await self._client.exchange(
+            destination,
+            Outgoing("PUT", target, headers, body),
+            seconds=seconds,
+            max_bytes=MAX_BYTES,
+            judge=_is_no_receipt,
+        )
+        return json_of(destination, answer)
+
     def outgoing(
         self, destination: str, method: str, target: str, body: JsonObject | None = None
     ) -> Outgoing:
         """A signed request, for what is read as a stream; raises Unreachable for ourselves."""
-        if not self._enabled:
-            raise Unreachable(destination, "federation is switched off")
-        if destination == self._server_name:
-            raise Unreachable(destination, "this is the server itself")
+        self._check(destination)
         authorization = authorise(method, target, self._server_name, destination, body, self._key)
         headers = {"Authorization": str(authorization)}
         if body is None:
             return Outgoing(method, target, headers)
         headers["Content-Type"] = "application/json"
         return Outgoing(method, target, headers, canonical.encode(body))
+
+    def _check(self, destination: str) -> None:
+        if not self._enabled:
+            raise Unreachable(destination, "federation is switched off")
+        if destination == self._server_name:
+            raise Unreachable(destination, "this is the server itself")
+
+
+def _is_no_receipt(answer: Answer) -> str | None:
+    """Why an answer to a transaction counts as none; None if it counts."""
+    if answer.status in (400, 413, 429):
+        return None
+    try:
+        body = canonical.decode_object(answer.body)
+    except Malformed:
+        return f"its answer to a transaction ({answer.status}) is no JSON object"
+    if answer.status == 200:
+        return None
+    said = " ".join(str(body.get(key, "")) for key in ("errcode", "error"))
+    return f"it answered a transaction with {answer.status} {said[:200]}".rstrip()
 
 
 class Inbound:
@@ -142,6 +185,8 @@ class Inbound:
             raise _unauthorized("The request was signed for another server")
         if origin == self._server_name:
             raise _unauthorized("The request claims to come from this server itself")
+        if self._destinations.is_blocked(origin):
+            raise MatrixError.forbidden(f"{origin} is blocked on this server")
         keys = await self._keyring.request_keys(origin, signatures)
         if not keys:
             raise _unauthorized("The key of the signature could not be found, or is not valid")

@@ -17,6 +17,7 @@ from federation.key_store import KeyStore
 from federation.keyring import Keyring
 from federation.lookups import Lookups
 from federation.notary import NotaryService
+from federation.outbound import Sender
 from federation.outbox import Outbox
 from federation.own_keys import OwnKeys
 from federation.requests import Inbound, Requests
@@ -51,6 +52,7 @@ class Federation:
     notary: NotaryService
     inbound: Inbound
     outbox: Outbox
+    sender: Sender
 
     @classmethod
     async def build(
@@ -80,11 +82,14 @@ class Federation:
         well_known = WellKnown(lookups, outbound, clock, web_port)
         discovery = Discovery(lookups, names, well_known, default_port)
         destinations = Destinations(database, commits, clock)
+        await destinations.load()
         client = ServerClient(outbound, discovery, destinations, clock)
         own = await OwnKeys.load(name, keys, database, commits, clock)
         key_store = KeyStore(database, commits, clock)
         keyring = Keyring(own, key_store, client, clock)
         keyring.trust(options.notaries)
+        requests = Requests(name, keys[0], client, options.request_seconds, enabled=options.enabled)
+        outbox = Outbox(name, clock)
         return cls(
             clock=clock,
             commits=commits,
@@ -93,14 +98,13 @@ class Federation:
             discovery=discovery,
             destinations=destinations,
             client=client,
-            requests=Requests(
-                name, keys[0], client, options.request_seconds, enabled=options.enabled
-            ),
+            requests=requests,
             own_keys=own,
             keyring=keyring,
             notary=NotaryService(own, key_store, keyring, clock),
             inbound=Inbound(name, keyring, destinations),
-            outbox=Outbox(name, clock),
+            outbox=outbox,
+            sender=Sender(name, database, commits, clock, requests, destinations, outbox),
         )
 
     def endpoints(self) -> list[Endpoint]:
@@ -113,9 +117,11 @@ class Federation:
             await self.clock.sleep(TIDY_SECONDS)
             await self.commits.commit([store.lookups_forgotten(self.clock.now_ms())])
             await self.destinations.forget_strangers()
+            await self.sender.forget_orphans()
 
     async def close(self) -> None:
         """Give up what is under way and drop every connection."""
+        await self.sender.close()
         await self.keyring.close()
         await self.client.close()
         await self.lookups.close()

@@ -275,6 +275,12 @@ class App:
         federation = await Federation.build(config, keys, database, commits, clock)
         self._federation = federation
         self._tasks.service("federation", federation.tidy)
+        if config.federation.enabled:
+            sender = federation.sender
+            publisher.on_events(sender.published)
+            publisher.on_lost(sender.lost)
+            self._tasks.service("sender", lambda: sender.run(lambda: ring.pos))
+            self._tasks.service("sender's positions", sender.save_now_and_then)
         author = Author(server_name, keys[0], clock, numbers)
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)

@@ -34,6 +34,11 @@ async def destinations(db: Database, servers: Collection[str]) -> dict[str, Dest
     return {row[0]: DestinationRow(*row) for row in rows}
 
 
+async def blocked_servers(db: Database) -> set[str]:
+    """The servers that an operator has blocked."""
+    return {server for (server,) in await db.scan("SELECT server FROM blocked_servers")}
+
+
 def strangers_forgotten(before: int) -> Do:
     """Drop the servers that never answered and were last tried before that time (ms)."""
     return Do("DELETE FROM destinations WHERE last_success_ts IS NULL AND retry_ts < ?", (before,))

@@ -13,6 +13,7 @@ from storage.schema import (
     TABLES,
     AppserviceRoomRow,
     AppserviceRow,
+    BlockedServerRow,
     DeliveryRow,
     Dialect,
     EduOutboxRow,
@@ -31,6 +32,7 @@ from storage.schema import (
 _NEW_IN_2: Final[tuple[type, ...]] = (
     AppserviceRow,
     AppserviceRoomRow,
+    BlockedServerRow,
     RoomServerRow,
     ServerStayRow,
     DeliveryRow,

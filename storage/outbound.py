@@ -72,6 +72,16 @@ async def servers_at(db: Database, room_nid: int, pos: int) -> set[str]:
     return {name for (name,) in rows}
 
 
+async def servers_ever_in(db: Database, room_nids: Collection[int]) -> set[str]:
+    """The names of the other servers that are or were in any of the rooms."""
+    rows = await db.scan(
+        "SELECT DISTINCT name FROM server_stays JOIN names ON name_nid = server_nid"
+        " WHERE room_nid IN (??)",
+        room_nids,
+    )
+    return {name for (name,) in rows}
+
+
 async def rooms_shared(db: Database, servers: Collection[str]) -> dict[str, set[int]]:
     """By server, the rooms in which it has a joined user."""
     found: dict[str, set[int]] = defaultdict(set)

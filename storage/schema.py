@@ -711,6 +711,14 @@ class DestinationRow(NamedTuple):
     error: str
 
 
+@table("blocked_servers", key=("server",))
+class BlockedServerRow(NamedTuple):
+    """A server that is neither asked nor answered, since when (ms)."""
+
+    server: str
+    since_ts: int
+
+
 @table("room_servers", key=("room_nid", "server_nid"), indexes=[Index(("server_nid",))])
 class RoomServerRow(NamedTuple):
     """How many users of another server are joined in a room; without any there is no row."""

@@ -39,6 +39,7 @@ class Publisher:
         self._followers: list[Follower] = []
         self._receipts: list[Callable[[int], None]] = []
         self._typing: list[Callable[[int], None]] = []
+        self._lost: list[Callable[[], None]] = []
 
     def on_leave(self, left: Callable[[int, str], None]) -> None:
         """Have `left(room number, user id)` called when a user is no longer in a room."""
@@ -47,6 +48,10 @@ class Publisher:
     def on_events(self, happened: Follower) -> None:
         """Have `happened` called with the events of a room after everybody else was told."""
         self._followers.append(happened)
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """Have `lost` called when events could not be published: others were not told of them."""
+        self._lost.append(lost)
 
     def on_receipt(self, moved: Callable[[int], None]) -> None:
         """Have `moved(room number)` called when a receipt has moved."""
@@ -124,6 +129,8 @@ class Publisher:
         self._ignored.clear()
         # Those who wait are known to nobody now: they must look for themselves.
         self._notifier.wake_all()
+        for lost in self._lost:
+            lost()
 
     def _view(self, room_nid: int, pos: int, appended: Appended) -> EventView:
         old = appended.replaced

@@ -252,9 +252,11 @@ class House:
         return self.servers[name].federation_port
 
     def _connect(self, source: str, target: str) -> None:
-        if source == target or source not in self.servers:
-            return
-        port = self._port(target)
+        if source != target and source in self.servers:
+            self.lead(source, target, self._port(target))
+
+    def lead(self, source: str, target: str, port: int) -> None:
+        """Let a server, in the house or not, find the name `target` at this port."""
         if self._wired:
             wire = self.wires[source, target] = Wire(port)
             self._backstage.run(wire.start())

@@ -38,6 +38,7 @@ SMALL = {
     "own_keys",
     "appservices",
     "deliveries",
+    "blocked_servers",
     "joins_under_way",
 }
 ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC", "ORDER BY event_nid LIMIT")

@@ -1,0 +1,314 @@
+"""What goes to another server: a guest is in a room of ours, and hears or misses what happens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiohttp import web
+
+from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.receive import Verdict
+from tests.federation.house import Guest, House, house
+from tests.rooms.test_receive import BOB, CAROL, REMOTE, Shared, shared
+from tests.serving import SERVER_NAME
+
+__all__ = ["shared"]
+
+pytestmark = pytest.mark.parametrize("shared", ["11"], indirect=True)
+
+
+@pytest.fixture
+async def made(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[House]:
+    async with house(authority, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def settings(made: House) -> dict[str, Any]:
+    names = made.names_for(SERVER_NAME)
+    return {
+        "federation": {
+            "ca_file": str(made.authority_file),
+            "allow_networks": ["127.0.0.0/8"],
+            "dns": [names.address],
+        }
+    }
+
+
+@pytest.fixture
+async def guest(made: House, shared: Shared) -> Guest:
+    """The server of Bob and Carol."""
+    one = await made.guest(REMOTE)
+    made.lead(SERVER_NAME, REMOTE, one.server.port)
+    return one
+
+
+async def got(guest: Guest, count: int) -> list[JsonObject]:
+    """The events that have come, in their order, when there are so many."""
+    for _ in range(3_000):
+        pdus = [pdu for body in guest.transactions for pdu in body["pdus"]]
+        if len(pdus) >= count:
+            assert len(pdus) == count, pdus
+            return pdus
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"only {pdus} came")
+
+
+def texts(pdus: list[JsonObject]) -> list[str]:
+    return [pdu["content"].get("body") or pdu["content"].get("membership") for pdu in pdus]
+
+
+async def test_events_of_ours_go_to_the_servers_in_the_room(shared: Shared, guest: Guest) -> None:
+    """In order, as they were signed, in transactions of one server; nothing from before."""
+    await shared.alice.say(shared.room_id, "before")
+    await shared.bob_joins()
+    for number in range(3):
+        await shared.alice.say(shared.room_id, str(number))
+    pdus = await got(guest, 3)
+    assert texts(pdus) == ["0", "1", "2"]
+    first = guest.transactions[0]
+    assert first["origin"] == SERVER_NAME
+    assert set(first) <= {"origin", "origin_server_ts", "pdus", "edus"}
+    assert all(SERVER_NAME in pdu["signatures"] for pdu in pdus)
+    (seen, *_) = [seen for seen in guest.seen if "/send/" in seen.target]
+    assert seen.method == "PUT"
+    assert f'destination="{REMOTE}"' in seen.headers["Authorization"]
+
+
+async def test_a_burst_shares_transactions_of_at_most_fifty(shared: Shared, guest: Guest) -> None:
+    await shared.bob_joins()
+    said = [shared.alice.say(shared.room_id, str(number)) for number in range(130)]
+    await asyncio.gather(*said)
+    pdus = await got(guest, 130)
+    assert sorted(texts(pdus), key=int) == [str(number) for number in range(130)]
+    assert max(len(body["pdus"]) for body in guest.transactions) <= 50
+    assert len(guest.transactions) < 60
+    depths = [pdu["depth"] for pdu in pdus]
+    assert depths == sorted(depths)
+
+
+async def test_the_kick_of_a_servers_last_user_is_the_last_that_it_hears(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    await shared.bob_joins(CAROL)
+    path = f"/rooms/{shared.room_id}/kick"
+    await shared.alice.ok("POST", path, body={"user_id": BOB})
+    await shared.alice.say(shared.room_id, "still here")
+    await shared.alice.ok("POST", path, body={"user_id": CAROL})
+    await shared.alice.say(shared.room_id, "gone")
+    await shared.bob_joins()
+    await shared.alice.say(shared.room_id, "again")
+    assert texts(await got(guest, 4)) == ["leave", "still here", "leave", "again"]
+
+
+async def test_events_of_others_are_not_passed_on(shared: Shared, guest: Guest) -> None:
+    await shared.bob_joins()
+    state, prevs = await shared.head()
+    said = shared.peer.make(BOB, "m.room.message", {"body": "mine"}, state=state, prevs=prevs)
+    assert await shared.give(said) is Verdict.ACCEPTED
+    await shared.alice.say(shared.room_id, "ours")
+    assert texts(await got(guest, 1)) == ["ours"]
+
+
+async def test_what_was_sent_while_a_server_joined_reaches_it(shared: Shared, guest: Guest) -> None:
+    """Its join names older events, and the one in between is no event that it will ask for."""
+    state, prevs = await shared.head()
+    await shared.alice.say(shared.room_id, "meanwhile")
+    made = shared.peer.make(
+        BOB, "m.room.member", {"membership": "join"}, state=state, prevs=prevs, state_key=BOB
+    )
+    assert await shared.give(made) is Verdict.ACCEPTED
+    assert texts(await got(guest, 1)) == ["meanwhile"]
+
+
+async def test_a_server_that_was_away_for_a_moment_gets_everything_once(
+    shared: Shared, guest: Guest
+) -> None:
+    """It is tried again within seconds, with the same transaction."""
+    await shared.bob_joins()
+    ids: list[str] = []
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        ids.append(guest.seen[-1].target)
+        return web.json_response({}, status=500) if len(ids) <= 2 else None
+
+    guest.refuse = refuse
+    await shared.alice.say(shared.room_id, "one")
+    for number in range(2):
+        await wait_for(lambda number=number: len(ids) > number)
+        await until_idle()
+        await shared.alice.say(shared.room_id, f"more {number}")
+        await shared.server.clock.advance(3)
+    pdus = await got(guest, 3)
+    assert texts(pdus) == ["one", "more 0", "more 1"]
+    assert ids[0] == ids[1] == ids[2]
+
+
+async def test_a_server_that_was_down_for_long_catches_up_in_order(
+    shared: Shared, guest: Guest
+) -> None:
+    """Events, and EDUs that must not be lost, each at its place."""
+    await shared.bob_joins()
+    sender = shared.server.app.federation.sender
+    outbox, commits = shared.server.app.federation.outbox, shared.server.app.federation.commits
+    guest.refuse = lambda body: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "0")
+    for _ in range(40):
+        await until_idle()
+        await shared.server.clock.advance(10)
+    queue = sender.queue(REMOTE)
+    assert queue is not None
+    assert queue.behind
+    assert queue.in_memory == 0
+    for number in range(1, 71):
+        await shared.alice.say(shared.room_id, str(number))
+        edu = outbox.edu([REMOTE], "m.test", {"after": number})
+        await commits.commit(edu, 1, lambda _: outbox.wake([REMOTE]))
+    guest.refuse = None
+    await shared.server.clock.advance(7_200)
+    pdus = await got(guest, 71)
+    assert texts(pdus) == [str(number) for number in range(71)]
+    await wait_for(lambda: len(edus_of(guest)) == 70)
+    assert [edu["content"]["after"] for edu in edus_of(guest)] == list(range(1, 71))
+    first = next(body for body in guest.transactions if body["pdus"])
+    assert len(first["pdus"]) == 50
+    assert [edu["content"]["after"] for edu in first["edus"]] == list(range(1, 49))
+
+
+async def test_of_a_room_that_is_far_ahead_only_the_end_is_sent(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    guest.refuse = lambda body: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "0")
+    for _ in range(40):
+        await until_idle()
+        await shared.server.clock.advance(10)
+    await asyncio.gather(*(shared.alice.say(shared.room_id, "much") for _ in range(120)))
+    await shared.alice.say(shared.room_id, "last")
+    guest.refuse = None
+    await shared.server.clock.advance(7_200)
+    assert texts(await got(guest, 10))[-1] == "last"
+
+
+async def test_a_sign_of_life_ends_the_pause(shared: Shared, guest: Guest) -> None:
+    await shared.bob_joins()
+    guest.refuse = lambda body: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "one")
+    for _ in range(60):
+        await until_idle()
+        await shared.server.clock.advance(20)
+    guest.refuse = None
+    await shared.server.app.federation.destinations.succeeded(REMOTE)
+    assert texts(await got(guest, 1)) == ["one"]
+
+
+async def test_a_server_that_wants_to_be_left_alone_is(shared: Shared, guest: Guest) -> None:
+    await shared.bob_joins()
+    asked: list[int] = []
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        asked.append(shared.server.clock.now_ms())
+        if len(asked) > 1:
+            return None
+        return web.json_response({"errcode": "M_LIMIT", "retry_after_ms": 60_000}, status=429)
+
+    guest.refuse = refuse
+    await shared.alice.say(shared.room_id, "one")
+    await wait_for(lambda: len(asked) == 1)
+    await until_idle()
+    await shared.server.clock.advance(30)
+    await until_idle()
+    assert len(asked) == 1
+    await shared.server.clock.advance(31)
+    assert texts(await got(guest, 1)) == ["one"]
+
+
+async def test_what_a_server_cannot_take_does_not_stop_the_rest(
+    shared: Shared, guest: Guest
+) -> None:
+    """It refuses whole transactions for one event, and reports another as unusable."""
+    await shared.bob_joins()
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        if any(pdu["content"].get("body") == "3" for pdu in body["pdus"]):
+            return web.json_response({"errcode": "M_BAD_JSON", "error": "no"}, status=400)
+        return None
+
+    guest.refuse = refuse
+    await asyncio.gather(*(shared.alice.say(shared.room_id, str(n)) for n in range(8)))
+    await shared.alice.say(shared.room_id, "end")
+    pdus = await got(guest, 8)
+    assert sorted(texts(pdus)) == sorted(["0", "1", "2", "4", "5", "6", "7", "end"])
+
+
+@pytest.mark.parametrize("garbage", [b"<html>all is well</html>", b"[]", b"x" * 20_000_000])
+async def test_garbage_is_no_receipt(shared: Shared, guest: Guest, garbage: bytes) -> None:
+    await shared.bob_joins()
+    answered: list[int] = []
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        answered.append(1)
+        return web.Response(body=garbage) if len(answered) == 1 else None
+
+    guest.refuse = refuse
+    await shared.alice.say(shared.room_id, "one")
+    for _ in range(5):
+        await wait_for(lambda: len(answered) > 0)
+        await until_idle()
+        await shared.server.clock.advance(3)
+    assert texts(await got(guest, 1)) == ["one"]
+
+
+async def test_after_a_restart_what_was_not_acknowledged_is_sent(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    await shared.alice.say(shared.room_id, "heard")
+    await got(guest, 1)
+    guest.refuse = lambda body: web.json_response({}, status=500)
+    outbox, commits = shared.server.app.federation.outbox, shared.server.app.federation.commits
+    await shared.alice.say(shared.room_id, "unheard")
+    await commits.commit(outbox.edu([REMOTE], "m.test", {"n": 1}), 1)
+    await until_idle()
+    await shared.server.restart()
+    guest.refuse = None
+    await shared.server.clock.advance(60)
+    assert texts(await got(guest, 2)) == ["heard", "unheard"]
+    await wait_for(lambda: len(edus_of(guest)) == 1)
+
+
+async def test_a_blocked_server_gets_nothing_until_it_is_allowed(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    destinations = shared.server.app.federation.destinations
+    await destinations.block(REMOTE)
+    await shared.alice.say(shared.room_id, "one")
+    await until_idle()
+    await shared.server.clock.advance(30)
+    await until_idle()
+    assert guest.seen == []
+    await destinations.allow(REMOTE)
+    assert texts(await got(guest, 1)) == ["one"]
+
+
+def edus_of(guest: Guest) -> list[JsonObject]:
+    return [edu for body in guest.transactions for edu in body.get("edus", ())]
+
+
+async def wait_for(check: Any) -> None:
+    for _ in range(3_000):
+        if check():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came")
+
+
+async def until_idle() -> None:
+    """Let requests over real sockets come and go."""
+    await asyncio.sleep(0.03)
