@@ -387,7 +387,13 @@ class App:
             appservices=appservices,
             costs=self.metrics.costs,
             create_room=CreateRoom(
-                rooms, names, numbers, clock, server_name, config.rooms.default_version
+                rooms,
+                names,
+                numbers,
+                clock,
+                server_name,
+                config.rooms.default_version,
+                members.invite_to_new,
             ),
             credentials=Credentials(database, commits, passwords, sessions, interactive),
             deactivation=closing,

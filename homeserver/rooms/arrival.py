@@ -105,6 +105,7 @@ def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
     head.servers.update(servers)
     sending.changes += rows_of_servers
     head.summary = _summary(head, arrival)
+    sending.changes.append(Put(head.summary))
     if changed:
         row = head.snapshots.add(numbers.take("snapshot"), head.room_nid, head.state, changed)
         sending.changes.append(Insert(row))

@@ -6,6 +6,8 @@ spec: client-server-api#post_matrixclientv3createroom
 """
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_user_id
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
-from homeserver.rooms.actor import Rooms
+from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
 from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending, random_id
@@ -23,6 +25,10 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Conflict, Insert
 from storage.schema import AliasRow, RoomRow, empty_summary
+
+log = logging.getLogger(__name__)
+
+Invite = Callable[[str, Room, str, bool], Awaitable[None]]
 
 _PRESETS = {
     # preset: join rule, history visibility, guest access
@@ -74,13 +80,16 @@ class CreateRoom:
         clock: Clock,
         server_name: str,
         default_version: str,
+        invite: Invite,
     ) -> None:
+        """`invite(inviter, room, user id, is it a direct chat)` is for users of other servers."""
         self._rooms = rooms
         self._names = names
         self._numbers = numbers
         self._clock = clock
         self._server_name = server_name
         self._default_version = default_version
+        self._invite = invite
         self._last_creation = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -90,14 +99,34 @@ class CreateRoom:
         `profile` is what the creator's member event shows (displayname, avatar_url). `new.alias` is
         a complete alias. Raises `MatrixError`: M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE,
         M_INVALID_ROOM_STATE, M_INVALID_PARAM, and M_BAD_ALIAS for a canonical alias in the initial
-        state that isn't the room's own.
+        state that isn't the room's own. Users of other servers are invited to the room once it is
+        there; who can't be is left out, and can be invited again.
         """
-        async with self._turns:
-            return await self._create(creator, profile, new)
-
-    async def _create(self, creator: str, profile: JsonObject, new: NewRoom) -> str:
         rules = self._rules(new)
-        drafts = _drafts(rules, creator, profile, new)
+        strangers = [user for user in dict.fromkeys(new.invite) if not self._is_ours(user)]
+        async with self._turns:
+            room = await self._create(creator, profile, new, rules)
+
+        async def invite(user_id: str) -> None:
+            try:
+                await self._invite(creator, room, user_id, new.is_direct)
+            except (MatrixError, Rejected) as error:
+                log.warning("%s could not be invited to a new room: %s", user_id, error)
+
+        await asyncio.gather(*map(invite, strangers))
+        return room.room_id
+
+    def _is_ours(self, user_id: str) -> bool:
+        return user_id.endswith(":" + self._server_name)
+
+    async def _create(
+        self, creator: str, profile: JsonObject, new: NewRoom, rules: RoomRules
+    ) -> Room:
+        drafts = [
+            draft
+            for draft in _drafts(rules, creator, profile, new)
+            if draft.type != "m.room.member" or self._is_ours(draft.state_key or "")
+        ]
         keys = [(draft.type, draft.state_key or "") for draft in drafts]
         await self._names.load([creator], keys)
         for counter in ("event", "snapshot"):
@@ -145,7 +174,7 @@ class CreateRoom:
             if error.table == "aliases":
                 raise MatrixError("M_ROOM_IN_USE", f"{new.alias} is taken") from error
             raise
-        return room.room_id
+        return room
 
     def _distinct_now(self) -> int:
         """The time in ms, later than that of any room before: it may be all that tells two apart.

@@ -229,6 +229,13 @@ class Members:
 
         await self._rooms.change(room, verb)
 
+    async def invite_to_new(self, user_id: str, room: Room, target: str, is_direct: bool) -> None:
+        """Invite a user of another server to a room that has just been made; raises as `invite`."""
+        content: JsonObject = {"membership": "invite"}
+        if is_direct:
+            content["is_direct"] = True
+        await self._elsewhere.invite(room, Draft(user_id, "m.room.member", content, target))
+
     async def kick(self, user_id: str, room: Room, target: str, reason: str | None = None) -> None:
         """Remove a member, or take back an invite or a knock."""
         _check_target(target)
