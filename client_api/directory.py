@@ -35,8 +35,7 @@ class VisibilityBody(Shape):
 )
 async def get_alias(call: Call, room_alias: RoomAlias) -> AliasReply:
     """The room that an alias stands for."""
-    room_id = await call.app.directory.resolve(room_alias)
-    return AliasReply(room_id, [call.app.config.server.name])
+    return AliasReply(*await call.app.directory.locate(room_alias))
 
 
 @endpoint(

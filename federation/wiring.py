@@ -7,10 +7,11 @@ they answer. Nothing here has behaviour of its own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from federation.api import version
+from federation.api import queries, version
 from federation.api.keys import key_endpoints
 from federation.client import ServerClient
 from federation.destinations import Destinations
+from federation.directory import RemoteDirectoryClient
 from federation.discovery import DEFAULT_PORT, Discovery
 from federation.dns import NameServers
 from federation.key_store import KeyStore
@@ -51,6 +52,7 @@ class Federation:
     keyring: Keyring
     notary: NotaryService
     inbound: Inbound
+    directory: RemoteDirectoryClient
     outbox: Outbox
     sender: Sender
 
@@ -105,11 +107,16 @@ class Federation:
             inbound=Inbound(name, keyring, destinations),
             outbox=outbox,
             sender=Sender(name, database, commits, clock, requests, destinations, outbox),
+            directory=RemoteDirectoryClient(requests, clock),
         )
 
     def endpoints(self) -> list[Endpoint]:
         """The endpoints of the API "federation"."""
-        return [*endpoints_of(version), *key_endpoints(self.own_keys, self.notary)]
+        return [
+            *endpoints_of(version),
+            *endpoints_of(queries),
+            *key_endpoints(self.own_keys, self.notary),
+        ]
 
     async def tidy(self) -> None:
         """Forget what is too old to be of use, every hour, until cancelled."""

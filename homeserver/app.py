@@ -91,6 +91,7 @@ from homeserver.users.inbox import UserInbox
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
+from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import PasswordCost, Passwords
@@ -284,7 +285,9 @@ class App:
         author = Author(server_name, keys[0], clock, numbers)
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
-        user_profiles = Profiles(database, commits, names, self._inbox, jobs, server_name)
+        user_profiles = Profiles(
+            database, commits, names, self._inbox, jobs, federation.directory, server_name
+        )
         state, states = RoomState(database, names), States(database, names)
         receiver = Receiver(rooms, states, database, names, numbers)
         restricted = Restricted(rooms, database, names)
@@ -398,7 +401,9 @@ class App:
             credentials=Credentials(database, commits, passwords, sessions, interactive),
             deactivation=closing,
             devices=Devices(database, commits, sessions, interactive),
-            directory=Directory(rooms, commits, database, names, appservices, server_name),
+            directory=Directory(
+                rooms, commits, database, appservices, elsewhere, federation.directory, server_name
+            ),
             event_stream=EventStream(
                 sync, history, rooms, memberships, timelines, self.notifier, clock
             ),
@@ -412,6 +417,7 @@ class App:
             members=members,
             memberships=memberships,
             moderation=Moderation(database, commits, sessions, server_name),
+            openid=OpenID(database, keys[0], clock),
             operator=self._operator,
             own_rooms=OwnRooms(rooms, memberships),
             pages=Pages(history, timelines, ring),
@@ -427,6 +433,7 @@ class App:
             receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
             registration=registration,
             registration_tokens=registration_tokens,
+            remote_directory=federation.directory,
             rooms=rooms,
             sessions=sessions,
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from homeserver.appservices.network_rooms import NetworkRooms
 from homeserver.appservices.running import Appservices
 from homeserver.config import Config
+from homeserver.ports import RemoteDirectory
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
@@ -34,6 +35,7 @@ from homeserver.users.filters import Filters
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
+from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
 from homeserver.users.passwords import Passwords
@@ -76,6 +78,7 @@ class Services:
     memberships: Memberships
     moderation: Moderation
     network_rooms: NetworkRooms
+    openid: OpenID
     operator: OperatorToken
     own_rooms: OwnRooms
     pages: Pages
@@ -90,6 +93,7 @@ class Services:
     receipts: Receipts
     registration: Registration
     registration_tokens: RegistrationTokens
+    remote_directory: RemoteDirectory
     rooms: Rooms
     sessions: Sessions
     shared_secret: SharedSecret

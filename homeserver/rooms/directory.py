@@ -12,17 +12,20 @@ from typing import Protocol
 from homeserver.errors import MatrixError
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_room_alias, server_of
+from homeserver.ports import RemoteDirectory
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, named, without
+from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending
 from homeserver.streams.commit import CommitQueue
-from homeserver.streams.numbers import Names
 from homeserver.users.sessions import Session
 from storage.changes import Conflict, Delete, Insert, Put
 from storage.engine import Database
 from storage.rooms import aliases, aliases_of, summaries
 from storage.schema import AliasRow
+
+MAX_SERVERS = 50
 
 
 class AliasServices(Protocol):
@@ -46,15 +49,17 @@ class Directory:
         rooms: Rooms,
         commits: CommitQueue,
         database: Database,
-        names: Names,
         services: AliasServices,
+        elsewhere: Elsewhere,
+        remote: RemoteDirectory,
         server_name: str,
     ) -> None:
         self._rooms = rooms
         self._services = services
         self._commits = commits
         self._database = database
-        self._names = names
+        self._elsewhere = elsewhere
+        self._remote = remote
         self._server_name = server_name
 
     def local_alias(self, session: Session, localpart: str | None) -> str | None:
@@ -72,17 +77,25 @@ class Directory:
 
     async def resolve(self, alias: str) -> str:
         """The room id that an alias stands for. Raises `MatrixError` M_NOT_FOUND."""
+        return (await self.locate(alias))[0]
+
+    async def locate(self, alias: str) -> tuple[str, list[str]]:
+        """The room id that an alias stands for, and servers that are in the room.
+
+        Another server's alias is asked for there. Raises `MatrixError` M_NOT_FOUND, or M_UNKNOWN
+        (502) when that server can't be asked.
+        """
+        if server_of(alias) != self._server_name:
+            return await self._remote.alias(alias)
         rows = await aliases(self._database, [alias])
         if alias not in rows and await self._services.makes_alias(alias):
             rows = await aliases(self._database, [alias])
         if alias not in rows:
             raise MatrixError.not_found(f"There is no room {alias}")
         room_nid = rows[alias].room_nid
-        return (await self._rooms.by_nids([room_nid]))[room_nid].room_id
-
-    async def locate(self, alias: str) -> tuple[str, list[str]]:
-        """The room id that an alias stands for, and servers that are in the room."""
-        return await self.resolve(alias), []
+        room = (await self._rooms.by_nids([room_nid]))[room_nid]
+        others = (await self._elsewhere.servers(room))[:MAX_SERVERS]
+        return room.room_id, [self._server_name, *others]
 
     async def put(self, session: Session, alias: str, room: Room) -> None:
         """Let an alias stand for a room that the user is in.

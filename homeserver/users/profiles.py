@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode, encode
-from homeserver.matrix.ids import fits, split_user_id
+from homeserver.matrix.ids import fits, server_of, split_user_id
+from homeserver.ports import RemoteDirectory
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -58,7 +59,7 @@ class Spreading:
 
 
 class Profiles:
-    """The profiles of the users of this server."""
+    """The profiles of this server's users; others are asked of their servers."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Profiles:
         names: Names,
         inbox: UserInbox,
         jobs: Jobs,
+        remote: RemoteDirectory,
         server_name: str,
     ) -> None:
         self._database = database
@@ -74,16 +76,24 @@ class Profiles:
         self._names = names
         self._inbox = inbox
         self._jobs = jobs
+        self._remote = remote
         self._server_name = server_name
 
     async def of(self, user_id: str) -> JsonObject:
-        """All fields of a user; `MatrixError` M_NOT_FOUND when there is no such user."""
+        """All fields of a user, of another server's as that tells them.
+
+        Raises `MatrixError` M_NOT_FOUND when there is no such user.
+        """
+        if server_of(user_id) != self._server_name:
+            return await self._remote.profile(user_id)
         user_nid = await self._local(user_id)
         return {field: decode(value) for field, value in (await self._stored(user_nid)).items()}
 
     async def field(self, user_id: str, field: str) -> JsonObject:
         """`{field: value}`; `MatrixError` M_NOT_FOUND when the user has no such field."""
         _check_field(field)
+        if server_of(user_id) != self._server_name:
+            return await self._remote.profile(user_id, field)
         profile = await self.of(user_id)
         if field not in profile:
             raise MatrixError.not_found(f"The profile has no {field}")
@@ -174,9 +184,7 @@ class Profiles:
         return (await store.profiles(self._database, [user_nid])).get(user_nid, {})
 
     async def _local(self, user_id: str) -> int:
-        localpart, server = split_user_id(user_id)
-        if server != self._server_name:
-            raise MatrixError.not_found("This server does not know that user")
+        localpart, _ = split_user_id(user_id)
         user = (await store.users_by_localpart(self._database, [localpart])).get(localpart)
         if user is None or user.flags & DEACTIVATED:
             raise MatrixError.not_found("There is no such user")
