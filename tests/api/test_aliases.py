@@ -40,7 +40,7 @@ async def test_an_alias_leads_to_its_room(server: Running) -> None:
     await bob.ok("POST", f"/join/{quote(LOUNGE, safe='')}", body={})
     assert await bob.ok("GET", of(room_id, "aliases")) == {"aliases": [LOUNGE]}
     await bob.refused("M_NOT_FOUND", "GET", at("#nobody:test.example"))
-    await bob.refused("M_NOT_FOUND", "GET", at("#lounge:else.where"))
+    await bob.refused("M_UNKNOWN", "GET", at("#lounge:nowhere.invalid"))
 
 
 async def test_an_alias_belongs_to_one_room(server: Running) -> None:

@@ -71,9 +71,12 @@ async def test_other_profiles_are_out_of_reach(server: Running) -> None:
     path = f"/profile/{bob.user_id}/displayname"
     await alice.refused("M_FORBIDDEN", "PUT", path, body={"displayname": "x"})
     await alice.refused("M_FORBIDDEN", "DELETE", path)
-    for user_id in ("@nobody:test.example", "@alice:elsewhere.example"):
-        await alice.refused("M_NOT_FOUND", "GET", f"/profile/{user_id}")
-        await alice.refused("M_NOT_FOUND", "GET", f"/profile/{user_id}/displayname")
+    for user_id, errcode in (
+        ("@nobody:test.example", "M_NOT_FOUND"),
+        ("@alice:nowhere.invalid", "M_UNKNOWN"),
+    ):
+        await alice.refused(errcode, "GET", f"/profile/{user_id}")
+        await alice.refused(errcode, "GET", f"/profile/{user_id}/displayname")
     await alice.refused("M_INVALID_PARAM", "GET", "/profile/nobody")
 
 

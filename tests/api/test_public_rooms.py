@@ -233,7 +233,8 @@ async def test_what_cannot_be_answered_is_refused(server: Running) -> None:
     await alice.refused("M_INVALID_PARAM", "GET", PATH, query={"limit": -1})
     await alice.refused("M_BAD_JSON", "POST", PATH, body={"filter": {"room_types": [1]}})
     assert names(await alice.ok("GET", PATH, query={"server": "test.example"})) == ["Lounge"]
-    await alice.refused("M_NOT_FOUND", "POST", PATH, query={"server": "else.where"}, body={})
+    query = {"server": "nowhere.invalid"}
+    await alice.refused("M_UNKNOWN", "POST", PATH, query=query, body={})
     await alice.refused("M_INVALID_PARAM", "GET", PATH, query={"server": "no server"})
     reply = await server.request("POST", "/_matrix/client/v3" + PATH, body={})
     assert reply.errcode == "M_MISSING_TOKEN"
