@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import client_api
+from federation.outbound_edus import LocalEdus, LocalPresence
 from federation.rooms import RoomFederation
 from federation.wiring import Federation
 from homeserver.appservices.authentication import Authentication
@@ -282,6 +283,13 @@ class App:
             publisher.on_lost(sender.lost)
             self._tasks.service("sender", lambda: sender.run(lambda: ring.pos))
             self._tasks.service("sender's positions", sender.save_now_and_then)
+            edus = LocalEdus(server_name, sender, typing, clock)
+            publisher.on_receipt(edus.receipt)
+            publisher.on_typing(edus.typing)
+            if config.federation.presence:
+                out = LocalPresence(federation.outbox, presence, memberships, database, clock)
+                presence.on_change(out.changed)
+                self._tasks.service("presence elsewhere", out.run)
         author = Author(server_name, keys[0], clock, numbers)
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
@@ -459,7 +467,7 @@ class App:
         services = Appservices(registry, feed, database, commits, self.clock, position, name)
         self._appservices = services
         publisher.on_events(services.happened)
-        publisher.on_receipt(services.receipt)
+        publisher.on_receipt(lambda entry: services.receipt(entry.room_nid))
         publisher.on_typing(services.typing)
         await services.start(self.config.appservices.files)
         self.metrics.gauge(

@@ -326,6 +326,11 @@ class Federation:
         reason="The name servers to ask, by address (1.2.3.4, 1.2.3.4:5353, [::1]:5353). Empty: "
         "those of the system.",
     )
+    presence: bool = option(
+        False,
+        reason="Whether other servers hear who is online here, in the rooms that they share with "
+        "this one. In large rooms this is a lot of traffic.",
+    )
     connect_seconds: int = option(
         10, reason="How long a connection to another server may take.", least=1, most=120
     )

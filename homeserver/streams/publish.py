@@ -37,7 +37,7 @@ class Publisher:
         self._left: Callable[[int, str], None] = _nothing
         self._moved: Callable[[int], None] = _nobody
         self._followers: list[Follower] = []
-        self._receipts: list[Callable[[int], None]] = []
+        self._receipts: list[Callable[[ReceiptEntry], None]] = []
         self._typing: list[Callable[[int], None]] = []
         self._lost: list[Callable[[], None]] = []
 
@@ -53,8 +53,8 @@ class Publisher:
         """Have `lost` called when events could not be published: others were not told of them."""
         self._lost.append(lost)
 
-    def on_receipt(self, moved: Callable[[int], None]) -> None:
-        """Have `moved(room number)` called when a receipt has moved."""
+    def on_receipt(self, moved: Callable[[ReceiptEntry], None]) -> None:
+        """Have `moved` called with every receipt that has moved."""
         self._receipts.append(moved)
 
     def on_typing(self, changed: Callable[[int], None]) -> None:
@@ -106,7 +106,7 @@ class Publisher:
         else:
             self._notifier.wake_among(self._memberships.looking(entry.room_nid))
         for moved in self._receipts:
-            moved(entry.room_nid)
+            moved(entry)
 
     def account_data(self, entry: AccountDataEntry) -> None:
         """Account data that changed."""

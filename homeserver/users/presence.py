@@ -118,7 +118,7 @@ class Presence:
         self._clock = clock
         self._monotonic = clock.monotonic
         self._enabled = enabled
-        self._changed: Callable[[int], None] = _nobody
+        self._watchers: list[Callable[[int], None]] = []
         self._users: dict[int, _User] = {}
         self._devices: dict[int, _Device] = {}
         # Users in the order of their last change, and those among them who are offline.
@@ -132,7 +132,7 @@ class Presence:
 
     def on_change(self, changed: Callable[[int], None]) -> None:
         """Have `changed(user number)` called after each change."""
-        self._changed = changed
+        self._watchers.append(changed)
 
     async def restore(self) -> None:
         """Take up what was written; whoever was there has the usual time to come back."""
@@ -364,7 +364,8 @@ class Presence:
                     del self._users[forgotten]
         else:
             self._offline.pop(nid, None)
-        self._changed(nid)
+        for changed in self._watchers:
+            changed(nid)
 
     def _look_around(self) -> None:
         """Look at some users whose time may be over; everybody has a turn."""
@@ -389,7 +390,3 @@ class Presence:
         if user.status_msg is not None:
             content["status_msg"] = user.status_msg
         return content
-
-
-def _nobody(user_nid: int) -> None:
-    """Nobody wants to know who changes."""

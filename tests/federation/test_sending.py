@@ -297,6 +297,59 @@ async def test_a_blocked_server_gets_nothing_until_it_is_allowed(
     assert texts(await got(guest, 1)) == ["one"]
 
 
+async def test_typing_and_public_receipts_are_told(shared: Shared, guest: Guest) -> None:
+    """A private receipt is nobody's business, nor is who types elsewhere."""
+    await shared.bob_joins()
+    alice, path = shared.alice, f"/rooms/{shared.room_id}"
+    said = await alice.say(shared.room_id, "one")
+    await got(guest, 1)
+    typing = f"{path}/typing/{alice.user_id}"
+    await alice.ok("PUT", typing, body={"typing": True, "timeout": 60_000})
+    shared.server.app.services.typing.start(shared.room.nid, BOB, 60_000)
+    await alice.ok("POST", f"{path}/receipt/m.read.private/{said}", body={})
+    await alice.ok("POST", f"{path}/receipt/m.read/{said}", body={"thread_id": "main"})
+    await wait_for(lambda: len(edus_of(guest)) == 2)
+    told = {"room_id": shared.room_id, "typing": True, "user_id": alice.user_id}
+    data = {"ts": shared.server.clock.now_ms(), "thread_id": "main"}
+    read = {alice.user_id: {"data": data, "event_ids": [said]}}
+    expected = [
+        {"edu_type": "m.typing", "content": told},
+        {"edu_type": "m.receipt", "content": {shared.room_id: {"m.read": read}}},
+    ]
+    assert edus_of(guest) == expected
+    await shared.server.clock.advance(26)
+    await wait_for(lambda: edus_of(guest)[2:] == expected[:1])
+    await alice.ok("PUT", typing, body={"typing": False})
+    await wait_for(lambda: len(edus_of(guest)) == 4)
+    assert edus_of(guest)[3]["content"] == {**told, "typing": False}
+
+
+class TestPresence:
+    @pytest.fixture(params=[True, False])
+    def settings(self, request: pytest.FixtureRequest, settings: dict[str, Any]) -> dict[str, Any]:
+        settings["federation"]["presence"] = request.param
+        return settings | {"presence": {"enabled": True}}
+
+    async def test_presence_is_told_where_the_operator_wants_it(
+        self, shared: Shared, guest: Guest
+    ) -> None:
+        await shared.bob_joins()
+        alice = shared.alice
+        body = {"presence": "online", "status_msg": "here"}
+        await alice.ok("PUT", f"/presence/{alice.user_id}/status", body=body)
+        await shared.server.clock.advance(3)
+        await alice.say(shared.room_id, "one")
+        await got(guest, 1)
+        if not shared.server.config.federation.presence:
+            assert edus_of(guest) == []
+            return
+        await wait_for(lambda: len(edus_of(guest)) == 1)
+        (edu,) = edus_of(guest)
+        (told,) = edu["content"]["push"]
+        assert edu["edu_type"] == "m.presence"
+        assert (told["user_id"], told["status_msg"]) == (alice.user_id, "here")
+
+
 def edus_of(guest: Guest) -> list[JsonObject]:
     return [edu for body in guest.transactions for edu in body.get("edus", ())]
 
