@@ -65,7 +65,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import appservices, costs, register, users
+    from client_api.admin import appservices, costs, federation, register, users
 
-    modules = (appservices, costs, register, users)
+    modules = (appservices, costs, federation, register, users)
     return [declared for module in modules for declared in endpoints_of(module)]

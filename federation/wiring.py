@@ -21,6 +21,7 @@ from federation.notary import NotaryService
 from federation.outbound import Sender
 from federation.outbox import Outbox
 from federation.own_keys import OwnKeys
+from federation.peers import PeersDesk
 from federation.requests import Inbound, Requests
 from federation.wellknown import WellKnown
 from homeserver.config import Config
@@ -55,6 +56,7 @@ class Federation:
     directory: RemoteDirectoryClient
     outbox: Outbox
     sender: Sender
+    peers: PeersDesk
 
     @classmethod
     async def build(
@@ -92,6 +94,7 @@ class Federation:
         keyring.trust(options.notaries)
         requests = Requests(name, keys[0], client, options.request_seconds, enabled=options.enabled)
         outbox = Outbox(name, clock)
+        sender = Sender(name, database, commits, clock, requests, destinations, outbox)
         return cls(
             clock=clock,
             commits=commits,
@@ -106,7 +109,8 @@ class Federation:
             notary=NotaryService(own, key_store, keyring, clock),
             inbound=Inbound(name, keyring, destinations),
             outbox=outbox,
-            sender=Sender(name, database, commits, clock, requests, destinations, outbox),
+            sender=sender,
+            peers=PeersDesk(database, destinations, discovery, sender, clock),
             directory=RemoteDirectoryClient(requests, clock),
         )
 

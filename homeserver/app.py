@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import client_api
 from federation.outbound_edus import LocalEdus, LocalPresence
+from federation.peers import PeersDesk
 from federation.rooms import RoomFederation
 from federation.wiring import Federation
 from homeserver.appservices.authentication import Authentication
@@ -283,6 +284,7 @@ class App:
             publisher.on_lost(sender.lost)
             self._tasks.service("sender", lambda: sender.run(lambda: ring.pos))
             self._tasks.service("sender's positions", sender.save_now_and_then)
+            self._measure(federation.peers)
             edus = LocalEdus(server_name, sender, typing, clock)
             publisher.on_receipt(edus.receipt)
             publisher.on_typing(edus.typing)
@@ -428,6 +430,7 @@ class App:
             openid=OpenID(database, keys[0], clock),
             operator=self._operator,
             own_rooms=OwnRooms(rooms, memberships),
+            peers=federation.peers,
             pages=Pages(history, timelines, ring),
             passwords=passwords,
             network_rooms=NetworkRooms(database, commits),
@@ -476,6 +479,20 @@ class App:
             lambda: max(services.lags().values(), default=0),
         )
         return services
+
+    def _measure(self, peers: PeersDesk) -> None:
+        self.metrics.gauge(
+            "homeserver_federation_behind", "Servers that fail or must catch up", peers.behind
+        )
+        self.metrics.gauge(
+            "homeserver_federation_waiting", "Events in memory for other servers", peers.in_memory
+        )
+        self.metrics.by_name(
+            "homeserver_federation_lag_seconds",
+            "For how long something has waited for the slowest servers",
+            "server",
+            peers.lags,
+        )
 
     def reloads(self, load: Callable[[], Config]) -> Reload:
         """What reads the configuration again by `load` and has the running parts go by it."""

@@ -98,3 +98,30 @@ class RemoteDirectory(Protocol):
 
         spec: server-server-api#get_matrixfederationv1hierarchyroomid
         """
+
+
+class Peers(Protocol):
+    """Other servers, as operators see and treat them.
+
+    A server is told of as an object with `server`, `state` (well, failing or blocked),
+    `last_success_ts`, `failing_since_ts`, `failures`, `retry_ts`, `error`, `behind` (whether it has
+    to catch up), `waiting_events` (in memory) and `waiting_since_ts`; times in ms.
+    """
+
+    async def peers(self, *, everyone: bool) -> list[JsonObject]:
+        """Those that fail, are blocked or lack something; or every one that was spoken to."""
+
+    async def peer(self, server: str) -> JsonObject:
+        """One of them, with all of `waiting_events`, `waiting_edus`, `reached_at` and `reached_by`.
+
+        Raises `MatrixError` M_INVALID_PARAM, or M_NOT_FOUND for one that was never spoken to.
+        """
+
+    async def retry(self, server: str) -> None:
+        """Try a server at once; raises as `peer` does."""
+
+    async def block(self, server: str) -> None:
+        """Neither ask nor answer a server; raises `MatrixError` M_INVALID_PARAM."""
+
+    async def allow(self, server: str) -> None:
+        """Take that back; raises `MatrixError` M_INVALID_PARAM."""

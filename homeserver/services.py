@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from homeserver.appservices.network_rooms import NetworkRooms
 from homeserver.appservices.running import Appservices
 from homeserver.config import Config
-from homeserver.ports import RemoteDirectory
+from homeserver.ports import Peers, RemoteDirectory
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
@@ -83,6 +83,7 @@ class Services:
     own_rooms: OwnRooms
     pages: Pages
     passwords: Passwords
+    peers: Peers
     posting: Posting
     presence: Presence
     presence_news: PresenceNews

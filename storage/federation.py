@@ -34,6 +34,17 @@ async def destinations(db: Database, servers: Collection[str]) -> dict[str, Dest
     return {row[0]: DestinationRow(*row) for row in rows}
 
 
+async def destinations_after(db: Database, server: str, limit: int) -> list[DestinationRow]:
+    """Up to `limit` servers behind another, by name, and how it goes with them."""
+    rows = await db.scan(
+        "SELECT server, last_success_ts, failing_since_ts, failures, pause_ms, retry_ts, error"
+        " FROM destinations WHERE server > ? ORDER BY server LIMIT ?",
+        server,
+        limit,
+    )
+    return [DestinationRow(*row) for row in rows]
+
+
 async def blocked_servers(db: Database) -> set[str]:
     """The servers that an operator has blocked."""
     return {server for (server,) in await db.scan("SELECT server FROM blocked_servers")}

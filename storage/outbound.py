@@ -169,6 +169,12 @@ async def edus_waiting(
     return [WaitingEdu(EduOutboxRow(*row[:4]), *row[4:]) for row in rows]
 
 
+async def count_edus(db: Database, server: str, most: int) -> int:
+    """How many EDUs wait for a server, counted up to `most`."""
+    rows = await db.scan("SELECT 1 FROM edu_outbox WHERE server = ? LIMIT ?", server, most)
+    return len(rows)
+
+
 def edu_replaced(servers: Collection[str], key: str) -> Do:
     """Drop what waits for these servers under a key."""
     return Do("DELETE FROM edu_outbox WHERE server IN (??) AND key = ?", (list(servers), key))

@@ -22,6 +22,7 @@ COMMANDS = {
     "user": "homeserver.cli.user:user",
     "key": "homeserver.cli.key:key",
     "appservice": "homeserver.cli.appservice:appservice",
+    "federation": "homeserver.cli.federation:federation",
     "db": "homeserver.cli.database:db",
     "top": "homeserver.cli.top:top",
     "completion": "homeserver.cli.completion:completion",

@@ -6,7 +6,7 @@ then. Labels come from declarations (endpoints), never from input, so the number
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from homeserver.runtime.costs import KINDS, Costs
@@ -77,6 +77,7 @@ class Metrics:
     def __init__(self) -> None:
         self._endpoints: dict[str, EndpointMetrics] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._named: list[tuple[str, str, str, Callable[[], Iterable[tuple[str, float]]]]] = []
         self.commit_items = Histogram(SIZES)
         self.commit_seconds = Histogram(SECONDS)
         self.ring_hits = 0
@@ -105,6 +106,12 @@ class Metrics:
     def gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A figure that is read when it is asked for, such as the stream's position."""
         self._gauges.append((name, meaning, read))
+
+    def by_name(
+        self, name: str, meaning: str, label: str, read: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        """Like `gauge`, for the few (value of the label, figure) that `read` gives."""
+        self._named.append((name, meaning, label, read))
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -175,3 +182,8 @@ class Metrics:
         yield database
         for title, meaning, read in self._gauges:
             yield GaugeMetricFamily(title, meaning, value=read())
+        for title, meaning, label, read_all in self._named:
+            figures = GaugeMetricFamily(title, meaning, labels=[label])
+            for value, figure in read_all():
+                figures.add_metric([value], figure)
+            yield figures

@@ -350,6 +350,48 @@ class TestPresence:
         assert (told["user_id"], told["status_msg"]) == (alice.user_id, "here")
 
 
+ADMIN = "/_homeserver/admin/v1/federation"
+
+
+async def test_operators_see_why_a_server_gets_nothing_and_can_try_it_at_once(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    admin = await shared.server.person("operator", admin=True)
+    await admin.refused("M_NOT_FOUND", "GET", f"{ADMIN}/{REMOTE}")
+    await admin.refused("M_INVALID_PARAM", "GET", f"{ADMIN}/no%20name")
+    assert (await admin.ok("GET", ADMIN))["servers"] == []
+    body = {"errcode": "M_UNKNOWN", "error": "out of paper"}
+    guest.refuse = lambda _: web.json_response(body, status=500)
+    await shared.alice.say(shared.room_id, "one")
+    for _ in range(60):
+        await until_idle()
+        await shared.server.clock.advance(20)
+    await shared.alice.say(shared.room_id, "two")
+    (listed,) = (await admin.ok("GET", ADMIN))["servers"]
+    assert (listed["server"], listed["state"], listed["behind"]) == (REMOTE, "failing", True)
+    assert "500 M_UNKNOWN out of paper" in listed["error"]
+    assert listed["retry_ts"] > shared.server.clock.now_ms()
+    shown = await admin.ok("GET", f"{ADMIN}/{REMOTE}")
+    assert shown["waiting_events"] == 2
+    assert shown["reached_at"] == [f"loopback.example:{guest.server.port}"]
+    metrics = shared.server.app.metrics.render().decode()
+    assert "homeserver_federation_behind 1.0" in metrics
+    assert f'homeserver_federation_lag_seconds{{server="{REMOTE}"}}' in metrics
+    guest.refuse = None
+    await admin.ok("POST", f"{ADMIN}/{REMOTE}/retry", body={})
+    assert texts(await got(guest, 2)) == ["one", "two"]
+    await wait_for(lambda: shared.server.app.federation.peers.behind() == 0)
+    (well,) = (await admin.ok("GET", ADMIN, query={"all": "true"}))["servers"]
+    assert (well["state"], well["waiting_events"]) == ("well", 0)
+    await admin.ok("POST", f"{ADMIN}/{REMOTE}/block", body={})
+    assert (await admin.ok("GET", f"{ADMIN}/{REMOTE}"))["state"] == "blocked"
+    await admin.ok("POST", f"{ADMIN}/{REMOTE}/allow", body={})
+    assert (await admin.ok("GET", ADMIN))["servers"] == []
+    nobody = await shared.server.person("nobody")
+    assert (await nobody.raw("GET", ADMIN)).status == 403
+
+
 def edus_of(guest: Guest) -> list[JsonObject]:
     return [edu for body in guest.transactions for edu in body.get("edus", ())]
 
