@@ -3,12 +3,17 @@
 spec: server-server-api#joining-rooms
 """
 
+import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
+from copy import copy
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
@@ -17,6 +22,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import build
 from homeserver.matrix.sign import event_id_of
 from homeserver.matrix.versions import ROOM_VERSIONS
+from tests.federation.generated import GeneratedRoom
 from tests.federation.house import Guest, House, house, until
 from tests.rooms.paths import at
 from tests.serving import Person
@@ -240,3 +246,150 @@ async def test_a_room_that_was_left_is_joined_again_as_it_is_by_then(made: House
     assert checked.returncode == 0, checked.stdout + checked.stderr
     await made.start("b.example")
     assert await bob.ok("GET", at(room, "state", "m.room.name")) == {"name": "After"}
+
+
+async def test_a_join_that_a_kill_cut_off_is_taken_up_again(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with house(authority, tmp_path) as made:
+        (a,) = await made.start("a.example")
+        guest = await made.guest("guest.example")
+        room = GeneratedRoom(guest, "11", members=600)
+        guest.answer = room.answer
+        alice = await a.person("alice")
+        room.held.clear()
+        joining = asyncio.create_task(alice.raw("POST", f"/join/{room.room_id}?via={guest.name}"))
+
+        async def begun() -> bool:
+            return room.pieces_sent > 0
+
+        await until(begun)
+        await alice.refused("M_FORBIDDEN", "GET", at(room.room_id, "members"))
+        assert "rooms" not in await alice.sync()
+        a.kill()
+        room.held.set()
+        with contextlib.suppress(aiohttp.ClientError):
+            await joining
+        await made.start("a.example")
+
+        async def there() -> bool:
+            reply = await alice.raw("GET", at(room.room_id, "joined_members"))
+            return reply.status == 200
+
+        await until(there)
+        synced = (await alice.sync(since=None))["rooms"]["join"][room.room_id]
+        assert synced["summary"]["m.joined_member_count"] == 602
+        assert len(room.joins) == 2
+        a.stop()
+        checked = a.check()
+        assert checked.returncode == 0, checked.stdout
+
+
+async def test_another_resident_is_asked_when_the_first_one_breaks_off(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The second knows the same room; the first one's answer ends in the middle."""
+    async with house(authority, tmp_path) as made:
+        (a,) = await made.start("a.example")
+        first, second = await made.guest("one.example"), await made.guest("two.example")
+        room = GeneratedRoom(second, "11", members=300)
+        broken = copy(room)
+        broken.cut_at = 65_536
+        first.answer, second.answer = broken.answer, room.answer
+        alice = await a.person("alice")
+        via = f"via={first.name}&via={second.name}"
+        await alice.ok("POST", f"/join/{room.room_id}?{via}", body={})
+        assert len(await members(alice, room.room_id)) == 302
+
+
+@pytest.mark.parametrize("attack", ["foreign", "unsigned", "no create", "banned", "cycle"])
+async def test_a_lying_resident_does_not_get_its_state_believed(made: House, attack: str) -> None:
+    name = f"liar{next(_count)}.example"
+    guest = await made.guest(name)
+    room = GeneratedRoom(guest, "1" if attack == "cycle" else "11")
+    guest.answer = room.answer
+    alice = await person(made, "a.example")
+    refused = True
+    if attack == "foreign":
+        # An event of another room, where its sender has all power.
+        other = GeneratedRoom(guest, "10")
+        topic = other.add(
+            "m.room.topic", guest.user("creator"), {"topic": "x"}, "", other.base_auth
+        )
+        room.state.append(topic.pdu)
+        room.chain += other.state
+        refused = False
+    elif attack == "unsigned":
+        forged = room.member(guest.user("forged")).pdu
+        room.state.append({**forged, "signatures": {name: {guest.keys.key.key_id: "A" * 86}}})
+        refused = False
+    elif attack == "no create":
+        room.state, room.chain = room.state[1:], room.chain[1:]
+    elif attack == "banned":
+        ban = {"membership": "ban"}
+        creator = guest.user("creator")
+        room.state.append(
+            room.add("m.room.member", creator, ban, alice.user_id, room.base_auth).pdu
+        )
+    else:
+        one = room.member(guest.user("one"))
+        pdu = {**one.pdu, "auth_events": [[one.event_id, {}], *one.pdu["auth_events"]]}
+        room.state.append(pdu)
+        refused = False
+    path = f"/join/{room.room_id}?via={name}"
+    if refused:
+        reply = await alice.raw("POST", path, body={})
+        assert reply.status in (403, 502), reply.body
+        assert "rooms" not in await alice.sync()
+    else:
+        await alice.ok("POST", path, body={})
+        state = await alice.ok("GET", at(room.room_id, "state"))
+        kept = {(event["type"], event["state_key"]) for event in state}
+        assert ("m.room.topic", "") not in kept
+        assert {key for kind, key in kept if kind == "m.room.member"} == {
+            guest.user("creator"),
+            alice.user_id,
+        }
+
+
+async def test_a_thousand_invites_end_at_a_bound(made: House) -> None:
+    guest = await made.guest(f"flood{next(_count)}.example")
+    b, bob = made.servers["b.example"], await person(made, "b.example")
+    statuses = []
+    for number in range(30):
+        room, sender = f"!flood{number}:{guest.name}", guest.user("eve")
+        pdu = signed_invite(guest, room, sender, bob.user_id)
+        body = {"room_version": "10", "event": pdu, "invite_room_state": create_of(room, sender)}
+        event_id = quote(event_id_of(pdu, ROOM_VERSIONS["10"]))
+        path = f"/_matrix/federation/v2/invite/{quote(room)}/{event_id}"
+        statuses.append((await guest.request(b, "PUT", path, body)).status)
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) <= 21
+
+
+async def test_what_is_no_invite_of_ours_is_not_signed(made: House) -> None:
+    guest = await made.guest(f"odd{next(_count)}.example")
+    b, bob = made.servers["b.example"], await person(made, "b.example")
+    room, sender = f"!odd:{guest.name}", guest.user("eve")
+
+    async def answer(pdu: JsonObject, version: str = "10", **changed: Any) -> Any:
+        body = {"room_version": version, "event": pdu, "invite_room_state": create_of(room, sender)}
+        event_id = event_id_of(pdu, ROOM_VERSIONS["10"])
+        path = f"/_matrix/federation/v2/invite/{quote(changed.get('room', room))}/{quote(event_id)}"
+        reply = await guest.request(b, "PUT", path, {**body, **changed.get("body", {})})
+        assert reply.status >= 400, reply.body
+        return reply.errcode
+
+    right = signed_invite(guest, room, sender, bob.user_id)
+    assert await answer(right, "99") == "M_INCOMPATIBLE_ROOM_VERSION"
+    assert await answer(right, room=f"!other:{guest.name}") == "M_INVALID_PARAM"
+    nobody = signed_invite(guest, room, sender, "@nobody:b.example")
+    assert await answer(nobody) == "M_FORBIDDEN"
+    assert await answer(signed_invite(guest, room, sender, "@x:a.example")) == "M_INVALID_PARAM"
+    stranger = signed_invite(guest, room, "@eve:a.example", bob.user_id)
+    assert await answer(stranger) == "M_INVALID_PARAM"
+    changed = {**right, "content": {"membership": "join"}}
+    assert await answer(changed) == "M_INVALID_PARAM"
+    wrong = [{**create_of(room, sender)[0], "content": {"room_version": "9"}}]
+    assert await answer(right, body={"invite_room_state": wrong}) == "M_INVALID_PARAM"
+    assert "rooms" not in await bob.sync()
