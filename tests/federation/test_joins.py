@@ -20,7 +20,7 @@ import trustme
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import build
-from homeserver.matrix.sign import event_id_of
+from homeserver.matrix.sign import event_id_of, hash_and_sign
 from homeserver.matrix.versions import ROOM_VERSIONS
 from tests.federation.generated import GeneratedRoom
 from tests.federation.house import Guest, House, house, until
@@ -333,8 +333,9 @@ async def test_a_lying_resident_does_not_get_its_state_believed(made: House, att
         )
     else:
         one = room.member(guest.user("one"))
-        pdu = {**one.pdu, "auth_events": [[one.event_id, {}], *one.pdu["auth_events"]]}
-        room.state.append(pdu)
+        unsigned = {key: value for key, value in one.pdu.items() if key != "signatures"}
+        unsigned["auth_events"] = [[one.event_id, {}], *unsigned["auth_events"]]
+        room.state.append(hash_and_sign(unsigned, room.rules, name, guest.keys.key))
         refused = False
     path = f"/join/{room.room_id}?via={name}"
     if refused:
