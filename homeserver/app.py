@@ -441,7 +441,9 @@ class App:
             public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
             receiver=receiver,
-            receipts=Receipts(database, commits, publisher, self._inbox, account_data, clock),
+            receipts=Receipts(
+                database, commits, publisher, self._inbox, account_data, names, clock
+            ),
             registration=registration,
             registration_tokens=registration_tokens,
             remote_directory=federation.directory,

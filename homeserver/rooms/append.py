@@ -149,8 +149,13 @@ def append(
         replaced_nid = head.state.get(key_nid) if key_nid is not None else None
         replaced = None if replaced_nid is None else head.loaded(replaced_nid)
         nid = numbers.take("event")
-        prevs: Sequence[int] = [prev for prev, _ in head.extremities]
-        extremities: Sequence[tuple[int, str]] = ((nid, event.event_id),)
+        named = set(event.prev_event_ids)
+        prevs: Sequence[int] = [prev for prev, id_ in head.extremities if id_ in named]
+        # A room with very many ends keeps those that did not go into this event.
+        extremities: Sequence[tuple[int, str]] = (
+            *(end for end in head.extremities if end[1] not in named),
+            (nid, event.event_id),
+        )
         snap_nid = head.snapshots.nid
         changed: Mapping[int, tuple[int | None, int | None]] = (
             {key_nid: (replaced_nid, nid)} if key_nid is not None else {}

@@ -8,9 +8,10 @@ names; it never asks another server. The decision is a verb: what it must read i
 spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
 
+import asyncio
 import enum
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from homeserver.matrix.auth import AuthState, auth_keys, authorise, check_auth_events, power_levels
 from homeserver.matrix.errors import Rejected
@@ -18,16 +19,16 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Place
-from homeserver.rooms.head import Head, Needs
+from homeserver.rooms.head import EventsMissing, Head, Needs
 from homeserver.rooms.send import Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.states import State, States
 from homeserver.rooms.stored import load_events
 from homeserver.streams.numbers import Names, Numbers
-from storage.changes import Change, Insert, Put
+from storage.changes import Change, Delete, Insert, Put
 from storage.compression import pack_json
 from storage.engine import Database
-from storage.events import event_numbers, event_rows, redactions_of
+from storage.events import children_of_missing, event_numbers, event_rows, redactions_of
 from storage.packing import pack_numbers, unpack_numbers
 from storage.schema import (
     LINEAR,
@@ -39,11 +40,14 @@ from storage.schema import (
     EventChildRow,
     EventJsonRow,
     EventRow,
+    MissingPrevRow,
 )
 
 _CREATE = ("m.room.create", "")
 # How many soft-failed or rejected events are walked through to find what an event stands behind.
 _MAX_WALK = 100
+# So many events are loaded into the head, where those behind find them; more are not kept.
+_FEW = 32
 _NOTHING: State = {}
 
 
@@ -62,6 +66,48 @@ class Missing:
 
     auth: tuple[str, ...]
     prev: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What was read of events before they are judged one after the other, so that none waits.
+
+    `nids` and `rows` are those of every event that one of them names, as far as they are stored;
+    `redacted_by` has for each of them the redactions that came before it, `awaited` those that name
+    it as a previous event and came before it. What is judged is `added` while the same head lasts.
+    """
+
+    nids: dict[str, int] = field(default_factory=dict)
+    rows: dict[int, EventRow] = field(default_factory=dict)
+    redacted_by: dict[str, list[int]] = field(default_factory=dict)
+    awaited: dict[str, list[int]] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
+    head: Head | None = None
+
+    @classmethod
+    async def read(cls, database: Database, room_nid: int, ids: Collection[str]) -> "Shelf":
+        """What is stored of these events of a room."""
+        nids = await event_numbers(database, room_nid, ids)
+        return cls(
+            nids,
+            await event_rows(database, nids.values()),
+            await redactions_of(database, room_nid, ids),
+            await children_of_missing(database, room_nid, ids),
+        )
+
+    def stand_on(self, head: Head) -> None:
+        """Forget what was added on another head: its commit has failed."""
+        if self.head is not head:
+            for event_id in self.added:
+                self.rows.pop(self.nids.pop(event_id), None)
+            self.added.clear()
+            self.head = head
+
+    def add(self, row: EventRow) -> None:
+        """An event was judged; it is committed before anything that stands on it."""
+        self.nids[row.event_id] = row.event_nid
+        self.rows[row.event_nid] = row
+        self.added.append(row.event_id)
 
 
 class Receiver:
@@ -99,6 +145,35 @@ class Receiver:
 
         return await self._rooms.change(room, verb)
 
+    async def receive_all(
+        self, room: Room, events: Sequence[tuple[Event, bytes]]
+    ) -> list[Verdict | Missing | Exception]:
+        """`receive` for events in an order in which each may stand behind those before it.
+
+        What they name is read at once and they are committed together where they can be. An event
+        that can't be stored has the exception in its place.
+        """
+        shelf = await self._shelf(room, [event for event, _ in events])
+
+        async def one(event: Event, pdu: bytes) -> Verdict | Missing | Exception:
+            judging = _Judging(self._database, self._states, self._names, event, None, shelf=shelf)
+            try:
+                return await self._rooms.change(
+                    room, lambda sending: judging.run(sending, pdu, self._numbers)
+                )
+            except Exception as error:
+                return error
+
+        return await asyncio.gather(*(one(event, pdu) for event, pdu in events))
+
+    async def _shelf(self, room: Room, events: Sequence[Event]) -> Shelf:
+        await self._names.load(
+            {text for event in events for text in (event.type, event.sender)},
+            {event.key for event in events if event.is_state},
+        )
+        ids = {id_ for event in events for id_ in _named(event)}
+        return await Shelf.read(self._database, room.nid, ids)
+
     async def store_outliers(
         self, room: Room, events: Collection[tuple[Event, bytes]]
     ) -> dict[str, bool]:
@@ -134,45 +209,53 @@ class _Judging:
         event: Event,
         before: Collection[str] | None,
         accepted_flags: int = 0,
+        *,
+        shelf: Shelf | None = None,
     ) -> None:
         self._accepted_flags = accepted_flags
+        self._shelf = shelf
         self._database = database
         self._states = states
         self._names = names
         self._event = event
         self._before = before
-        self._nids: dict[str, int] | None = None
-        self._rows: dict[int, EventRow] = {}
         self._events: dict[int, Event] = {}
         self._after: dict[int, State] = {}
         self._resolved: dict[tuple[int, ...], State] = {}
         self._chains: dict[int, tuple[SnapshotChain, State]] = {}
-        self._redacted_by: list[int] | None = None
         self._own: int | None = None
         self._room_nid = 0
 
     def run(self, sending: Sending, pdu: bytes, numbers: Numbers) -> Verdict | Missing:
         event, head = self._event, sending.head
-        nids = self._numbers_of_ids(head)
+        shelf = self._stored(head)
+        nids = shelf.nids
         own = nids.get(event.event_id)
         if own is not None and not self._row(own).flags & OUTLIER:
             return Verdict.KNOWN
         missing = Missing(
             tuple(id_ for id_ in event.auth_event_ids if id_ not in nids),
-            tuple(id_ for id_ in event.prev_event_ids if id_ not in nids),
+            # The state behind an outlier is not known: as a previous event it is missing, too.
+            tuple(
+                id_
+                for id_ in event.prev_event_ids
+                if id_ not in nids or self._row(nids[id_]).flags & OUTLIER
+            ),
         )
         if missing.auth or (missing.prev and self._before is None):
             return missing
-        prevs = list(dict.fromkeys(nids[id_] for id_ in event.prev_event_ids if id_ in nids))
+        prevs = [nids[id_] for id_ in dict.fromkeys(event.prev_event_ids) if id_ in nids]
         linear = set(prevs) == {nid for nid, _ in head.extremities} and not missing.prev
-        state = head.state if linear else self._state_before(prevs)
+        state = head.state if linear else self._state_before(prevs, missing.prev)
         flags = self._judge(head, nids, state, linear)
         nid = self._number(own, numbers)
         changed: Mapping[int, tuple[int | None, int | None]] = {}
         extremities = head.extremities
-        if not flags & (REJECTED | SOFT_FAILED):
+        awaited = shelf.awaited.get(event.event_id, ())
+        # What others stand behind already has had its effect on the room's state.
+        if not flags & (REJECTED | SOFT_FAILED) and not awaited:
             extremities = self._extremities(head, prevs, nid)
-            changed = self._changed(head, state, nid, extremities)
+            changed = self._changed(head, state, nid, extremities, linear=linear)
         named = {known for step in changed.values() for known in step}
         self._need_events(head, [known for known in named if known is not None and known != nid])
         snap_nid = head.snapshots.nid if linear else self._snapshot(sending, prevs, state, numbers)
@@ -192,15 +275,28 @@ class _Judging:
             because=because,
         )
         auths = [nids[id_] for id_ in event.auth_event_ids]
+        verdict = Verdict.ACCEPTED
         if flags & (REJECTED | SOFT_FAILED):
             self._store_outside(sending, place, auths, pdu)
-            return Verdict.REJECTED if flags & REJECTED else Verdict.SOFT_FAILED
-        sending.place(event, pdu, auths, place, redacted)
-        return Verdict.ACCEPTED
+            verdict = Verdict.REJECTED if flags & REJECTED else Verdict.SOFT_FAILED
+        else:
+            sending.place(event, pdu, auths, place, redacted)
+        sending.changes.extend(
+            Insert(MissingPrevRow(head.room_nid, id_, nid))
+            for id_ in missing.prev
+            if id_ not in nids
+        )
+        for child in awaited:
+            sending.changes.append(Delete(MissingPrevRow, (head.room_nid, event.event_id, child)))
+            sending.changes.append(Put(EventChildRow(nid, child)))
+        shelf.add(self._event_row(sending.head.room_nid, place, auths))
+        if event.redacts is not None:
+            shelf.redacted_by.setdefault(event.redacts, []).append(nid)
+        return verdict
 
     def run_outlier(self, sending: Sending, pdu: bytes, numbers: Numbers) -> bool | None:
         event, head = self._event, sending.head
-        nids = self._numbers_of_ids(head)
+        nids = self._stored(head).nids
         own = nids.get(event.event_id)
         if own is not None:
             return not self._row(own).flags & REJECTED
@@ -286,8 +382,8 @@ class _Judging:
 
     # --- states
 
-    def _state_before(self, prevs: list[int]) -> State:
-        if self._before is not None and not prevs:
+    def _state_before(self, prevs: list[int], missing: Collection[str]) -> State:
+        if self._before is not None and missing:
             return self._state_of(self._before)
         states = self._states_after(prevs)
         return self._resolution([states[nid] for nid in prevs], tuple(prevs))
@@ -303,13 +399,22 @@ class _Judging:
         }
 
     def _changed(
-        self, head: Head, before: State, nid: int, extremities: list[tuple[int, str]]
+        self,
+        head: Head,
+        before: State,
+        nid: int,
+        extremities: list[tuple[int, str]],
+        *,
+        linear: bool,
     ) -> Mapping[int, tuple[int | None, int | None]]:
         """What accepting the event does to the room's current state."""
         event = self._event
-        after = before
+        key_nid = None
         if event.state_key is not None:
-            after = {**before, self._names.key_nid(event.type, event.state_key): nid}
+            key_nid = self._names.key_nid(event.type, event.state_key)
+        if linear:
+            return {} if key_nid is None else {key_nid: (head.state.get(key_nid), nid)}
+        after = before if key_nid is None else {**before, key_nid: nid}
         others = [other for other, _ in extremities if other != nid]
         if others:
             states = self._states_after(others)
@@ -415,15 +520,9 @@ class _Judging:
                 target = self._known(head, target_nid)
                 if _may_redact(head, event, target):
                     redacted = (target_nid, target)
-        if self._redacted_by is None:
-
-            async def load() -> None:
-                found = await redactions_of(self._database, head.room_nid, [event.event_id])
-                self._redacted_by = found.get(event.event_id, [])
-
-            raise Needs(load)
-        self._need_events(head, self._redacted_by)
-        for by in self._redacted_by:
+        redacted_by = self._stored(head).redacted_by.get(event.event_id, ())
+        self._need_events(head, redacted_by)
+        for by in redacted_by:
             redaction = self._known(head, by)
             if _may_redact(head, redaction, event):
                 return redacted, (by, redaction)
@@ -431,11 +530,20 @@ class _Judging:
 
     def _store_outside(self, sending: Sending, place: Place, auths: list[int], pdu: bytes) -> None:
         """Keep an event that has no place in the timeline."""
+        row = self._event_row(sending.head.room_nid, place, auths)
+        rows: list[Change] = [Insert(row), Insert(EventJsonRow(place.nid, pack_json(pdu)))]
+        if place.stored:
+            rows = [Put(row)]
+        rows.extend(Insert(EventChildRow(prev, place.nid)) for prev in place.prevs)
+        sending.changes.extend(rows)
+
+    def _event_row(self, room_nid: int, place: Place, auths: list[int]) -> EventRow:
+        """The row of the event without a position."""
         event, names = self._event, self._names
-        row = EventRow(
+        return EventRow(
             event_nid=place.nid,
             event_id=event.event_id,
-            room_nid=sending.head.room_nid,
+            room_nid=room_nid,
             pos=None,
             depth=event.depth,
             type_nid=names.nid(event.type),
@@ -447,61 +555,65 @@ class _Judging:
             prevs=pack_numbers(place.prevs),
             auths=pack_numbers(auths),
         )
-        rows: list[Change] = [Insert(row), Insert(EventJsonRow(place.nid, pack_json(pdu)))]
-        if place.stored:
-            rows = [Put(row)]
-        rows.extend(Insert(EventChildRow(prev, place.nid)) for prev in place.prevs)
-        sending.changes.extend(rows)
 
     # --- what is at hand
 
-    @property
-    def _wanted_ids(self) -> set[str]:
-        event = self._event
-        wanted = {event.event_id, *event.auth_event_ids, *event.prev_event_ids}
-        wanted.update(self._before or ())
-        if event.redacts is not None:
-            wanted.add(event.redacts)
-        return wanted
-
-    def _numbers_of_ids(self, head: Head) -> Mapping[str, int]:
+    def _stored(self, head: Head) -> Shelf:
+        """What is stored of the events that this one names."""
         self._room_nid = head.room_nid
-        if self._nids is None:
+        shelf = self._shelf
+        if shelf is None:
 
             async def load() -> None:
-                self._nids = await event_numbers(self._database, head.room_nid, self._wanted_ids)
-                self._rows = await event_rows(self._database, self._nids.values())
+                ids = {*_named(self._event), *(self._before or ())}
+                self._shelf = await Shelf.read(self._database, head.room_nid, ids)
 
             raise Needs(load)
-        return self._nids
+        shelf.stand_on(head)
+        return shelf
 
     def _find(self, event_id: str) -> int | None:
-        return (self._nids or {}).get(event_id)
+        return self._shelf.nids.get(event_id) if self._shelf is not None else None
 
     def _nid(self, event_id: str) -> int:
-        return (self._nids or {})[event_id]
+        assert self._shelf is not None
+        return self._shelf.nids[event_id]
 
     def _row(self, nid: int) -> EventRow:
-        found = self._rows.get(nid)
+        assert self._shelf is not None
+        rows = self._shelf.rows
+        found = rows.get(nid)
         if found is None:
 
             async def load() -> None:
-                self._rows |= await event_rows(self._database, [nid])
+                rows.update(await event_rows(self._database, [nid]))
 
             raise Needs(load)
         return found
 
     def _need_events(self, head: Head, nids: Collection[int]) -> None:
         missing = [nid for nid in nids if nid not in head.events and nid not in self._events]
-        if missing:
+        if not missing:
+            return
+        if len(missing) <= _FEW:
+            # The head keeps them for the events behind this one, too.
+            raise EventsMissing(missing)
 
-            async def load() -> None:
-                self._events |= await load_events(self._database, missing, self._event.rules)
+        async def load() -> None:
+            self._events |= await load_events(self._database, missing, self._event.rules)
 
-            raise Needs(load)
+        raise Needs(load)
 
     def _known(self, head: Head, nid: int) -> Event:
         return self._events.get(nid) or head.loaded(nid)
+
+
+def _named(event: Event) -> set[str]:
+    """The ids of the event and of those that it names."""
+    named = {event.event_id, *event.auth_event_ids, *event.prev_event_ids}
+    if event.redacts is not None:
+        named.add(event.redacts)
+    return named
 
 
 def _may_redact(head: Head, redaction: Event, target: Event) -> bool:

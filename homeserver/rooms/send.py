@@ -22,8 +22,10 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Numbers
 from storage.changes import Change
 
-# More previous events than this never go into one event.
-_MAX_PREV = 20
+MAX_PREV = 10
+"""More previous events than this never go into one event; the newest are taken."""
+MAX_DEPTH = 2**53 - 1
+"""The greatest depth that an event can say; others' depths are not trusted with anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,9 @@ class Sending:
                 type=draft.type,
                 content=draft.content,
                 state_key=draft.state_key,
-                prev_event_ids=[event_id for _, event_id in head.extremities[-_MAX_PREV:]],
+                prev_event_ids=[event_id for _, event_id in head.extremities[-MAX_PREV:]],
                 auth_event_ids=[event.event_id for _, event in auth],
-                depth=head.depth + 1,
+                depth=min(head.depth + 1, MAX_DEPTH),
                 origin_server_ts=now if draft.ts is None else draft.ts,
                 redacts=draft.redacts,
                 event_id_domain=author.server_name,

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Literal
+from typing import Literal, cast
 
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
@@ -24,6 +24,7 @@ from storage import presence as store
 from storage import schema
 from storage.changes import Put
 from storage.engine import Database
+from storage.memberships import joined_rooms
 from storage.names import name_numbers
 from storage.schema import PresenceRow
 
@@ -208,6 +209,28 @@ class Presence:
         if user.status_msg != (status_msg or None):
             user.status_msg = status_msg or None
             self._moved(user)
+
+    async def told(self, user_id: str, told: JsonObject) -> None:
+        """Another server tells how its user is; of those who share no room with us nothing is kept.
+
+        spec: server-server-api#presence
+        """
+        state, message = told.get("presence"), told.get("status_msg")
+        ago = told.get("last_active_ago")
+        known = self._enabled and isinstance(state, str) and state in _ROW_STATES
+        nid = await self.number_of(user_id) if known else None
+        if nid is None or not (await joined_rooms(self._database, [nid])).get(nid):
+            return
+        user = self._users.get(nid)
+        if user is None:
+            user = self._users[nid] = _User(nid, user_id)
+        user.state = cast("State", state)
+        user.active = state == "online" and told.get("currently_active") is True
+        short = isinstance(message, str) and len(message) <= MAX_STATUS
+        user.status_msg = message if short else None
+        if isinstance(ago, int) and 0 <= ago < 2**50:
+            user.last_active_ts = max(0, self._clock.now_ms() - ago)
+        self._moved(user)
 
     def forget(self, user_nid: int) -> None:
         """Forget what a user has said and done; what is stored of it goes with the account."""

@@ -14,6 +14,7 @@ from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.rooms.actor import Room
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
 from homeserver.streams.publish import Publisher
 from homeserver.streams.ring import ReceiptEntry
 from homeserver.users.account_data import FULLY_READ, AccountData
@@ -51,8 +52,10 @@ class Receipts:
         publisher: Publisher,
         inbox: UserInbox,
         account_data: AccountData,
+        names: Names,
         clock: Clock,
     ) -> None:
+        self._names = names
         self._database = database
         self._commits = commits
         self._publisher = publisher
@@ -81,32 +84,54 @@ class Receipts:
                 if receipt.kind == FULLY_READ:
                     await self._mark(session, room, event)
                 else:
-                    await self._move(session, room, receipt, event)
+                    now = self._clock.now_ms()
+                    await self._move(session.user_nid, session.user_id, room, receipt, event, now)
 
         await self._inbox.run(session.user_nid, turn)
 
+    async def told(
+        self, room: Room, user_id: str, event_id: str, thread_id: str | None, ts: int
+    ) -> bool:
+        """Another server tells up to where its user has read, at `ts` (ms).
+
+        Whether the room has the event; what would move back stays where it is.
+        spec: server-server-api#receipts
+        """
+        event = await self._event(room, event_id)
+        if event is None:
+            return False
+        receipt = Receipt("m.read", event_id, thread_id)
+        user_nid = (await self._names.nids([user_id]))[user_id]
+        await self._inbox.run(
+            user_nid, lambda: self._move(user_nid, user_id, room, receipt, event, ts)
+        )
+        return True
+
     async def _move(
-        self, session: Session, room: Room, receipt: Receipt, event: StoredEvent
+        self,
+        user_nid: int,
+        user_id: str,
+        room: Room,
+        receipt: Receipt,
+        event: StoredEvent,
+        now: int,
     ) -> None:
         kind = KINDS[receipt.kind]
         thread = receipt.thread_id or _UNTHREADED
         pos = event.row.pos or 0
-        known = await store.receipts_of(self._database, session.user_nid, [room.nid])
+        known = await store.receipts_of(self._database, user_nid, [room.nid])
         for row in known.get(room.nid, ()):
             if (row.kind, row.thread) == (kind, thread) and row.event_pos >= pos:
                 return
-        now = self._clock.now_ms()
-        row = ReceiptRow(
-            room.nid, session.user_nid, kind, thread, event.row.event_id, pos, now, Pos(0)
-        )
+        row = ReceiptRow(room.nid, user_nid, kind, thread, event.row.event_id, pos, now, Pos(0))
 
         def publish(first: int) -> None:
             self._publisher.receipt(
                 ReceiptEntry(
                     pos=first,
                     room_nid=room.nid,
-                    user_nid=session.user_nid,
-                    user_id=session.user_id,
+                    user_nid=user_nid,
+                    user_id=user_id,
                     private=kind == READ_PRIVATE,
                     thread=thread,
                     event_id=event.row.event_id,
