@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import client_api
 from federation.outbound_edus import LocalEdus, LocalPresence
 from federation.peers import PeersDesk
+from federation.receiving import Receiving
 from federation.rooms import RoomFederation
 from federation.wiring import Federation
 from homeserver.appservices.authentication import Authentication
@@ -167,6 +168,7 @@ class App:
         self._sessions: Sessions | None = None
         self._presence: Presence | None = None
         self._federation: Federation | None = None
+        self._receiving: Receiving | None = None
         self._appservices: Appservices | None = None
         self._elsewhere: Elsewhere | None = None
         self._room_federation: RoomFederation | None = None
@@ -243,6 +245,8 @@ class App:
         if self._federation is not None:
             if self._elsewhere is not None:
                 ends.append(("joins", self._elsewhere.close))
+            if self._receiving is not None:
+                ends.append(("staged events", self._receiving.staging.close))
             ends.append(("federation", self._federation.close))
         if self._commits is not None:
             ends.append(("commit queue", self._commits.close))
@@ -371,6 +375,21 @@ class App:
             database, commits, logins, registration_tokens, clock, server_name
         )
         login_tokens = LoginTokens(database, commits, sessions, interactive, clock)
+        receipts = Receipts(database, commits, publisher, self._inbox, account_data, names, clock)
+        self._receiving = Receiving.build(
+            federation,
+            room_federation,
+            rooms,
+            receiver,
+            elsewhere,
+            database,
+            numbers,
+            typing,
+            receipts,
+            presence,
+        )
+        self._tasks.service("staged events", self._receiving.staging.run)
+        self._tasks.service("transactions", self._receiving.tidy)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
         appservices = await self._build_appservices(
             accounts, Feed(database, rooms, timeline, names, typing, clock), publisher, ring
@@ -441,9 +460,7 @@ class App:
             public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
             receiver=receiver,
-            receipts=Receipts(
-                database, commits, publisher, self._inbox, account_data, names, clock
-            ),
+            receipts=receipts,
             registration=registration,
             registration_tokens=registration_tokens,
             remote_directory=federation.directory,
@@ -555,7 +572,9 @@ class App:
 
     def _federation_endpoints(self) -> list[Endpoint]:
         assert self._room_federation is not None
-        return [*self.federation.endpoints(), *self._room_federation.endpoints()]
+        assert self._receiving is not None
+        parts = (self.federation, self._room_federation, self._receiving)
+        return [declared for part in parts for declared in part.endpoints()]
 
     async def _tidy_up(
         self, sessions: Sessions, interactive: Interactive, login_tokens: LoginTokens

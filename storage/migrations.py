@@ -18,6 +18,8 @@ from storage.schema import (
     Dialect,
     EduOutboxRow,
     EduRow,
+    InboundPduRow,
+    InboundTxnRow,
     JoinUnderWayRow,
     MetaRow,
     PduOutboxRow,
@@ -38,6 +40,8 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     DeliveryRow,
     PduOutboxRow,
     EduRow,
+    InboundPduRow,
+    InboundTxnRow,
     EduOutboxRow,
     JoinUnderWayRow,
 )

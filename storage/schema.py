@@ -785,6 +785,37 @@ class EduOutboxRow(NamedTuple):
     key: str | None
 
 
+@table(
+    "inbound_pdus",
+    key=("room_nid", "event_id"),
+    indexes=[Index(("room_nid", "seq")), Index(("retry_ts",))],
+)
+class InboundPduRow(NamedTuple):
+    """An event that another server has sent, until the room has judged it.
+
+    `verified`: its signatures were checked. It is not tried again before `retry_ts` (ms).
+    """
+
+    room_nid: int
+    event_id: str
+    seq: int
+    origin: str
+    pdu: bytes
+    verified: int
+    tries: int
+    retry_ts: int
+
+
+@table("inbound_txns", key=("server", "txn_id"), indexes=[Index(("ts",))])
+class InboundTxnRow(NamedTuple):
+    """A transaction of another server that was answered, with the answer (JSON)."""
+
+    server: str
+    txn_id: str
+    answer: bytes
+    ts: int
+
+
 @table("server_keys", key=("server", "key_id"))
 class ServerKeyRow(NamedTuple):
     """A public key of another server, valid up to and including `valid_until_ts` (ms).

@@ -1,0 +1,321 @@
+"""What an event lacks: the events before it and those that authorise it, asked of other servers.
+
+Owns which servers are asked for what, and the bounds of it: rounds, events, bytes and seconds. It
+runs beside the room, whose turn it takes only to have an event judged. What comes is believed as
+far as signatures and the room's rules show it; the state before an event whose past can't be had is
+the word of a server in the room, all of whose events are judged by their own auth events.
+spec: server-server-api#backfilling-and-retrieving-missing-events,
+spec: server-server-api#retrieving-events
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from federation.events import Verifier
+from federation.requests import Requests, path_of
+from homeserver.errors import RemoteError, Unreachable
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.event import Event
+from homeserver.matrix.ids import is_event_id
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.receive import Missing, Receiver
+from storage.engine import Database
+from storage.events import event_numbers
+
+log = logging.getLogger(__name__)
+
+MAX_SERVERS = 4
+ROUNDS = 10
+AT_ONCE = 50
+"""Events asked for in one round."""
+MAX_EARLIER = 500
+SECONDS = 180.0
+REQUEST_SECONDS = 30.0
+MAX_STATE_BYTES = 64 * 1_048_576
+MAX_STATE_EVENTS = 100_000
+FEW = 50
+"""So many absent events of a state are asked for one by one; more come with the whole state."""
+SINGLE_REQUESTS = 8
+MAX_STATES = 5
+"""States asked for while one gap is filled."""
+AUTH_ROUNDS = 10
+
+
+class Gaps:
+    """See the module."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        verifier: Verifier,
+        rooms: Rooms,
+        receiver: Receiver,
+        elsewhere: Elsewhere,
+        database: Database,
+    ) -> None:
+        self._requests = requests
+        self._verifier = verifier
+        self._rooms = rooms
+        self._receiver = receiver
+        self._elsewhere = elsewhere
+        self._database = database
+
+    async def fill(self, room: Room, event: Event, origin: str) -> bool:
+        """Fetch what the event lacks and have it judged; whether it was judged.
+
+        `origin` is the server that has sent it.
+        """
+        others = [server for server in await self._elsewhere.servers(room) if server != origin]
+        filling = _Filling(self, room, [origin, *others[: MAX_SERVERS - 1]])
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await filling.run(event)
+        except TimeoutError:
+            log.info("the gap before %s took too long", event.event_id)
+            return False
+
+    # What `_Filling` uses of this.
+
+    async def ask(
+        self,
+        room: Room,
+        servers: Sequence[str],
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str | int] | None = None,
+        body: JsonObject | None = None,
+        max_bytes: int = MAX_STATE_BYTES,
+    ) -> JsonObject | None:
+        """The answer of the first server that has one."""
+        for server in servers:
+            try:
+                return await self._requests.request(
+                    server,
+                    method,
+                    path,
+                    query=query,
+                    body=body,
+                    timeout=REQUEST_SECONDS,
+                    max_bytes=max_bytes,
+                )
+            except (Unreachable, RemoteError) as error:
+                log.debug("%s of %s: %s", path, room.room_id, error)
+        return None
+
+    async def events(self, room: Room, pdus: object) -> list[Event]:
+        """Those of the PDUs that are signed events of the room."""
+        listed = [
+            pdu
+            for pdu in (pdus[:MAX_STATE_EVENTS] if isinstance(pdus, list) else ())
+            if isinstance(pdu, dict) and _fits(pdu, room)
+        ]
+        found: list[Event] = []
+        for start in range(0, len(listed), 100):
+            part = await self._verifier.verify(listed[start : start + 100], room.rules)
+            found += [
+                event
+                for event in part
+                if isinstance(event, Event) and event.room_id == room.room_id
+            ]
+        return found
+
+    async def absent(self, room: Room, ids: Collection[str]) -> list[str]:
+        """Those of the events that are not stored."""
+        known: dict[str, int] = {}
+        listed = list(ids)
+        for start in range(0, len(listed), 1_000):
+            known |= await event_numbers(self._database, room.nid, listed[start : start + 1_000])
+        return [id_ for id_ in listed if id_ not in known]
+
+    async def receive(
+        self, room: Room, event: Event, before: Collection[str] | None = None
+    ) -> Missing | None:
+        """Have an event judged; what it lacks for that."""
+        pdu = canonical.encode(event.pdu)
+        verdict = await self._receiver.receive(room, event, pdu, before)
+        return verdict if isinstance(verdict, Missing) else None
+
+    async def store(self, room: Room, events: Iterable[Event]) -> None:
+        """Store events as outliers, each after those that authorise it."""
+        by_id = {event.event_id: event for event in events}
+        ordered = in_order(by_id, lambda event: event.auth_event_ids)
+        await self._receiver.store_outliers(
+            room, [(event, canonical.encode(event.pdu)) for event in ordered]
+        )
+
+    async def ends(self, room: Room) -> list[str]:
+        """The ids of the room's last events."""
+        return await self._rooms.read(room, lambda head: [id_ for _, id_ in head.extremities])
+
+
+class _Filling:
+    """One gap."""
+
+    def __init__(self, gaps: Gaps, room: Room, servers: Sequence[str]) -> None:
+        self._gaps = gaps
+        self._room = room
+        self._servers = servers
+        self._states = 0
+
+    async def run(self, event: Event) -> bool:
+        missing = await self._gaps.receive(self._room, event)
+        if missing is None:
+            return True
+        if missing.prev:
+            for earlier in await self._earlier(event):
+                await self._settle(earlier)
+        return await self._settle(event)
+
+    async def _settle(self, event: Event) -> bool:
+        """Have an event judged with what can be had of what it lacks."""
+        room, gaps = self._room, self._gaps
+        missing = await gaps.receive(room, event)
+        if missing is not None and missing.auth:
+            await self._authorising(event, missing.auth)
+            missing = await gaps.receive(room, event)
+        if missing is None:
+            return True
+        if missing.auth or self._states >= MAX_STATES:
+            return False
+        self._states += 1
+        before = await self._state_before(event)
+        if before is None:
+            return False
+        return await gaps.receive(room, event, before) is None
+
+    async def _earlier(self, event: Event) -> list[Event]:
+        """Events between the room's ends and this one, the oldest first."""
+        room, gaps = self._room, self._gaps
+        found: dict[str, Event] = {}
+        frontier = [event.event_id]
+        ends = await gaps.ends(room)
+        for _ in range(ROUNDS):
+            answer = await gaps.ask(
+                room,
+                self._servers,
+                "POST",
+                path_of("federation/v1", "get_missing_events", room.room_id),
+                body={
+                    "earliest_events": ends[-20:],
+                    "latest_events": frontier[:20],
+                    "limit": AT_ONCE,
+                    "min_depth": 0,
+                },
+            )
+            events = await gaps.events(room, (answer or {}).get("events"))
+            new = {one.event_id: one for one in events if one.event_id not in found}
+            new.pop(event.event_id, None)
+            found |= new
+            named = {id_ for one in new.values() for id_ in one.prev_event_ids}
+            open_ids = set(await gaps.absent(room, named - found.keys()))
+            frontier = [one.event_id for one in new.values() if open_ids & set(one.prev_event_ids)]
+            if not frontier or len(found) >= MAX_EARLIER:
+                break
+        return in_order(found, lambda one: one.prev_event_ids)
+
+    async def _authorising(self, event: Event, wanted: Collection[str]) -> None:
+        """Fetch the events that authorise one."""
+        room, gaps = self._room, self._gaps
+        path = path_of("federation/v1", "event_auth", room.room_id, event.event_id)
+        answer = await gaps.ask(room, self._servers, "GET", path)
+        chain = {
+            one.event_id: one for one in await gaps.events(room, (answer or {}).get("auth_chain"))
+        }
+        waiting = set(await gaps.absent(room, wanted))
+        for _ in range(AUTH_ROUNDS):
+            named = {id_ for one in chain.values() for id_ in one.auth_event_ids}
+            lost = await gaps.absent(room, (waiting | named) - chain.keys())
+            if not lost or len(lost) > MAX_EARLIER:
+                break
+            got = await self._single(lost)
+            if not got:
+                break
+            chain |= got
+        await gaps.store(room, chain.values())
+
+    async def _state_before(self, event: Event) -> list[str] | None:
+        """The ids of the state before an event, all stored; None when it can't be had."""
+        room, gaps = self._room, self._gaps
+        query: dict[str, str | int] = {"event_id": event.event_id}
+        answer = await gaps.ask(
+            room,
+            self._servers,
+            "GET",
+            path_of("federation/v1", "state_ids", room.room_id),
+            query=query,
+        )
+        if answer is None:
+            return None
+        state, chain = _ids(answer.get("pdu_ids")), _ids(answer.get("auth_chain_ids"))
+        lost = await gaps.absent(room, {*state, *chain})
+        if len(lost) > FEW:
+            whole = await gaps.ask(
+                room,
+                self._servers,
+                "GET",
+                path_of("federation/v1", "state", room.room_id),
+                query=query,
+            )
+            told = await gaps.events(room, (whole or {}).get("pdus"))
+            told += await gaps.events(room, (whole or {}).get("auth_chain"))
+            wanted = set(lost)
+            await gaps.store(room, [one for one in told if one.event_id in wanted])
+        elif lost:
+            await gaps.store(room, (await self._single(lost)).values())
+        if await gaps.absent(room, state):
+            return None
+        return state
+
+    async def _single(self, ids: Sequence[str]) -> dict[str, Event]:
+        """Events by id, each asked for by itself."""
+        slots = asyncio.Semaphore(SINGLE_REQUESTS)
+
+        async def one(event_id: str) -> list[Event]:
+            async with slots:
+                path = path_of("federation/v1", "event", event_id)
+                answer = await self._gaps.ask(self._room, self._servers, "GET", path)
+            return await self._gaps.events(self._room, (answer or {}).get("pdus"))
+
+        asked = ids[:MAX_EARLIER]
+        found = await asyncio.gather(*(one(event_id) for event_id in asked))
+        wanted = set(asked)
+        return {
+            event.event_id: event
+            for events in found
+            for event in events
+            if event.event_id in wanted
+        }
+
+
+def in_order(events: dict[str, Event], named: Callable[[Event], Iterable[str]]) -> list[Event]:
+    """Events so that those which one names come before it; what stands in a circle is left out."""
+    graph = {
+        id_: [other for other in named(event) if other in events] for id_, event in events.items()
+    }
+    while graph:
+        try:
+            return [events[id_] for id_ in TopologicalSorter(graph).static_order()]
+        except CycleError as error:
+            for id_ in error.args[1]:
+                graph.pop(id_, None)
+            graph = {
+                id_: [other for other in others if other in graph] for id_, others in graph.items()
+            }
+    return []
+
+
+def _fits(pdu: JsonObject, room: Room) -> bool:
+    """Whether a PDU says that it is of the room; a create event of version 12 says nothing."""
+    return bool(pdu.get("room_id", room.room_id) == room.room_id)
+
+
+def _ids(listed: object) -> list[str]:
+    if not isinstance(listed, list):
+        return []
+    found = [id_ for id_ in listed if isinstance(id_, str) and is_event_id(id_)]
+    return list(dict.fromkeys(found[:MAX_STATE_EVENTS]))

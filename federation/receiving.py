@@ -1,0 +1,77 @@
+"""The parts that take what other servers send, built and connected once.
+
+Owns the order in which they are made and ended, and their endpoints. Nothing here has behaviour of
+its own.
+"""
+
+from dataclasses import dataclass
+
+from federation.api.transactions import transaction_endpoints
+from federation.edus import Edus
+from federation.ephemera import Ephemera
+from federation.gaps import Gaps
+from federation.rooms import RoomFederation
+from federation.staging import Staging
+from federation.transactions import Transactions
+from federation.wiring import Federation
+from homeserver.http.endpoint import Endpoint
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.receive import Receiver
+from homeserver.streams.numbers import Numbers
+from homeserver.users.presence import Presence
+from homeserver.users.receipts import Receipts
+from homeserver.users.typing import Typing
+from storage.engine import Database
+
+TIDY_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """The parts that others use."""
+
+    federation: Federation
+    edus: Edus
+    staging: Staging
+    transactions: Transactions
+
+    @classmethod
+    def build(
+        cls,
+        federation: Federation,
+        room_federation: RoomFederation,
+        rooms: Rooms,
+        receiver: Receiver,
+        elsewhere: Elsewhere,
+        database: Database,
+        numbers: Numbers,
+        typing: Typing,
+        receipts: Receipts,
+        presence: Presence,
+    ) -> "Receiving":
+        """Make everything."""
+        verifier, commits, clock = room_federation.verifier, federation.commits, federation.clock
+        gaps = Gaps(federation.requests, verifier, rooms, receiver, elsewhere, database)
+        staging = Staging(rooms, receiver, verifier, gaps, database, commits, numbers, clock)
+        elsewhere.entering.on_entered(staging.wake)
+        ephemera = Ephemera(rooms, elsewhere, typing, receipts, presence)
+        staging.on_stored(ephemera.stored)
+        edus = Edus(commits)
+        edus.handle("m.typing", ephemera.typing)
+        edus.handle("m.receipt", ephemera.receipts)
+        edus.handle("m.presence", ephemera.presence)
+        transactions = Transactions(
+            rooms, elsewhere, verifier, staging, edus, database, commits, clock
+        )
+        return cls(federation, edus, staging, transactions)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Their endpoints of the API "federation"."""
+        return transaction_endpoints(self.transactions)
+
+    async def tidy(self) -> None:
+        """Forget what nobody asks for any more, every hour, until cancelled."""
+        while True:
+            await self.federation.clock.sleep(TIDY_SECONDS)
+            await self.transactions.forget_old()
