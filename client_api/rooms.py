@@ -179,7 +179,7 @@ async def get_event(call: Call, room_id: RoomID, event_id: EventID) -> Raw:
     """One event; whoever may not read it can't tell it from one that doesn't exist."""
     history = call.app.history
     looking = await history.look(call.session, room_id, hide=True)
-    return Raw(history.json(looking, await history.event(looking, event_id)))
+    return Raw(await history.whole(looking, await history.event(looking, event_id)))
 
 
 @endpoint(

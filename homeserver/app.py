@@ -32,6 +32,7 @@ from homeserver.http.service import health_endpoints, metrics_endpoints, welcome
 from homeserver.push.unread import Unread
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
+from homeserver.rooms.aggregations import Aggregations
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.elsewhere import Elsewhere
@@ -45,6 +46,7 @@ from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.receive import Receiver
+from homeserver.rooms.relations import Relating, Relations
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
@@ -106,6 +108,7 @@ from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
+from homeserver.users.thread_subscriptions import ThreadSubscriptions
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
 from homeserver.users.user_changes import UserChanges
@@ -337,8 +340,9 @@ class App:
         )
 
         timeline, readers = Timeline(database, views), Readers(database, names, erased)
-        history = History(rooms, timeline, state, readers, ignored, clock)
-        sections = Sections(timeline, state, names, timelines, LazyMembers())
+        aggregations = Aggregations(database, timeline, names)
+        history = History(rooms, timeline, state, readers, ignored, aggregations, clock)
+        sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations)
         answers = RoomAnswers(
             database,
             rooms,
@@ -455,7 +459,7 @@ class App:
             network_rooms=NetworkRooms(database, commits),
             presence=presence,
             presence_news=presence_news,
-            posting=Posting(rooms, database),
+            posting=Posting(rooms, database, Relating(database, timeline, names)),
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
             push_rules=PushRules(account_data, self._inbox),
@@ -464,10 +468,12 @@ class App:
             registration=registration,
             registration_tokens=registration_tokens,
             remote_directory=federation.directory,
+            relations=Relations(database, history, timeline, names, timelines),
             rooms=rooms,
             sessions=sessions,
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sync=sync,
+            thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
             typing=typing,
             user_changes=user_changes,
             user_list=user_list,

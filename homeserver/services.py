@@ -19,6 +19,7 @@ from homeserver.rooms.pages import Pages
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receive import Receiver
+from homeserver.rooms.relations import Relations
 from homeserver.runtime.costs import Costs
 from homeserver.runtime.limits import RateLimits
 from homeserver.streams.event_stream import EventStream
@@ -46,6 +47,7 @@ from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
+from homeserver.users.thread_subscriptions import ThreadSubscriptions
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
 from homeserver.users.user_changes import UserChanges
@@ -95,10 +97,12 @@ class Services:
     registration: Registration
     registration_tokens: RegistrationTokens
     remote_directory: RemoteDirectory
+    relations: Relations
     rooms: Rooms
     sessions: Sessions
     shared_secret: SharedSecret
     sync: Sync
+    thread_subscriptions: ThreadSubscriptions
     typing: Typing
     user_changes: UserChanges
     user_list: UserList

@@ -145,6 +145,22 @@ REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
         ),
     ),
     (
+        "event {} is said to relate to another, but is not there, or redacted",
+        (
+            "SELECT event_nid FROM relations WHERE NOT EXISTS (SELECT 1 FROM events"
+            " WHERE events.event_nid = relations.event_nid AND events.pos = relations.pos"
+            " AND events.room_nid = relations.room_nid AND (flags & 71) = 0)"
+        ),
+    ),
+    (
+        "thread {} does not end with its last event",
+        (
+            "SELECT root_id FROM threads WHERE pos <> COALESCE((SELECT max(relations.pos)"
+            " FROM relations WHERE relations.room_nid = threads.room_nid"
+            " AND parent_id = root_id AND rel_type = 'm.thread'), pos + 1)"
+        ),
+    ),
+    (
         "{1} is said to be missing for event {0}, which does not exist",
         (
             "SELECT child_nid, event_id FROM missing_prevs WHERE NOT EXISTS"

@@ -23,8 +23,11 @@ from storage.schema import (
     JoinUnderWayRow,
     MetaRow,
     PduOutboxRow,
+    RelationRow,
     RoomServerRow,
     ServerStayRow,
+    ThreadRow,
+    ThreadSubscriptionRow,
     create_statements,
     create_table,
     table_statements,
@@ -44,6 +47,9 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     InboundTxnRow,
     EduOutboxRow,
     JoinUnderWayRow,
+    RelationRow,
+    ThreadRow,
+    ThreadSubscriptionRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     "CREATE INDEX events_by_pos ON events (pos) WHERE (flags & 16) <> 0",

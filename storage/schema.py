@@ -308,6 +308,45 @@ class RedactionRow(NamedTuple):
     event_nid: int
 
 
+@table("relations", key=("room_nid", "parent_id", "pos"))
+class RelationRow(NamedTuple):
+    """An accepted event that says how it relates to the event `parent_id`, here or not.
+
+    A redacted event has none. `key_hash` stands for an annotation's key, `ts` is the event's own.
+    """
+
+    room_nid: int
+    parent_id: str
+    pos: Position
+    event_nid: int
+    rel_type: str
+    type_nid: int
+    sender_nid: int
+    ts: int
+    key_hash: int | None
+
+
+@table("threads", key=("room_nid", "root_id"), indexes=[Index(("room_nid", "pos"))])
+class ThreadRow(NamedTuple):
+    """A thread that has events; `pos` is the position of its last one."""
+
+    room_nid: int
+    root_id: str
+    pos: Position
+
+
+@table("thread_subscriptions", key=("user_nid", "room_nid", "root_id"))
+class ThreadSubscriptionRow(NamedTuple):
+    """What a user wants of a thread; `pos` is where the stream stood when this was said."""
+
+    user_nid: int
+    room_nid: int
+    root_id: str
+    subscribed: int
+    automatic: int
+    pos: Position
+
+
 @table(
     "txn_ids",
     key=("device_nid", "path_hash", "txn_id"),

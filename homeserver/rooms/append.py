@@ -12,6 +12,7 @@ from typing import Any
 from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import membership_number
+from homeserver.rooms.related import related, unrelated
 from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
 from homeserver.rooms.views import redacted_event
 from homeserver.streams.numbers import Names, Numbers
@@ -212,8 +213,12 @@ def append(
         changes.append(Insert(TxnIdRow(txn.device_nid, txn.path_hash, txn.txn_id, nid, now)))
     if redacted is not None:
         changes.append(mark_redacted(redacted[0]))
+        changes.extend(unrelated(room, *redacted))
     if event.redacts is not None:
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
+    because = place.because if place is not None else None
+    if because is None:
+        changes.extend(related(room, event, nid, type_nid, sender_nid, Pos(index)))
 
     if steps:
         for key, _, new, _, _ in steps:
@@ -242,7 +247,6 @@ def append(
     changes.extend(Insert(PduOutboxRow(server, Pos(index), one)) for server, one in beside)
     if redacted is not None:
         changes.extend(_redact_in_head(head, *redacted))
-    because = place.because if place is not None else None
     head.events[nid] = event if because is None else redacted_event(event)
     head.extremities = list(extremities)
     head.depth = max(head.depth, event.depth)

@@ -6,7 +6,7 @@ world readable rooms anybody: now). Everything that leaves has been asked of a `
 spec: client-server-api#getting-events-for-a-room
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.aggregations import Aggregations, Viewer
 from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import NEWEST, OLDEST, Timeline
@@ -71,6 +72,7 @@ class History:
         state: RoomState,
         readers: Readers,
         ignored: Ignored,
+        aggregations: Aggregations,
         clock: Clock,
     ) -> None:
         self._rooms = rooms
@@ -78,6 +80,7 @@ class History:
         self._state = state
         self._readers = readers
         self._ignored = ignored
+        self._aggregations = aggregations
         self._clock = clock
 
     async def look(self, session: Session, room_id: str, *, hide: bool = False) -> Looking:
@@ -155,7 +158,7 @@ class History:
         for room in (await self._rooms.by_nids(room_nids)).values():
             with suppress(MatrixError):
                 looking = await self.look(session, room.room_id)
-                return self.json(looking, await self.event(looking, event_id))
+                return await self.whole(looking, await self.event(looking, event_id))
         raise _no_event()
 
     async def own_event(self, session: Session, room: Room, event_nid: int) -> bytes:
@@ -212,14 +215,38 @@ class History:
         found = await self._state.event_nids(looking.room, keys, self._bounded(looking, pos))
         return await self._views(looking, found.values())
 
-    def json(self, looking: Looking, view: EventView) -> bytes:
-        """The event as the reader sees it."""
+    def json(self, looking: Looking, view: EventView, relations: bytes | None = None) -> bytes:
+        """The event as the reader sees it, with what was aggregated of its children."""
         view = looking.reader.copy(view, looking.room.rules)
         return view.render(
             self._clock.now_ms(),
             room_id=looking.room.room_id,
             membership=looking.reader.membership_at(view.pos or 0),
             device_nid=looking.session.device_nid,
+            relations=relations,
+        )
+
+    async def whole(self, looking: Looking, view: EventView) -> bytes:
+        """The event as the reader sees it, its aggregations bundled."""
+        return self.json(looking, view, (await self.bundles(looking, [view])).get(view.nid))
+
+    async def bundles(self, looking: Looking, views: Collection[EventView]) -> Mapping[int, bytes]:
+        """By number the aggregations of those events that have some."""
+        viewer = Viewer(
+            user_nid=looking.session.user_nid,
+            user_id=looking.session.user_id,
+            ignored=looking.ignored,
+            until=NEWEST if looking.until is None else looking.until,
+            sees=looking.reader.sees,
+            json=lambda view, relations: self.json(looking, view, relations),
+        )
+        return await self._aggregations.of(looking.room, views, viewer)
+
+    async def whole_list(self, looking: Looking, views: Collection[EventView]) -> bytes:
+        """A JSON list of events, their aggregations bundled."""
+        bundles = await self.bundles(looking, views)
+        return b"[%b]" % b",".join(
+            self.json(looking, view, bundles.get(view.nid)) for view in views
         )
 
     def json_list(self, looking: Looking, views: Iterable[EventView]) -> bytes:

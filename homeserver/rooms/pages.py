@@ -52,7 +52,7 @@ class Pages:
                 backwards=backwards,
             )
         parts = [
-            b'"chunk":' + self._history.json_list(looking, page.views),
+            b'"chunk":' + await self._history.whole_list(looking, page.views),
             b'"start":"%b"' % (start or self._timelines.room_token(pos)).encode(),
         ]
         if page.next_pos is not None:
@@ -93,13 +93,16 @@ class Pages:
         senders = {event.sender for event in shown} if event_filter.lazy_load_members else None
         state = await history.state(looking, last, senders)
         state = [event for event in state if _passes(event_filter, looking, event)]
+        bundles = await history.bundles(looking, shown)
+        texts = [history.json(looking, event, bundles.get(event.nid)) for event in shown]
+        middle = len(before.views)
         first = (before.views[-1].pos if before.views else pos) or 0
         start = before.next_pos if before.next_pos is not None else first - 1
         end = after.next_pos if after.next_pos is not None else last
-        return b'{"event":%b,"events_before":%b,"events_after":%b,"state":%b,%b,%b}' % (
-            history.json(looking, view),
-            history.json_list(looking, before.views),
-            history.json_list(looking, after.views),
+        return b'{"event":%b,"events_before":[%b],"events_after":[%b],"state":%b,%b,%b}' % (
+            texts[middle],
+            b",".join(texts[:middle]),
+            b",".join(texts[middle + 1 :]),
             history.json_list(looking, state),
             b'"start":"%b"' % self._timelines.room_token(start).encode(),
             b'"end":"%b"' % self._timelines.room_token(end).encode(),

@@ -14,6 +14,7 @@ from homeserver.matrix.ids import is_event_id
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
+from homeserver.rooms.relations import Relating
 from homeserver.rooms.send import Draft, Sending, unchanged
 from storage.changes import Conflict
 from storage.engine import Database
@@ -28,8 +29,9 @@ _NOT_REDACTABLE = ("m.room.create", "m.room.server_acl")
 class Posting:
     """See the module."""
 
-    def __init__(self, rooms: Rooms, database: Database) -> None:
+    def __init__(self, rooms: Rooms, database: Database, relating: Relating) -> None:
         self._rooms = rooms
+        self._relating = relating
         self._database = database
         self._pending: dict[Txn, asyncio.Future[None]] = {}
 
@@ -55,7 +57,11 @@ class Posting:
         def verb(sending: Sending) -> str:
             return sending.add(Draft(user_id, type, content, txn=txn, ts=ts)).event_id
 
-        return await self._once(txn, lambda: self._rooms.change(room, verb))
+        async def run() -> str:
+            async with self._relating.allowed(user_id, room, type, content):
+                return await self._rooms.change(room, verb)
+
+        return await self._once(txn, run)
 
     async def put_state(
         self,

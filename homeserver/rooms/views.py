@@ -82,12 +82,14 @@ class EventView:
         room_id: str | None = None,
         membership: str | None = None,
         device_nid: int | None = None,
+        relations: bytes | None = None,
     ) -> bytes:
         """The event's JSON for one reader.
 
         `now`: the time in milliseconds, for `unsigned.age`; `room_id` is added where given (sync
         leaves it out); `membership` is the reader's at the event; `device_nid` the reader's device,
-        which alone sees its own transaction id.
+        which alone sees its own transaction id; `relations` the JSON of what is aggregated of its
+        children.
         """
         unsigned = b'"age":%d' % max(0, now - self.ts)
         if membership is not None:
@@ -96,6 +98,8 @@ class EventView:
             unsigned += b',"transaction_id":' + canonical.encode(self.txn[1])
         if self.extra:
             unsigned += b"," + self.extra
+        if relations is not None:
+            unsigned += b',"m.relations":' + relations
         if room_id is None:
             return b'%b,"unsigned":{%b}}' % (self.body, unsigned)
         return b'%b,"room_id":%b,"unsigned":{%b}}' % (

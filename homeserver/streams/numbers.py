@@ -152,6 +152,13 @@ class Names:
         await self.load(names)
         return {name: self._nids[name] for name in names}
 
+    async def find(self, name: str) -> int | None:
+        """The number of a string, None if it has none."""
+        if name not in self._nids and _is_name(name):
+            for found, nid in (await store.name_numbers(self._database, [name])).items():
+                self._remember(found, nid)
+        return self._nids.get(name)
+
     async def names(self, nids: Collection[int]) -> dict[int, str]:
         """Strings of numbers; numbers that were never given are absent."""
         missing = [nid for nid in nids if nid not in self._names]

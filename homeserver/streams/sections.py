@@ -14,6 +14,7 @@ from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import Filter, select_fields
 from homeserver.rooms.actor import Room
+from homeserver.rooms.aggregations import Aggregations, Viewer
 from homeserver.rooms.readable import Reader
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import OLDEST, Timeline
@@ -113,12 +114,14 @@ class Sections:
         names: Names,
         timelines: Timelines,
         lazy: LazyMembers,
+        aggregations: Aggregations,
     ) -> None:
         self._timeline = timeline
         self._state = state
         self._names = names
         self._timelines = timelines
         self._lazy = lazy
+        self._aggregations = aggregations
         self._shared_news: News | None = None
         self._shared: dict[tuple[int, Filter, StateName], _Shared] = {}
 
@@ -194,6 +197,8 @@ class Sections:
         told = await self._parts(asker, room, stretch, state, reader, until, summary)
         silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
         told = told._replace(silent=silent)
+        # Aggregations are of one user; only what is cut short has them.
+        share = share and not stretch.limited
         if share and summary is None and stretch.views and self._shared_news is news:
             senders = frozenset(view.txn[0] for view in stretch.views if view.txn is not None)
             if asker.device_nid not in senders:
@@ -420,12 +425,16 @@ class Sections:
             pdus = {}
         if reader is not None:
             stretch, state, pdus = _copies(reader, room, stretch, state, pdus)
+        bundles: Mapping[int, bytes] = {}
+        if stretch.limited and not pdus:
+            bundles = await self._bundles(asker, room, stretch, reader, until)
         timeline = [
             _render(
                 asker,
                 view,
                 "join" if reader is None else reader.membership_at(view.pos or 0),
                 pdus.get(view.nid),
+                bundles.get(view.nid),
             )
             for view in stretch.views
         ]
@@ -445,6 +454,39 @@ class Sections:
         if summary is not None:
             parts.append(b'"summary":' + canonical.encode(summary))
         return Told(parts)
+
+    async def _bundles(
+        self, asker: Asker, room: Room, stretch: Stretch, reader: Reader | None, until: int
+    ) -> Mapping[int, bytes]:
+        """The aggregations of the events of a timeline that is cut short, by number."""
+
+        def json(view: EventView, relations: bytes | None) -> bytes:
+            membership = "join"
+            if reader is not None:
+                membership = reader.membership_at(view.pos or 0)
+                view = reader.copy(view, room.rules)
+            return view.render(
+                asker.now,
+                room_id=room.room_id,
+                membership=membership,
+                device_nid=asker.device_nid,
+                relations=relations,
+            )
+
+        viewer = Viewer(
+            user_nid=asker.user_nid,
+            user_id=asker.user_id,
+            ignored=asker.ignored,
+            until=until,
+            sees=_everything if reader is None else reader.sees,
+            json=json,
+        )
+        return await self._aggregations.of(room, stretch.views, viewer)
+
+
+def _everything(view: EventView) -> bool:
+    """What somebody sees who was in the room all along."""
+    return True
 
 
 def _copies(
@@ -502,10 +544,18 @@ def _heroes(summary: JsonObject | None) -> list[str]:
     return heroes
 
 
-def _render(asker: Asker, view: EventView, membership: str | None, pdu: bytes | None) -> bytes:
+def _render(
+    asker: Asker,
+    view: EventView,
+    membership: str | None,
+    pdu: bytes | None,
+    relations: bytes | None = None,
+) -> bytes:
     rendered = pdu
     if rendered is None:
-        rendered = view.render(asker.now, membership=membership, device_nid=asker.device_nid)
+        rendered = view.render(
+            asker.now, membership=membership, device_nid=asker.device_nid, relations=relations
+        )
     if asker.filter.event_fields is None:
         return rendered
     event = canonical.decode_object(rendered)

@@ -13,6 +13,10 @@ import pytest
 from homeserver.rooms.actor import Room
 from homeserver.rooms.append import Txn
 from homeserver.rooms.posting import Posting
+from homeserver.rooms.relations import Relating
+from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.views import Views
+from homeserver.streams.numbers import Names
 from storage.changes import Change, CommitFailed, Conflict, DatabaseGone, Insert, Item
 from storage.compression import unpack_json
 from storage.engine import Database
@@ -154,7 +158,9 @@ async def test_a_transaction_stored_by_somebody_else_is_found(
     assert room is not None
     database = poisoned.database
     assert database is not None
-    others = [Posting(services.rooms, database) for _ in range(4)]
+    names = Names(database)
+    relating = Relating(database, Timeline(database, Views(database, names)), names)
+    others = [Posting(services.rooms, database, relating) for _ in range(4)]
     txn = Txn(1, 2, "t")
     content: dict[str, Any] = {"msgtype": "m.text", "body": "once"}
 

@@ -24,6 +24,7 @@ KINDS = (
     *("join",) * 3,
     *("state",) * 3,
     *("redact",) * 2,
+    *("relate",) * 3,
     *("receipt",) * 2,
     "leave",
     "kick",
@@ -89,6 +90,8 @@ class Town:
             state_key = str(target) if type_ == "test.state" else ""
             reply = await person.raw("PUT", f"{path}/state/{type_}/{state_key}", body=content)
             self._note(room, reply)
+        elif kind == "relate":
+            await self._relate(person, room, path, value, target)
         elif kind == "visibility":
             content = {
                 "history_visibility": ("shared", "joined", "invited", "world_readable")[value]
@@ -128,6 +131,22 @@ class Town:
                 f"{user}/account_data/m.ignored_user_list",
                 body={"ignored_users": ignored},
             )
+
+    async def _relate(self, person: Person, room: int, path: str, value: int, back: int) -> None:
+        here = [event_id for number, event_id in self.sent if number == room]
+        if not here:
+            return
+        parent = here[-1 - back % len(here)]
+        rel_type = ("m.thread", "m.replace", "m.reference", "m.annotation")[value]
+        content: dict[str, Any] = {
+            "msgtype": "m.text",
+            "body": "related",
+            "m.new_content": {"msgtype": "m.text", "body": "new"},
+            "m.relates_to": {"rel_type": rel_type, "event_id": parent, "key": "x"},
+        }
+        type_ = "m.reaction" if rel_type == "m.annotation" else "m.room.message"
+        reply = await person.raw("PUT", f"{path}/send/{type_}/t{self._count}", body=content)
+        self._note(room, reply)
 
     async def _about(self, kind: str, person: Person, path: str, event_id: str, value: int) -> None:
         if kind == "redact":
