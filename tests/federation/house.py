@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import trustme
@@ -29,6 +30,8 @@ from yarl import URL
 
 from federation.authorization import authorise
 from homeserver.matrix.canonical import JsonObject, encode
+from homeserver.matrix.sign import event_id_of, hash_and_sign
+from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.runtime.clock import SystemClock
 from tests.federation.internet import Peer, Seen, TlsServer, nothing_here
 from tests.federation.name_server import NameServer
@@ -130,6 +133,11 @@ class Guest:
         self._txns = itertools.count(1)
 
     @property
+    def pdus(self) -> list[JsonObject]:
+        """The events that came, as often as they came."""
+        return [pdu for body in self.transactions for pdu in body["pdus"]]
+
+    @property
     def seen(self) -> list[Seen]:
         """The requests that came."""
         return self.server.seen
@@ -156,6 +164,21 @@ class Guest:
             raw = await answer.read()
             is_json = "json" in answer.headers.get("Content-Type", "")
             return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
+
+    async def join(self, to: HouseServer, room_id: str, user_id: str) -> JsonObject:
+        """Join a room through a server; returns the answer of send_join."""
+        room, user = quote(room_id, safe=""), quote(user_id, safe="")
+        versions = "&".join(f"ver={number}" for number in range(1, 13))
+        target = f"/_matrix/federation/v1/make_join/{room}/{user}?{versions}"
+        made = await self.request(to, "GET", target)
+        assert made.status == 200, made.body
+        rules = ROOM_VERSIONS[made.body["room_version"]]
+        signed = hash_and_sign(made.body["event"], rules, self.name, self.keys.key)
+        event_id = quote(event_id_of(signed, rules), safe="")
+        target = f"/_matrix/federation/v2/send_join/{room}/{event_id}"
+        joined = await self.request(to, "PUT", target, signed)
+        assert joined.status == 200, joined.body
+        return dict(joined.body)
 
     async def send(
         self, to: HouseServer, *pdus: JsonObject, edus: list[JsonObject] | None = None
