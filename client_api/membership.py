@@ -159,6 +159,9 @@ async def unban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
 
 async def _join(call: Call, room_id: str, via: Sequence[str], body: JoinBody) -> RoomIDReply:
     session = call.session
+    room = await call.app.rooms.find(room_id)
+    if body.third_party_signed is not None and room is not None:
+        await call.app.third_party_invites.exchange(room, session.user_id, body.third_party_signed)
     await call.app.members.join(
         session.user_id, room_id, body.reason, via=via, guest=session.is_guest
     )

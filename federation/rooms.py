@@ -7,9 +7,11 @@ that rooms themselves are built on. Nothing here has behaviour of its own.
 from dataclasses import dataclass
 
 from federation.api.membership import membership_endpoints
+from federation.api.thirdparty import third_party_endpoints
 from federation.events import Verifier
 from federation.invites import Invites
 from federation.joining import Joining
+from federation.onbind import Onbind
 from federation.resident import Resident
 from federation.wiring import Federation
 from homeserver.http.endpoint import Endpoint
@@ -20,6 +22,7 @@ from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
+from homeserver.rooms.third_party import ThirdPartyInvites
 from storage.engine import Database
 
 
@@ -31,6 +34,7 @@ class RoomFederation:
     joining: Joining
     resident: Resident
     invites: Invites
+    onbind: Onbind
 
     @classmethod
     def build(
@@ -44,6 +48,7 @@ class RoomFederation:
         state: RoomState,
         database: Database,
         author: Author,
+        third_party: ThirdPartyInvites,
     ) -> "RoomFederation":
         """Make everything."""
         verifier = Verifier(federation.keyring)
@@ -60,8 +65,14 @@ class RoomFederation:
             rooms, receiver, restricted, elsewhere, verifier, states, state, database, author
         )
         invites = Invites(rooms, elsewhere, verifier, database, author)
-        return cls(verifier, joining, resident, invites)
+        onbind = Onbind(
+            rooms, elsewhere, third_party, federation.requests, database, author.server_name
+        )
+        return cls(verifier, joining, resident, invites, onbind)
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""
-        return membership_endpoints(self.resident, self.invites)
+        return [
+            *membership_endpoints(self.resident, self.invites),
+            *third_party_endpoints(self.resident, self.onbind),
+        ]

@@ -51,6 +51,7 @@ from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
+from homeserver.rooms.third_party import ThirdPartyInvites
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.transactions import OldTransactions
 from homeserver.rooms.views import Views
@@ -322,8 +323,18 @@ class App:
             elsewhere,
             server_name,
         )
+        third_party = ThirdPartyInvites(rooms, elsewhere, server_name)
         room_federation = RoomFederation.build(
-            federation, rooms, receiver, restricted, elsewhere, states, state, database, author
+            federation,
+            rooms,
+            receiver,
+            restricted,
+            elsewhere,
+            states,
+            state,
+            database,
+            author,
+            third_party,
         )
         self._room_federation = room_federation
         elsewhere.connect(room_federation.joining)
@@ -474,6 +485,7 @@ class App:
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sync=sync,
             thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
+            third_party_invites=third_party,
             typing=typing,
             user_changes=user_changes,
             user_list=user_list,

@@ -20,6 +20,7 @@ from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.receive import Receiver
 from homeserver.rooms.relations import Relations
+from homeserver.rooms.third_party import ThirdPartyInvites
 from homeserver.runtime.costs import Costs
 from homeserver.runtime.limits import RateLimits
 from homeserver.streams.event_stream import EventStream
@@ -103,6 +104,7 @@ class Services:
     shared_secret: SharedSecret
     sync: Sync
     thread_subscriptions: ThreadSubscriptions
+    third_party_invites: ThirdPartyInvites
     typing: Typing
     user_changes: UserChanges
     user_list: UserList

@@ -107,7 +107,7 @@ class Elsewhere:
         shown = await self._state.shown(room, draft.sender)
         servers = await self.servers(room)
         signed, pdu = await self.remote.invite(server_of(target), event, shown, servers)
-        verdict = await self._receiver.receive(room, signed, pdu)
+        verdict = await self._receiver.receive(room, signed, pdu, relay=True)
         if verdict not in (Verdict.ACCEPTED, Verdict.KNOWN):
             raise MatrixError.forbidden("The room's rules don't allow this invite any more")
         return signed
