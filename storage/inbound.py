@@ -22,22 +22,21 @@ async def staged(db: Database, room_nid: int, now: int, limit: int) -> list[Inbo
 async def staged_count(db: Database, room_nid: int, most: int) -> int:
     """How many events of a room are staged, at most `most`."""
     rows = await db.fetch(
-        "SELECT count(*) FROM (SELECT 1 FROM inbound_pdus WHERE room_nid = ? LIMIT ?) AS some",
+        "SELECT count(*) FROM (SELECT 1 FROM inbound_pdus WHERE room_nid = ? LIMIT ?) AS counted",
         room_nid,
         most,
     )
     return int(rows[0][0])
 
 
-async def rooms_staged(db: Database, now: int, limit: int) -> list[int]:
-    """Up to `limit` rooms that have staged events which may be tried at `now` (ms)."""
+async def rooms_staged(db: Database, now: int, limit: int) -> set[int]:
+    """Rooms with staged events that may be tried at `now` (ms): those of the first `limit`."""
     rows = await db.scan(
-        "SELECT room_nid FROM inbound_pdus WHERE retry_ts <= ? GROUP BY room_nid"
-        " ORDER BY min(retry_ts) LIMIT ?",
+        "SELECT room_nid FROM inbound_pdus WHERE retry_ts <= ? ORDER BY retry_ts LIMIT ?",
         now,
         limit,
     )
-    return [room_nid for (room_nid,) in rows]
+    return {room_nid for (room_nid,) in rows}
 
 
 async def answered(db: Database, server: str, txn_id: str) -> bytes | None:
