@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from federation.events import Verifier
-from federation.requests import Requests, path_of
+from federation.requests import Query, Requests, path_of
 from homeserver.errors import RemoteError, Unreachable
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
@@ -78,6 +78,12 @@ class Gaps:
             log.info("the gap before %s took too long", event.event_id)
             return False
 
+    async def authorise(
+        self, room: Room, servers: Sequence[str], event: Event, wanted: Collection[str]
+    ) -> None:
+        """Fetch and store the auth chain of an event, and those of `wanted` that it lacks."""
+        await _Filling(self, room, servers).authorising(event, wanted)
+
     # What `_Filling` uses of this.
 
     async def ask(
@@ -87,7 +93,7 @@ class Gaps:
         method: str,
         path: str,
         *,
-        query: dict[str, str | int] | None = None,
+        query: Query | None = None,
         body: JsonObject | None = None,
         max_bytes: int = MAX_STATE_BYTES,
     ) -> JsonObject | None:
@@ -176,7 +182,7 @@ class _Filling:
         room, gaps = self._room, self._gaps
         missing = await gaps.receive(room, event)
         if missing is not None and missing.auth:
-            await self._authorising(event, missing.auth)
+            await self.authorising(event, missing.auth)
             missing = await gaps.receive(room, event)
         if missing is None:
             return True
@@ -218,8 +224,8 @@ class _Filling:
                 break
         return in_order(found, lambda one: one.prev_event_ids)
 
-    async def _authorising(self, event: Event, wanted: Collection[str]) -> None:
-        """Fetch the events that authorise one."""
+    async def authorising(self, event: Event, wanted: Collection[str]) -> None:
+        """Fetch and store the events that authorise one."""
         room, gaps = self._room, self._gaps
         path = path_of("federation/v1", "event_auth", room.room_id, event.event_id)
         answer = await gaps.ask(room, self._servers, "GET", path)
@@ -241,7 +247,7 @@ class _Filling:
     async def _state_before(self, event: Event) -> list[str] | None:
         """The ids of the state before an event, all stored; None when it can't be had."""
         room, gaps = self._room, self._gaps
-        query: dict[str, str | int] = {"event_id": event.event_id}
+        query = {"event_id": event.event_id}
         answer = await gaps.ask(
             room,
             self._servers,

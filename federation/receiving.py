@@ -10,6 +10,7 @@ from federation.api.transactions import transaction_endpoints
 from federation.edus import Edus
 from federation.ephemera import Ephemera
 from federation.gaps import Gaps
+from federation.history import History
 from federation.rooms import RoomFederation
 from federation.staging import Staging
 from federation.transactions import Transactions
@@ -35,6 +36,7 @@ class Receiving:
     edus: Edus
     staging: Staging
     transactions: Transactions
+    history: History
 
     @classmethod
     def build(
@@ -64,7 +66,8 @@ class Receiving:
         transactions = Transactions(
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
-        return cls(federation, edus, staging, transactions)
+        history = History(gaps, rooms, receiver, elsewhere)
+        return cls(federation, edus, staging, transactions, history)
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""

@@ -19,7 +19,7 @@ from homeserver.matrix.sign import content_hash_fits, sign_event
 from homeserver.rooms.acl import allowed as acl_allows
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
-from homeserver.rooms.pdus import stored_pdus
+from homeserver.rooms.pdus import auth_chain, stored_pdus
 from homeserver.rooms.receive import Missing, Receiver, Verdict
 from homeserver.rooms.restricted import (
     AUTHORISED_VIA,
@@ -34,7 +34,6 @@ from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import State, States
 from storage.engine import Database
 from storage.events import event_numbers, event_rows
-from storage.packing import unpack_numbers
 
 _MEMBER = "m.room.member"
 _AT_ONCE = 200
@@ -174,7 +173,7 @@ class Resident:
             if omit_members:
                 before = await self._without_members(room, before)
             state = sorted(before.values())
-        chain = await self._auth_chain([nid, *state])
+        chain = await auth_chain(self._database, [nid, *state])
         if omit_members:
             chain -= set(state)
         head = {
@@ -211,21 +210,6 @@ class Resident:
         author = self._author
         pdu = sign_event(event.pdu, room.rules, author.server_name, author.key)
         return Event.stored(pdu, room.rules, event.event_id)
-
-    async def _auth_chain(self, nids: Sequence[int]) -> set[int]:
-        """All auth events of these events, theirs, and so on."""
-        chain: set[int] = set()
-        waiting = list(nids)
-        seen = set(nids)
-        while waiting:
-            part, waiting = waiting[:1_000], waiting[1_000:]
-            for row in (await event_rows(self._database, part)).values():
-                for auth in unpack_numbers(row.auths):
-                    chain.add(auth)
-                    if auth not in seen:
-                        seen.add(auth)
-                        waiting.append(auth)
-        return chain
 
     async def _without_members(self, room: Room, state: State) -> State:
         """The state without members, but for those by whom a room without a name is called."""

@@ -6,6 +6,7 @@ that rooms themselves are built on. Nothing here has behaviour of its own.
 
 from dataclasses import dataclass
 
+from federation.api.events import event_endpoints
 from federation.api.membership import membership_endpoints
 from federation.api.thirdparty import third_party_endpoints
 from federation.events import Verifier
@@ -13,6 +14,7 @@ from federation.invites import Invites
 from federation.joining import Joining
 from federation.onbind import Onbind
 from federation.resident import Resident
+from federation.serving import Serving
 from federation.wiring import Federation
 from homeserver.http.endpoint import Endpoint
 from homeserver.rooms.actor import Rooms
@@ -20,6 +22,7 @@ from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Receiver
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
+from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
 from homeserver.rooms.third_party import ThirdPartyInvites
@@ -35,6 +38,7 @@ class RoomFederation:
     resident: Resident
     invites: Invites
     onbind: Onbind
+    serving: Serving
 
     @classmethod
     def build(
@@ -49,6 +53,7 @@ class RoomFederation:
         database: Database,
         author: Author,
         third_party: ThirdPartyInvites,
+        sight: ServerSight,
     ) -> "RoomFederation":
         """Make everything."""
         verifier = Verifier(federation.keyring)
@@ -68,11 +73,15 @@ class RoomFederation:
         onbind = Onbind(
             rooms, elsewhere, third_party, federation.requests, database, author.server_name
         )
-        return cls(verifier, joining, resident, invites, onbind)
+        serving = Serving(
+            rooms, resident, sight, states, database, author.clock, author.server_name
+        )
+        return cls(verifier, joining, resident, invites, onbind, serving)
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""
         return [
             *membership_endpoints(self.resident, self.invites),
             *third_party_endpoints(self.resident, self.onbind),
+            *event_endpoints(self.serving),
         ]

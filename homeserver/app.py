@@ -42,6 +42,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.members import Members
 from homeserver.rooms.outside import Outside
 from homeserver.rooms.pages import Pages
+from homeserver.rooms.past import Past
 from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
@@ -49,6 +50,7 @@ from homeserver.rooms.receive import Receiver
 from homeserver.rooms.relations import Relating, Relations
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
+from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
 from homeserver.rooms.third_party import ThirdPartyInvites
@@ -173,6 +175,7 @@ class App:
         self._presence: Presence | None = None
         self._federation: Federation | None = None
         self._receiving: Receiving | None = None
+        self._past: Past | None = None
         self._appservices: Appservices | None = None
         self._elsewhere: Elsewhere | None = None
         self._room_federation: RoomFederation | None = None
@@ -251,6 +254,8 @@ class App:
                 ends.append(("joins", self._elsewhere.close))
             if self._receiving is not None:
                 ends.append(("staged events", self._receiving.staging.close))
+            if self._past is not None:
+                ends.append(("the past of rooms", self._past.close))
             ends.append(("federation", self._federation.close))
         if self._commits is not None:
             ends.append(("commit queue", self._commits.close))
@@ -335,6 +340,7 @@ class App:
             database,
             author,
             third_party,
+            ServerSight(database, names),
         )
         self._room_federation = room_federation
         elsewhere.connect(room_federation.joining)
@@ -352,7 +358,8 @@ class App:
 
         timeline, readers = Timeline(database, views), Readers(database, names, erased)
         aggregations = Aggregations(database, timeline, names)
-        history = History(rooms, timeline, state, readers, ignored, aggregations, clock)
+        past = self._past = Past(database, clock)
+        history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
         sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations)
         answers = RoomAnswers(
             database,
@@ -403,6 +410,7 @@ class App:
             receipts,
             presence,
         )
+        past.connect(self._receiving.history)
         self._tasks.service("staged events", self._receiving.staging.run)
         self._tasks.service("transactions", self._receiving.tidy)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)

@@ -125,3 +125,14 @@ class Peers(Protocol):
 
     async def allow(self, server: str) -> None:
         """Take that back; raises `MatrixError` M_INVALID_PARAM."""
+
+
+class RemoteHistory(Protocol):
+    """What other servers know of a room's past."""
+
+    async def more(self, room_id: str, event_ids: Collection[str], limit: int) -> None:
+        """Fetch events from these on backwards and store them, before everything that is there.
+
+        Returns when that is done, or no server could be asked: nothing is raised for that.
+        spec: server-server-api#get_matrixfederationv1backfillroomid
+        """

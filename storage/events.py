@@ -141,6 +141,23 @@ async def children_of_missing(
     return _grouped(rows)
 
 
+async def missing_before(db: Database, room_nid: int, limit: int) -> list[str]:
+    """Up to `limit` ids of absent events before which a room's history goes on."""
+    rows = await db.fetch(
+        "SELECT DISTINCT event_id FROM missing_prevs WHERE room_nid = ? LIMIT ?", room_nid, limit
+    )
+    return [event_id for (event_id,) in rows]
+
+
+async def first_position(db: Database, room_nid: int) -> int:
+    """The position of the first event of a room's timeline, 0 when there is none."""
+    rows = await db.fetch(
+        "SELECT pos FROM events WHERE room_nid = ? AND pos IS NOT NULL ORDER BY pos LIMIT 1",
+        room_nid,
+    )
+    return rows[0][0] if rows else 0
+
+
 async def auth_edges(db: Database, room_nid: int, after_nid: int) -> list[tuple[int, int, bytes]]:
     """(event_nid, key_nid, packed auth events) of a room's state events above a number."""
     rows = await db.scan(

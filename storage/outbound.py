@@ -106,6 +106,17 @@ async def stays_of(db: Database, server: str) -> dict[int, list[tuple[int, bool]
     return dict(found)
 
 
+async def stays_in(db: Database, room_nid: int, server: str) -> list[tuple[int, bool]]:
+    """The (position, inside) at which a server came into a room and left it, in order."""
+    rows = await db.fetch(
+        "SELECT pos, inside FROM server_stays WHERE room_nid = ? AND server_nid ="
+        " (SELECT name_nid FROM names WHERE name = ?) ORDER BY pos",
+        room_nid,
+        server,
+    )
+    return [(pos, bool(inside)) for pos, inside in rows]
+
+
 async def own_events(db: Database, after: int, until: int, limit: int) -> list[OwnEvent]:
     """Up to `limit` events that are ours to send at positions in (after, until], in order."""
     rows = await db.scan(

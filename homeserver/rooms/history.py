@@ -16,6 +16,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.aggregations import Aggregations, Viewer
+from homeserver.rooms.past import Filled, Past
 from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import NEWEST, OLDEST, Timeline
@@ -28,6 +29,8 @@ _MEMBER = "m.room.member"
 # How many events one request looks at, when most of them are hidden or filtered out.
 _MOST_LOOKED_AT = 2_000
 _MOST_SHOWN = 1_000
+# One request has other servers asked for more of the past at most this many times less.
+_FILL_COUNTS_AS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,10 @@ class History:
         readers: Readers,
         ignored: Ignored,
         aggregations: Aggregations,
+        past: Past,
         clock: Clock,
     ) -> None:
+        self._past = past
         self._rooms = rooms
         self._timeline = timeline
         self._state = state
@@ -141,7 +146,14 @@ class History:
                     if len(shown) == limit:
                         return Page(shown, pos)
             if len(views) < wanted:
-                return Page(shown, None)
+                if not backwards or (to is not None and to >= pos):
+                    return Page(shown, None)
+                filled = await self._past.more(room)
+                if filled is Filled.START:
+                    return Page(shown, None)
+                if filled is Filled.NOT_YET:
+                    return Page(shown, pos)
+                looked_at += _FILL_COUNTS_AS
             looked_at += len(views)
         return Page(shown, pos)
 

@@ -17,6 +17,7 @@ from homeserver.matrix.auth import AuthState, auth_keys, authorise, check_auth_e
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
+from homeserver.matrix.sign import content_hash_fits
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Place
 from homeserver.rooms.head import EventsMissing, Head, Needs
@@ -28,7 +29,13 @@ from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Delete, Insert, Put
 from storage.compression import pack_json
 from storage.engine import Database
-from storage.events import children_of_missing, event_numbers, event_rows, redactions_of
+from storage.events import (
+    children_of_missing,
+    event_numbers,
+    event_rows,
+    first_position,
+    redactions_of,
+)
 from storage.packing import pack_numbers, unpack_numbers
 from storage.schema import (
     LINEAR,
@@ -41,6 +48,7 @@ from storage.schema import (
     EventJsonRow,
     EventRow,
     MissingPrevRow,
+    RedactionRow,
 )
 
 _CREATE = ("m.room.create", "")
@@ -98,10 +106,14 @@ class Shelf:
     def stand_on(self, head: Head) -> None:
         """Forget what was added on another head: its commit has failed."""
         if self.head is not head:
-            for event_id in self.added:
-                self.rows.pop(self.nids.pop(event_id), None)
-            self.added.clear()
+            self.forget_added()
             self.head = head
+
+    def forget_added(self) -> None:
+        """Nothing of what was added is there."""
+        for event_id in self.added:
+            self.rows.pop(self.nids.pop(event_id), None)
+        self.added.clear()
 
     def add(self, row: EventRow) -> None:
         """An event was judged; it is committed before anything that stands on it."""
@@ -166,6 +178,40 @@ class Receiver:
 
         return await asyncio.gather(*(one(event, pdu) for event, pdu in events))
 
+    async def store_history(self, room: Room, events: Sequence[tuple[Event, bytes]]) -> int:
+        """Put events before everything that is in the room's timeline, the newest first.
+
+        Each is checked against its own auth events, all of which are stored; others are left out.
+        They change nothing of what the room is now: what they did is in the state that came with
+        our join. Returns how many have a place now.
+        """
+        shelf = await self._shelf(room, [event for event, _ in events])
+        first = min(0, await first_position(self._database, room.nid))
+        judgings = [
+            (_Judging(self._database, self._states, self._names, event, None, shelf=shelf), pdu)
+            for event, pdu in events
+        ]
+        stored = dict(shelf.nids)
+        rows = dict(shelf.rows)
+
+        def verb(sending: Sending) -> int:
+            # It may be run again: then nothing of this has happened.
+            shelf.nids, shelf.rows = dict(stored), dict(rows)
+            shelf.added.clear()
+            later = _Later()
+            pos = first
+            for judging, pdu in judgings:
+                if judging.run_history(sending, pdu, self._numbers, pos - 1, later):
+                    pos -= 1
+            sending.changes.extend(
+                Put(MissingPrevRow(room.nid, event_id, child))
+                for event_id, named_by in later.children.items()
+                for child in named_by
+            )
+            return first - pos
+
+        return await self._rooms.change(room, verb)
+
     async def _shelf(self, room: Room, events: Sequence[Event]) -> Shelf:
         await self._names.load(
             {text for event in events for text in (event.type, event.sender)},
@@ -196,6 +242,16 @@ class Receiver:
             if found is not None:
                 allowed[event.event_id] = found
         return allowed
+
+
+@dataclass(slots=True)
+class _Later:
+    """Of the events placed so far in a walk back: redactions by target, and by each absent previous
+    event those that name it.
+    """
+
+    redactions: dict[str, Event] = field(default_factory=dict)
+    children: dict[str, list[int]] = field(default_factory=dict)
 
 
 class _Judging:
@@ -235,11 +291,11 @@ class _Judging:
             return Verdict.KNOWN
         missing = Missing(
             tuple(id_ for id_ in event.auth_event_ids if id_ not in nids),
-            # The state behind an outlier is not known: as a previous event it is missing, too.
+            # The state behind some events is not known: as previous events they are missing, too.
             tuple(
                 id_
                 for id_ in event.prev_event_ids
-                if id_ not in nids or self._row(nids[id_]).flags & OUTLIER
+                if id_ not in nids or _is_stateless(self._row(nids[id_]))
             ),
         )
         if missing.auth or (missing.prev and self._before is None):
@@ -316,6 +372,69 @@ class _Judging:
         auths = [nids[id_] for id_ in event.auth_event_ids]
         self._store_outside(sending, place, auths, pdu)
         return not flags
+
+    def run_history(
+        self,
+        sending: Sending,
+        pdu: bytes,
+        numbers: Numbers,
+        pos: int,
+        later: "_Later",
+    ) -> bool:
+        """Place the event at `pos`; `later` are those that were placed just before it."""
+        event, head = self._event, sending.head
+        shelf = self._stored(head)
+        own = shelf.nids.get(event.event_id)
+        if own is not None and not self._row(own).flags & OUTLIER:
+            return False
+        if any(id_ not in shelf.nids for id_ in event.auth_event_ids):
+            return False
+        flags = self._check_by_auth_events(head, shelf.nids)
+        redactions = shelf.redacted_by.get(event.event_id, ())
+        self._need_events(head, redactions)
+        known = [self._known(head, by) for by in redactions]
+        if event.event_id in later.redactions:
+            known.append(later.redactions[event.event_id])
+        if any(_may_redact(head, redaction, event) for redaction in known):
+            flags |= REDACTED
+        elif not content_hash_fits(event.pdu):
+            # What our users may not see of it was left out: it only holds the graph together.
+            flags |= SOFT_FAILED
+        nid = self._number(own, numbers)
+        prevs = [shelf.nids[id_] for id_ in event.prev_event_ids if id_ in shelf.nids]
+        place = Place(
+            nid=nid,
+            stored=own is not None,
+            prevs=prevs,
+            extremities=(),
+            snap_nid=None,
+            changed={},
+            events={},
+            flags=flags,
+        )
+        auths = [shelf.nids[id_] for id_ in event.auth_event_ids]
+        row = self._event_row(head.room_nid, place, auths)
+        if not flags & (REJECTED | SOFT_FAILED):
+            row = row._replace(pos=pos)
+        changes: list[Change] = [Put(row)]
+        if own is None:
+            changes.append(Insert(EventJsonRow(nid, pack_json(pdu))))
+        changes.extend(Put(EventChildRow(prev, nid)) for prev in prevs)
+        for id_ in event.prev_event_ids:
+            if id_ not in shelf.nids:
+                later.children.setdefault(id_, []).append(nid)
+        for child in shelf.awaited.get(event.event_id, ()):
+            changes.append(Delete(MissingPrevRow, (head.room_nid, event.event_id, child)))
+            changes.append(Put(EventChildRow(nid, child)))
+        changes += [
+            Put(EventChildRow(nid, child)) for child in later.children.pop(event.event_id, ())
+        ]
+        if event.redacts is not None:
+            changes.append(Put(RedactionRow(head.room_nid, event.redacts, nid)))
+            later.redactions[event.redacts] = event
+        sending.changes.extend(changes)
+        shelf.add(row)
+        return not flags & (REJECTED | SOFT_FAILED)
 
     def _number(self, own: int | None, numbers: Numbers) -> int:
         """The event's number, the same however often the verb is run."""
@@ -614,6 +733,11 @@ def _named(event: Event) -> set[str]:
     if event.redacts is not None:
         named.add(event.redacts)
     return named
+
+
+def _is_stateless(row: EventRow) -> bool:
+    """Whether the state before an event is not known: an outlier, or history that was fetched."""
+    return bool(row.flags & OUTLIER) or (row.snap_nid is None and (row.pos or 0) < 0)
 
 
 def _may_redact(head: Head, redaction: Event, target: Event) -> bool:

@@ -30,8 +30,9 @@ from yarl import URL
 
 from federation.authorization import authorise
 from homeserver.matrix.canonical import JsonObject, encode
-from homeserver.matrix.sign import event_id_of, hash_and_sign
+from homeserver.matrix.sign import SigningKey, event_id_of, hash_and_sign
 from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.runtime import key_file
 from homeserver.runtime.clock import SystemClock
 from tests.federation.internet import Peer, Seen, TlsServer, nothing_here
 from tests.federation.name_server import NameServer
@@ -148,22 +149,7 @@ class Guest:
 
     async def request(self, to: HouseServer, method: str, target: str, body: Any = None) -> Reply:
         """A request that it signs; `target` is path and query as they are sent."""
-        signed = authorise(method, target, self.name, to.name, body, self.keys.key)
-        headers = {"Authorization": str(signed), "Host": to.name}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        url = URL(f"https://127.0.0.1:{to.federation_port}{target}", encoded=True)
-        async with self.house.http.request(
-            method,
-            url,
-            headers=headers,
-            data=None if body is None else encode(body),
-            ssl=self.house.trust,
-            server_hostname=to.name,
-        ) as answer:
-            raw = await answer.read()
-            is_json = "json" in answer.headers.get("Content-Type", "")
-            return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
+        return await self.house.signed(self.name, self.keys.key, to, method, target, body)
 
     async def join(self, to: HouseServer, room_id: str, user_id: str) -> JsonObject:
         """Join a room through a server; returns the answer of send_join."""
@@ -252,6 +238,34 @@ class House:
         for other in self.servers:
             self._connect(other, name)
         return made
+
+    async def request_as(
+        self, source: HouseServer, to: HouseServer, method: str, target: str, body: Any = None
+    ) -> Reply:
+        """A request signed with the key of one of our servers."""
+        (key,) = key_file.read(source.folder / "signing.key")
+        return await self.signed(source.name, key, to, method, target, body)
+
+    async def signed(
+        self, name: str, key: SigningKey, to: HouseServer, method: str, target: str, body: Any
+    ) -> Reply:
+        """A request to one of our servers, signed by the server of that name."""
+        signed = authorise(method, target, name, to.name, body, key)
+        headers = {"Authorization": str(signed), "Host": to.name}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        url = URL(f"https://127.0.0.1:{to.federation_port}{target}", encoded=True)
+        async with self.http.request(
+            method,
+            url,
+            headers=headers,
+            data=None if body is None else encode(body),
+            ssl=self.trust,
+            server_hostname=to.name,
+        ) as answer:
+            raw = await answer.read()
+            is_json = "json" in answer.headers.get("Content-Type", "")
+            return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
 
     def cut(self, one: str, other: str) -> None:
         """Nothing passes between two servers any more; only in a wired house."""

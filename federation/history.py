@@ -1,0 +1,64 @@
+"""Asking other servers for a room's past. Implements the port `RemoteHistory`.
+
+Owns one request for one stretch of it: who is asked, the checks of what comes, and its order in
+which it is stored. What it may be shown for is decided where it is read.
+spec: server-server-api#backfilling-and-retrieving-missing-events
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from federation.gaps import Gaps, in_order
+from federation.requests import path_of
+from homeserver.matrix import canonical
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.receive import Receiver
+
+log = logging.getLogger(__name__)
+
+MAX_SERVERS = 5
+SECONDS = 60.0
+
+
+class History:
+    """See the module."""
+
+    def __init__(self, gaps: Gaps, rooms: Rooms, receiver: Receiver, elsewhere: Elsewhere) -> None:
+        self._gaps = gaps
+        self._rooms = rooms
+        self._receiver = receiver
+        self._elsewhere = elsewhere
+
+    async def more(self, room_id: str, event_ids: Collection[str], limit: int) -> None:
+        """See the port."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                await self._more(room_id, event_ids, limit)
+        except TimeoutError:
+            log.info("the past of %s took too long", room_id)
+
+    async def _more(self, room_id: str, event_ids: Collection[str], limit: int) -> None:
+        room = await self._rooms.find(room_id)
+        if room is None:
+            return
+        gaps = self._gaps
+        path = path_of("federation/v1", "backfill", room_id)
+        for server in (await self._elsewhere.servers(room))[:MAX_SERVERS]:
+            answer = await gaps.ask(
+                room, [server], "GET", path, query={"v": list(event_ids), "limit": limit}
+            )
+            events = await gaps.events(room, (answer or {}).get("pdus"))
+            by_id = {event.event_id: event for event in events[: 2 * limit]}
+            if not set(event_ids) & by_id.keys():
+                continue
+            newest_first = in_order(by_id, lambda event: event.prev_event_ids)[::-1]
+            named = {id_ for event in by_id.values() for id_ in event.auth_event_ids}
+            lost = await gaps.absent(room, named - by_id.keys())
+            if lost:
+                await gaps.authorise(room, [server], newest_first[-1], lost)
+            await gaps.store(room, [event for event in by_id.values() if event.is_state])
+            given = [(event, canonical.encode(event.pdu)) for event in newest_first]
+            if await self._receiver.store_history(room, given):
+                return

@@ -1,0 +1,79 @@
+"""What another server may see of a room's events: what one of its users may.
+
+Owns the question for each event that leaves towards a server that is in the room. A server sees
+what happened while a user of it was joined, and, by the room's history visibility then, what
+happened before; of what it may not see it gets no more than a redaction leaves, so that it can
+still follow the room's graph.
+spec: server-server-api#backfilling-and-retrieving-missing-events,
+spec: client-server-api#room-history-visibility
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection
+
+from homeserver.matrix import canonical
+from homeserver.matrix.redact import redact
+from homeserver.matrix.visibility import visibility_of
+from homeserver.rooms.actor import Room
+from homeserver.rooms.pdus import stored_pdus
+from homeserver.rooms.stored import load_events
+from homeserver.streams.numbers import Names
+from storage.engine import Database
+from storage.events import event_rows
+from storage.outbound import stays_in
+from storage.schema import OUTLIER, REJECTED, EventRow
+from storage.state import key_history
+
+_VISIBILITY = ("m.room.history_visibility", "")
+_OPEN = ("world_readable", "shared")
+
+
+class ServerSight:
+    """See the module."""
+
+    def __init__(self, database: Database, names: Names) -> None:
+        self._database = database
+        self._names = names
+
+    async def sees(self, server: str, room: Room, nids: Collection[int]) -> dict[int, bool]:
+        """For each of the room's events whether the server may see it.
+
+        State is open to all servers in the room; numbers that don't exist are absent.
+        """
+        rows = await event_rows(self._database, nids)
+        stays = await stays_in(self._database, room.nid, server)
+        at = [pos for pos, _ in stays]
+        await self._names.load(keys=[_VISIBILITY])
+        key_nid = self._names.key_nid(*_VISIBILITY)
+        changes = await key_history(self._database, room.nid, key_nid)
+        named = [nid for _, nid in changes if nid is not None]
+        events = await load_events(self._database, named, room.rules)
+        visibilities = [
+            (pos, visibility_of(events[nid].content if nid is not None else None))
+            for pos, nid in changes
+        ]
+        positions = [pos for pos, _ in visibilities]
+
+        def seen(row: EventRow) -> bool:
+            if row.key_nid is not None or row.pos is None:
+                return True
+            stay = bisect_right(at, row.pos)
+            if stay and stays[stay - 1][1]:
+                return True
+            index = bisect_right(positions, row.pos)
+            return not index or visibilities[index - 1][1] in _OPEN
+
+        return {nid: seen(row) for nid, row in rows.items() if row.room_nid == room.nid}
+
+    async def pdus(self, server: str, room: Room, nids: Collection[int]) -> list[bytes]:
+        """The events as the server may have them, in the given order; rejected ones left out."""
+        rows = await event_rows(self._database, nids)
+        sees = await self.sees(server, room, nids)
+        pdus = await stored_pdus(self._database, nids, room.rules)
+        return [
+            pdus[nid]
+            if sees[nid]
+            else canonical.encode(redact(canonical.decode_object(pdus[nid]), room.rules))
+            for nid in nids
+            if nid in sees and nid in pdus and not rows[nid].flags & (REJECTED | OUTLIER)
+        ]

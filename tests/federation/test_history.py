@@ -1,0 +1,115 @@
+"""What happened before a server came is fetched when its users page into it.
+
+spec: server-server-api#backfilling-and-retrieving-missing-events
+"""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+import trustme
+
+from homeserver.matrix.canonical import JsonObject
+from tests.federation.house import House, heard, house
+from tests.rooms.paths import at
+from tests.serving import Person
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_count = itertools.count()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def made(
+    authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[House]:
+    async with house(authority, tmp_path_factory.mktemp("history")) as house_made:
+        await house_made.start("a.example", "b.example")
+        yield house_made
+
+
+async def person(made: House, server: str) -> Person:
+    return await made.servers[server].person(f"user{next(_count)}")
+
+
+async def whole(person: Person, room: str) -> list[JsonObject]:
+    """Every event that paging back gives, oldest first; pages until `end` is absent."""
+    found: list[JsonObject] = []
+    query: dict[str, object] = {"dir": "b", "limit": 50}
+    for _ in range(100):
+        page = await person.ok("GET", at(room, "messages"), query=query)
+        found += page["chunk"]
+        if "end" not in page:
+            return found[::-1]
+        query["from"] = page["end"]
+    raise AssertionError("the start was never reached")
+
+
+@pytest.mark.parametrize("version", ["2", "6", "12"])
+async def test_all_of_it_comes_in_order_and_ends_at_the_start(made: House, version: str) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    room = await alice.create_room(preset="public_chat", room_version=version)
+    for number in range(250):
+        await alice.say(room, f"message {number}")
+    redacted = await alice.say(room, "regret")
+    await alice.ok("PUT", at(room, "redact", redacted, "txn"), body={})
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    ours, theirs = await whole(alice, room), await whole(bob, room)
+    assert [one["event_id"] for one in theirs] == [one["event_id"] for one in ours]
+    assert theirs[0]["type"] == "m.room.create"
+    gone = next(one for one in theirs if one["event_id"] == redacted)
+    assert gone["content"] == {}
+
+
+@pytest.mark.parametrize("visibility", ["joined", "invited"])
+async def test_what_was_not_for_newcomers_stays_hidden(made: House, visibility: str) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    hidden = {"type": "m.room.history_visibility", "content": {"history_visibility": visibility}}
+    room = await alice.create_room(preset="public_chat", initial_state=[hidden])
+    secret = await alice.say(room, "secret")
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    said = await alice.say(room, "for all")
+    await heard(bob, room, said)
+    shown = await whole(bob, room)
+    assert "secret" not in str(shown)
+    await bob.refused("M_NOT_FOUND", "GET", at(room, "event", secret))
+
+
+async def test_events_of_a_room_are_for_servers_in_it(made: House) -> None:
+    alice = await person(made, "a.example")
+    a = made.servers["a.example"]
+    guest = await made.guest(f"guest{next(_count)}.example")
+    room = await alice.create_room(preset="public_chat")
+    event_id = await alice.say(room, "not for you")
+    for target in (
+        f"/_matrix/federation/v1/event/{event_id}",
+        f"/_matrix/federation/v1/state/{room}?event_id={event_id}",
+        f"/_matrix/federation/v1/state_ids/{room}?event_id={event_id}",
+        f"/_matrix/federation/v1/event_auth/{room}/{event_id}",
+        f"/_matrix/federation/v1/backfill/{room}?v={event_id}&limit=10",
+    ):
+        refused = await guest.request(a, "GET", target)
+        assert refused.status in (403, 404), (target, refused.body)
+    body = {"earliest_events": [], "latest_events": [event_id]}
+    target = f"/_matrix/federation/v1/get_missing_events/{room}"
+    assert (await guest.request(a, "POST", target, body)).status == 403
+
+
+async def test_a_room_cannot_be_read_under_the_name_of_another(made: House) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    shared = await alice.create_room(preset="public_chat")
+    await bob.ok("POST", f"/join/{shared}?via=a.example", body={})
+    private = await alice.create_room()
+    event_id = await alice.say(private, "secret")
+    b = made.servers["b.example"]
+    for target in (
+        f"/_matrix/federation/v1/state/{shared}?event_id={event_id}",
+        f"/_matrix/federation/v1/state_ids/{shared}?event_id={event_id}",
+        f"/_matrix/federation/v1/event_auth/{shared}/{event_id}",
+    ):
+        reply = await made.request_as(b, made.servers["a.example"], "GET", target)
+        assert reply.status == 404, (target, reply.body)
+    target = f"/_matrix/federation/v1/backfill/{shared}?v={event_id}&limit=10"
+    reply = await made.request_as(b, made.servers["a.example"], "GET", target)
+    assert reply.body["pdus"] == []
