@@ -318,6 +318,8 @@ class App:
         outside = Outside(rooms, database, names, author, jobs, publisher.outside)
         elsewhere = Elsewhere(rooms, database, commits, author, entering, outside, state, receiver)
         self._elsewhere = elsewhere
+        publisher.on_events(elsewhere.happened)
+        publisher.on_lost(elsewhere.lost)
         members = Members(
             rooms,
             memberships,

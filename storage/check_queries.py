@@ -132,8 +132,8 @@ REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
     (
         "room {} has events but no head",
         (
-            "SELECT DISTINCT room_nid FROM events WHERE pos IS NOT NULL AND NOT EXISTS"
-            " (SELECT 1 FROM room_heads WHERE room_heads.room_nid = events.room_nid)"
+            "SELECT DISTINCT room_nid FROM events WHERE pos IS NOT NULL AND (flags & 64) = 0"
+            " AND NOT EXISTS (SELECT 1 FROM room_heads WHERE room_heads.room_nid = events.room_nid)"
         ),
     ),
     (

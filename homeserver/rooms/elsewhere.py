@@ -7,7 +7,8 @@ with an answer. How other servers are asked is in the port `RemoteRooms`; what i
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
 from homeserver.errors import MatrixError
@@ -17,6 +18,7 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import is_server_name, server_of
 from homeserver.ports import RemoteRooms
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.append import Appended
 from homeserver.rooms.entering import Entering
 from homeserver.rooms.outside import Outside
 from homeserver.rooms.receive import Receiver, Verdict
@@ -33,6 +35,7 @@ from storage.schema import JoinUnderWayRow
 log = logging.getLogger(__name__)
 
 MAX_SERVERS = 20
+MAX_KNOWN = 20_000
 RESUME_PAUSES = (0.0, 5.0, 30.0, 120.0, 600.0)
 """Seconds before each try of a join that a stop of the server has cut off."""
 
@@ -62,6 +65,21 @@ class Elsewhere:
         self._remote: RemoteRooms | None = None
         self._turns: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Rooms (numbers) and whether one of ours is in them, until one of ours comes or goes.
+        self._present: OrderedDict[int, bool] = OrderedDict()
+        self._moves = 0
+
+    def happened(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None:
+        """Events were published: one of ours may have come or gone."""
+        suffix = ":" + self._author.server_name
+        if any(one.user_id.endswith(suffix) for event in events for one in event.members):
+            self._moves += 1
+            self._present.pop(room_nid, None)
+
+    def lost(self) -> None:
+        """Events could not be published: nothing is known any more."""
+        self._moves += 1
+        self._present.clear()
 
     def connect(self, remote: RemoteRooms) -> None:
         """Say how other servers are asked."""
@@ -69,7 +87,15 @@ class Elsewhere:
 
     async def present(self, room: Room) -> bool:
         """Whether a user of ours is joined to the room, so that we have its state."""
-        return await anybody_of_ours_in(self._database, room.nid)
+        found = self._present.get(room.nid)
+        if found is None:
+            moves = self._moves
+            found = await anybody_of_ours_in(self._database, room.nid)
+            if moves == self._moves:  # what was read is still so
+                self._present[room.nid] = found
+                if len(self._present) > MAX_KNOWN:
+                    self._present.popitem(last=False)
+        return found
 
     async def servers(self, room: Room) -> list[str]:
         """Other servers with a joined user."""
