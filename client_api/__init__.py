@@ -11,6 +11,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         administration,
         appservices,
         capabilities,
+        delayed_events,
         devices,
         directory,
         filters,
@@ -24,7 +25,9 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         push_rules,
         receipts,
         relations,
+        reporting,
         rooms,
+        spaces,
         sync,
         tags,
         third_party_ids,
@@ -40,6 +43,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         administration,
         appservices,
         capabilities,
+        delayed_events,
         devices,
         directory,
         filters,
@@ -52,7 +56,9 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         push_rules,
         receipts,
         relations,
+        reporting,
         rooms,
+        spaces,
         sync,
         tags,
         third_party_ids,
@@ -67,7 +73,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import appservices, costs, federation, register, users
+    from client_api.admin import appservices, costs, federation, register, reports, users
 
-    modules = (appservices, costs, federation, register, users)
+    modules = (appservices, costs, federation, register, reports, users)
     return [declared for module in modules for declared in endpoints_of(module)]

@@ -9,11 +9,12 @@ import msgspec
 
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, endpoint
-from homeserver.http.shape import EventID, Raw, RoomID, Shape, UserID
+from homeserver.http.shape import EventID, Int, Raw, RoomID, Shape, UserID
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed
 from homeserver.matrix.filters import EventFilter
+from homeserver.rooms.actor import Room
 from homeserver.rooms.append import Txn
 from homeserver.rooms.create import InitialState, NewRoom
 from homeserver.rooms.history import content_of
@@ -48,6 +49,14 @@ class RoomIDReply(Shape):
 
 class EventIDReply(Shape):
     event_id: str
+
+
+class DelayQuery(Shape):
+    delay: Int | None = msgspec.field(default=None, name="org.matrix.msc4140.delay")
+
+
+class DelayReply(Shape):
+    delay_id: str
 
 
 class RedactBody(Shape):
@@ -117,11 +126,13 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     limit="send",
 )
 async def send_event(
-    call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject
-) -> EventIDReply:
-    """Send a message event."""
+    call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject, query: DelayQuery
+) -> EventIDReply | DelayReply:
+    """Send a message event, or have it sent later."""
     call.app.presence.active(call.session)
     room = await call.app.rooms.known(room_id)
+    if query.delay is not None:
+        return await _delayed(call, room, event_type, None, body, query.delay)
     event_id = await call.app.posting.send(
         call.session.user_id, room, event_type, body, _txn(call, txn_id), _ts(call)
     )
@@ -136,10 +147,17 @@ async def send_event(
     also=["/_matrix/client/v3/rooms/{room_id}/state/{event_type}"],
 )
 async def put_state(
-    call: Call, room_id: RoomID, event_type: str, body: JsonObject, state_key: str = ""
-) -> EventIDReply:
-    """Set a piece of the room's state."""
+    call: Call,
+    room_id: RoomID,
+    event_type: str,
+    body: JsonObject,
+    query: DelayQuery,
+    state_key: str = "",
+) -> EventIDReply | DelayReply:
+    """Set a piece of the room's state, or have it set later."""
     room = await call.app.rooms.known(room_id)
+    if query.delay is not None:
+        return await _delayed(call, room, event_type, state_key, body, query.delay)
     user_id = call.session.user_id
     if event_type == "m.room.member":
         event_id = await call.app.members.put_state(
@@ -285,6 +303,15 @@ async def get_joined_rooms(call: Call) -> JoinedRoomsReply:
     user = await call.app.memberships.of(call.session.user_nid)
     rooms = await call.app.rooms.by_nids(user.joined)
     return JoinedRoomsReply([room.room_id for room in rooms.values()])
+
+
+async def _delayed(
+    call: Call, room: Room, event_type: str, state_key: str | None, body: JsonObject, delay: int
+) -> DelayReply:
+    delayed = call.app.chapters.delayed
+    return DelayReply(
+        await delayed.schedule(call.session, room, event_type, state_key, body, delay)
+    )
 
 
 def event_filter(text: str | None) -> EventFilter:

@@ -18,6 +18,18 @@ VERSIONS = [
     *(f"v1.{minor}" for minor in range(1, 20)),
 ]
 
+# What clients look for by these names; some are stable by now.
+UNSTABLE = [
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc3981",
+    "org.matrix.msc4140",
+    "org.matrix.msc4222",
+    "org.matrix.msc4306",
+]
+
 
 class Versions(Shape):
     versions: list[str]
@@ -31,4 +43,4 @@ class Versions(Shape):
 )
 async def get_versions(call: Call) -> Versions:
     """The versions that this server speaks."""
-    return Versions(VERSIONS, {})
+    return Versions(VERSIONS, dict.fromkeys(UNSTABLE, True))

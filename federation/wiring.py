@@ -7,7 +7,7 @@ they answer. Nothing here has behaviour of its own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from federation.api import queries, version
+from federation.api import hierarchy, queries, version
 from federation.api.keys import key_endpoints
 from federation.client import ServerClient
 from federation.destinations import Destinations
@@ -118,6 +118,7 @@ class Federation:
         """The endpoints of the API "federation"."""
         return [
             *endpoints_of(version),
+            *endpoints_of(hierarchy),
             *endpoints_of(queries),
             *key_endpoints(self.own_keys, self.notary),
         ]

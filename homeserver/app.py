@@ -33,7 +33,9 @@ from homeserver.push.unread import Unread
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.aggregations import Aggregations
+from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.create import CreateRoom
+from homeserver.rooms.delayed import DelayedEvents
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.entering import Entering
@@ -51,11 +53,14 @@ from homeserver.rooms.relations import Relating, Relations
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.send import Author
 from homeserver.rooms.server_sight import ServerSight
+from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
+from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.third_party import ThirdPartyInvites
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.transactions import OldTransactions
+from homeserver.rooms.upgrades import Upgrades
 from homeserver.rooms.views import Views
 from homeserver.runtime import logs
 from homeserver.runtime.clock import Clock, SystemClock
@@ -110,6 +115,7 @@ from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.reports import Reports
 from homeserver.users.sessions import Sessions
 from homeserver.users.thread_subscriptions import ThreadSubscriptions
 from homeserver.users.typing import Typing
@@ -437,21 +443,49 @@ class App:
         self.metrics.gauge(
             "homeserver_waiting_syncs", "Parked /sync requests", lambda: self.notifier.waiting
         )
+        create_room = CreateRoom(
+            rooms,
+            names,
+            numbers,
+            clock,
+            server_name,
+            config.rooms.default_version,
+            members.invite_to_new,
+        )
+        posting = Posting(rooms, database, Relating(database, timeline, names))
+        push_rules = PushRules(account_data, self._inbox)
+        summaries = Summaries(rooms, database, restricted, elsewhere, federation.directory)
+        upgrades = Upgrades(
+            rooms,
+            database,
+            names,
+            state,
+            create_room,
+            user_profiles,
+            account_data,
+            push_rules,
+            server_name,
+        )
+        members.on_join(upgrades.came_over)
+        delayed = DelayedEvents(rooms, posting, members, names, database, commits, clock)
+        self._tasks.service("delayed events", delayed.run)
+        chapters = Chapters(
+            delayed=delayed,
+            reports=Reports(database, commits, numbers, names, history, clock),
+            spaces=Spaces(
+                rooms, database, names, summaries, elsewhere, federation.directory, clock
+            ),
+            summaries=summaries,
+            upgrades=upgrades,
+        )
         return Services(
             config=config,
             account_data=account_data,
             accounts=accounts,
             appservices=appservices,
             costs=self.metrics.costs,
-            create_room=CreateRoom(
-                rooms,
-                names,
-                numbers,
-                clock,
-                server_name,
-                config.rooms.default_version,
-                members.invite_to_new,
-            ),
+            chapters=chapters,
+            create_room=create_room,
             credentials=Credentials(database, commits, passwords, sessions, interactive),
             deactivation=closing,
             devices=Devices(database, commits, sessions, interactive),
@@ -473,17 +507,17 @@ class App:
             moderation=Moderation(database, commits, sessions, server_name),
             openid=OpenID(database, keys[0], clock),
             operator=self._operator,
-            own_rooms=OwnRooms(rooms, memberships),
+            own_rooms=OwnRooms(rooms, memberships, database, names),
             peers=federation.peers,
             pages=Pages(history, timelines, ring),
             passwords=passwords,
             network_rooms=NetworkRooms(database, commits),
             presence=presence,
             presence_news=presence_news,
-            posting=Posting(rooms, database, Relating(database, timeline, names)),
+            posting=posting,
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
-            push_rules=PushRules(account_data, self._inbox),
+            push_rules=push_rules,
             receiver=receiver,
             receipts=receipts,
             registration=registration,

@@ -11,6 +11,7 @@ from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.ports import Peers, RemoteDirectory
 from homeserver.rooms.actor import Rooms
+from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.history import History
@@ -63,6 +64,7 @@ class Services:
     account_data: AccountData
     accounts: Accounts
     appservices: Appservices
+    chapters: Chapters
     costs: Costs
     create_room: CreateRoom
     credentials: Credentials

@@ -118,6 +118,29 @@ async def timeline(
     return [_stored(row) for row in rows]
 
 
+async def near_time(
+    db: Database, room_nid: int, ts: int, limit: int, *, backwards: bool
+) -> list[int]:
+    """The room's accepted events nearest to a time (ms) on one side of it, the nearest first."""
+    if backwards:
+        rows = await db.fetch(
+            "SELECT event_nid FROM events WHERE room_nid = ? AND origin_ts <= ?"
+            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts DESC LIMIT ?",
+            room_nid,
+            ts,
+            limit,
+        )
+    else:
+        rows = await db.fetch(
+            "SELECT event_nid FROM events WHERE room_nid = ? AND origin_ts >= ?"
+            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts LIMIT ?",
+            room_nid,
+            ts,
+            limit,
+        )
+    return [event_nid for (event_nid,) in rows]
+
+
 async def children(db: Database, prev_nids: Collection[int]) -> dict[int, list[int]]:
     """The events that name each event as a previous one."""
     rows = await db.fetch(

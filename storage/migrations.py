@@ -14,6 +14,7 @@ from storage.schema import (
     AppserviceRoomRow,
     AppserviceRow,
     BlockedServerRow,
+    DelayedEventRow,
     DeliveryRow,
     Dialect,
     EduOutboxRow,
@@ -24,6 +25,7 @@ from storage.schema import (
     MetaRow,
     PduOutboxRow,
     RelationRow,
+    ReportRow,
     RoomServerRow,
     ServerStayRow,
     ThreadRow,
@@ -47,11 +49,17 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     InboundTxnRow,
     EduOutboxRow,
     JoinUnderWayRow,
+    DelayedEventRow,
     RelationRow,
+    ReportRow,
     ThreadRow,
     ThreadSubscriptionRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
+    (
+        "CREATE INDEX events_by_room_nid_origin_ts ON events (room_nid, origin_ts)"
+        " WHERE pos IS NOT NULL"
+    ),
     "CREATE INDEX events_by_pos ON events (pos) WHERE (flags & 16) <> 0",
 )
 

@@ -250,6 +250,7 @@ OUTLIER = 64
         Index(("event_id", "room_nid"), unique=True),
         Index(("room_nid", "pos"), unique=True, where="pos IS NOT NULL"),
         Index(("room_nid",), where="key_nid IS NOT NULL"),
+        Index(("room_nid", "origin_ts"), where="pos IS NOT NULL"),
         Index(("pos",), where="(flags & 16) <> 0"),
     ],
 )
@@ -709,6 +710,37 @@ class JobRow(NamedTuple):
     args: bytes
     run_at: int
     tries: int
+
+
+@table("reports", key=("report_nid",), indexes=[Index(("state", "report_nid"))])
+class ReportRow(NamedTuple):
+    """What a user has reported: a room, an event of it, or a user. `state`: open, closed."""
+
+    report_nid: int
+    reporter_nid: int
+    room_id: str | None
+    event_id: str | None
+    user_id: str | None
+    reason: str
+    ts: int
+    state: str
+    note: str
+
+
+@table("delayed_events", key=("delay_id",), indexes=[Index(("run_at",)), Index(("user_nid",))])
+class DelayedEventRow(NamedTuple):
+    """An event that is sent at `run_at` (ms) unless its user says otherwise; `content` is JSON."""
+
+    delay_id: str
+    user_nid: int
+    device_nid: int | None
+    room_nid: int
+    type: str
+    state_key: str | None
+    content: bytes
+    delay: int
+    since: int
+    run_at: int
 
 
 # --- Other servers -------------------------------------------------------------------------------

@@ -163,3 +163,15 @@ async def snapshots_by_hash(db: Database, room_nid: int, state_hash: bytes) -> l
         state_hash,
     )
     return [SnapshotRow(*row) for row in rows]
+
+
+async def current_of_type(db: Database, room_nid: int, type_nid: int) -> list[int]:
+    """The room's current state events of one type."""
+    rows = await db.scan(
+        "SELECT event_nid FROM current_state"
+        " JOIN state_keys ON state_keys.key_nid = current_state.key_nid"
+        " WHERE room_nid = ? AND type_nid = ?",
+        room_nid,
+        type_nid,
+    )
+    return [event_nid for (event_nid,) in rows]

@@ -31,6 +31,7 @@ _MOST_LOOKED_AT = 2_000
 _MOST_SHOWN = 1_000
 # One request has other servers asked for more of the past at most this many times less.
 _FILL_COUNTS_AS = 500
+_MOST_NEAR = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,16 @@ class History:
         if view is None or looking.ignores(view) or not looking.reader.sees(view):
             raise _no_event()
         return view
+
+    async def near(self, looking: Looking, ts: int, *, backwards: bool) -> EventView:
+        """The readable event nearest to a time (ms) on one side. `MatrixError` M_NOT_FOUND.
+
+        spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
+        """
+        for view in await self._timeline.near(looking.room, ts, _MOST_NEAR, backwards=backwards):
+            if not looking.ignores(view) and looking.reader.sees(view):
+                return view
+        raise MatrixError.not_found("There is no event on that side of that time")
 
     async def find(self, session: Session, event_id: str) -> bytes:
         """One event as the user sees it, whichever room it is in; M_NOT_FOUND as `event`."""

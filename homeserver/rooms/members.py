@@ -31,6 +31,7 @@ from storage.engine import Database
 from storage.memberships import forget
 
 Profile = Callable[[str], Awaitable[JsonObject]]
+CameOver = Callable[[str, Room], Awaitable[None]]
 
 _IN_NONE = "You are in none of the rooms whose members may join this one"
 _MAX_REASON_BYTES = 4_096
@@ -58,6 +59,11 @@ class Members:
         self._restricted = restricted
         self._elsewhere = elsewhere
         self._server_name = server_name
+        self._came_over: CameOver | None = None
+
+    def on_join(self, came_over: "CameOver") -> None:
+        """Have `came_over(user id, room)` done after each new join to a room that we are in."""
+        self._came_over = came_over
 
     async def join(
         self,
@@ -76,15 +82,19 @@ class Members:
         """
         content = {**await self._profile(user_id), **_with_reason("join", reason)}
 
+        joining = True
+
         def unless_joined(current: Event | None) -> JsonObject | None:
-            if current is not None and current.content.get("membership") == "join":
-                return None
-            return content
+            nonlocal joining
+            joining = current is None or current.content.get("membership") != "join"
+            return content if joining else None
 
         room = await self._rooms.find(room_id)
         if room is not None and await self._elsewhere.present(room):
             try:
                 await self._join(user_id, room, unless_joined, guest=guest)
+                if joining and self._came_over is not None:
+                    await self._came_over(user_id, room)
                 return
             except NobodyHere as error:
                 if guest or not await self._elsewhere.servers(room):

@@ -163,7 +163,7 @@ class PublicRooms:
 
     async def _entries(self, rows: Collection[RoomSummaryRow]) -> list[JsonObject]:
         listed = await rooms(self._database, [row.room_nid for row in rows])
-        return [_entry(listed[row.room_nid].room_id, row) for row in rows]
+        return [entry_of(listed[row.room_nid].room_id, row) for row in rows]
 
     def _counted(self, count: int) -> None:
         self._count = count
@@ -175,7 +175,8 @@ class PublicRooms:
         return self._count
 
 
-def _entry(room_id: str, row: RoomSummaryRow) -> JsonObject:
+def entry_of(room_id: str, row: RoomSummaryRow) -> JsonObject:
+    """What the directory, and whoever else lists rooms, says of a room."""
     entry: JsonObject = {
         "room_id": room_id,
         "num_joined_members": row.joined,

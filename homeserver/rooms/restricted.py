@@ -51,7 +51,7 @@ class Restricted:
             return Allowed.NO
         user_nid = (await self._names.nids([user_id]))[user_id]
         unknown = False
-        for room_id in await self._rooms.read(room, _allowing_rooms):
+        for room_id in await self._rooms.read(room, allowing_rooms):
             allowing = await self._rooms.find(room_id)
             if allowing is None or not await anybody_of_ours_in(self._database, allowing.nid):
                 unknown = True
@@ -100,7 +100,8 @@ def authoriser(head: Head, server: str, members: Collection[str]) -> str:
     )
 
 
-def _allowing_rooms(head: Head) -> list[str]:
+def allowing_rooms(head: Head) -> list[str]:
+    """The ids of the rooms whose members may join a restricted room."""
     rules: Event | None = head.event("m.room.join_rules")
     if rules is None or rules.content.get("join_rule") not in _RESTRICTED:
         return []

@@ -13,7 +13,7 @@ from homeserver.rooms.actor import Room
 from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView, Views
 from storage.engine import Database
-from storage.events import event_numbers, rooms_of_event, timeline
+from storage.events import event_numbers, near_time, rooms_of_event, timeline
 from storage.schema import OUTLIER, REJECTED, SOFT_FAILED
 
 OLDEST = -(2**62)
@@ -49,6 +49,12 @@ class Timeline:
         if view is None or view.pos is None or view.flags & (REJECTED | SOFT_FAILED | OUTLIER):
             return None
         return view
+
+    async def near(self, room: Room, ts: int, limit: int, *, backwards: bool) -> list[EventView]:
+        """Accepted events of the room nearest to a time (ms) on one side, the nearest first."""
+        nids = await near_time(self._database, room.nid, ts, limit, backwards=backwards)
+        views = await self._views.get(nids, room.rules)
+        return [views[nid] for nid in nids if nid in views]
 
     async def rooms_of(self, event_id: str) -> list[int]:
         """The rooms (numbers) that have an event of this id."""

@@ -10,7 +10,7 @@ from tests.serving import Running
 async def test_versions(server: Running) -> None:
     reply = await server.request("GET", "/_matrix/client/versions")
     assert {"r0.6.1", "v1.1", "v1.19"} <= set(reply.body["versions"])
-    assert reply.body["unstable_features"] == {}
+    assert reply.body["unstable_features"]["org.matrix.msc4140"] is True
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
 
 

@@ -1,0 +1,24 @@
+"""The services of rooms beyond talking in them, as one record for endpoints.
+
+Owns their wiring: `build` makes each from what the rest of the server is made of. It holds no
+behaviour of its own.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.rooms.delayed import DelayedEvents
+from homeserver.rooms.spaces import Spaces
+from homeserver.rooms.summaries import Summaries
+from homeserver.rooms.upgrades import Upgrades
+from homeserver.users.reports import Reports
+
+
+@dataclass(frozen=True, slots=True)
+class Chapters:
+    """See the module."""
+
+    delayed: DelayedEvents
+    reports: Reports
+    spaces: Spaces
+    summaries: Summaries
+    upgrades: Upgrades
