@@ -25,7 +25,7 @@ async def nio(server: Server) -> AsyncIterator[NioPerson]:
     person = NioPerson(server.url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(person.quit)
-        await _arrive(person, "nina")
+        await arrive(person, "nina")
         yield person
 
 
@@ -36,11 +36,12 @@ async def js(server: Server, tmp_path: Path) -> AsyncIterator[JsPerson]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(person.quit)
         await person.open()
-        await _arrive(person, "jasper")
+        await arrive(person, "jasper")
         yield person
 
 
-async def _arrive(person: Person, username: str) -> None:
+async def arrive(person: Person, username: str) -> None:
+    """Make the account, log in, and begin to sync."""
     await person.register(username)
     await person.login(username)
     await person.start()

@@ -14,7 +14,11 @@ def pair(request: pytest.FixtureRequest, nio: NioPerson, js: JsPerson) -> tuple[
 
 
 async def test_a_conversation_from_the_invite_to_the_leave(pair: tuple[Person, Person]) -> None:
-    host, guest = pair
+    await converse(*pair)
+
+
+async def converse(host: Person, guest: Person) -> None:
+    """Everything that two people do in a room, seen by both."""
     room_id = await host.create_room("The garden")
     await host.until(room_id, lambda view: view.name == "The garden")
 
@@ -62,7 +66,7 @@ async def test_a_conversation_from_the_invite_to_the_leave(pair: tuple[Person, P
             guest.user_id not in view.members or view.members[guest.user_id].membership == "leave"
         ),
     )
-    for person in pair:
+    for person in (host, guest):
         heard = in_one_piece(await person.heard(room_id))
         assert len(heard) == len(set(heard)), "an event was delivered twice"
 
