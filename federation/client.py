@@ -134,16 +134,20 @@ class ServerClient:
         if self._looking:
             await asyncio.wait(self._looking)
 
+    def look_soon(self, server: str) -> None:
+        """Look, at most once a minute, whether a server that waits is elsewhere now."""
+        now = self._clock.now_ms()
+        if now - self._looked.get(server, 0) >= LOOK_AGAIN_MS:
+            self._looked[server] = now
+            task = asyncio.get_running_loop().create_task(self.look_again(server))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+
     async def _check(self, server: str) -> None:
         try:
             await self._destinations.check(server)
         except Unreachable:
-            now = self._clock.now_ms()
-            if now - self._looked.get(server, 0) >= LOOK_AGAIN_MS:
-                self._looked[server] = now
-                task = asyncio.get_running_loop().create_task(self.look_again(server))
-                self._looking.add(task)
-                task.add_done_callback(self._looking.discard)
+            self.look_soon(server)
             raise
 
     @asynccontextmanager

@@ -47,7 +47,7 @@ class RoomEdu(NamedTuple):
     content: Callable[[str], bytes]
 
 
-class _Note(NamedTuple):
+class Note(NamedTuple):
     """Something that goes to the servers of a room; all before it stands at or below `after`."""
 
     after: int
@@ -73,7 +73,7 @@ class Sender:
         self._commits = commits
         self._clock = clock
         self._outbox = outbox
-        self._notes: deque[_Note] = deque()
+        self._notes: deque[Note] = deque()
         self._noted = asyncio.Event()
         self._changed = asyncio.Event()
         self._published: Callable[[], int] = lambda: 0
@@ -100,18 +100,21 @@ class Sender:
         """Events of a room were committed; called in the order of the stream."""
         for pos, appended in enumerate(events, first_pos):
             if appended.flags & LOCAL or appended.servers or appended.letters:
-                self._notes.append(_Note(pos - 1, room_nid, appended))
+                self._notes.append(Note(pos - 1, room_nid, appended))
                 self._noted.set()
 
     def room_edu(self, room_nid: int, edu: RoomEdu) -> None:
         """Tell the servers in a room something that may be lost."""
         if len(self._notes) < MAX_NOTED_EDUS:
-            self._notes.append(_Note(self._published(), room_nid, edu))
+            self._notes.append(Note(self._published(), room_nid, edu))
             self._noted.set()
 
     def lost(self) -> None:
-        """Events were committed that nobody was told of: look for them in the database."""
-        self._notes.appendleft(_Note(self.position, 0, None))
+        """Events were committed that nobody was told of: look for them in the database.
+
+        Which ones is not known, only that all up to the saved position were handed out.
+        """
+        self._notes.appendleft(Note(self._saved or 0, 0, None))
         self._noted.set()
 
     @property
@@ -178,7 +181,7 @@ class Sender:
             queue.wake()
         self._changed.set()
 
-    async def _hand_out(self, note: _Note) -> None:
+    async def _hand_out(self, note: Note) -> None:
         servers = await self._rooms.before(note.room_nid, note.after + 1)
         if isinstance(note.what, RoomEdu):
             if servers:

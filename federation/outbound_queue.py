@@ -199,7 +199,9 @@ class Queue:
 
     def wake(self) -> None:
         """Send what waits, unless the server is left alone for a while."""
-        if self._task is None and self._timer is None and self.waits and not self._stopped:
+        if self._timer is not None:
+            self._means.requests.look_soon(self.server)
+        elif self._task is None and self.waits and not self._stopped:
             self._start()
 
     def retry(self) -> None:

@@ -123,6 +123,10 @@ class Requests:
         )
         return json_of(destination, answer)
 
+    def look_soon(self, server: str) -> None:
+        """Something waits for a server that is left alone: it may have moved."""
+        self._client.look_soon(server)
+
     def outgoing(
         self, destination: str, method: str, target: str, body: JsonObject | None = None
     ) -> Outgoing:

@@ -7,6 +7,8 @@ while both sides write; a fourth one, which the test plays, answers with everyth
 import asyncio
 import contextlib
 import itertools
+import json
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,10 @@ import pytest
 import trustme
 from aiohttp import web
 
-from tests.federation.house import House, HouseServer, heard, house, until
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.event import Event, build
+from homeserver.matrix.versions import ROOM_VERSIONS
+from tests.federation.house import Guest, House, HouseServer, heard, house, until
 from tests.federation.internet import Handler, answers
 from tests.serving import Person
 
@@ -198,3 +203,65 @@ async def test_a_peer_without_sense_holds_up_nobody(together: Together) -> None:
         return all(f"on we go {number}" in there for number in range(20))
 
     await until(caught_up, 90)
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(150, marks=LONG)])
+async def test_transactions_that_come_twice_and_in_any_order(
+    together: Together, count: int
+) -> None:
+    """The sender says when asked what came before; nobody has anything twice."""
+    guest = await together.made.guest("guest.example")
+    user = guest.user("mixed")
+    joined = await guest.join(together.servers[0], together.room_id, user)
+    said = chain(guest, together.room_id, user, joined, count)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if "/get_missing_events/" not in request.path:
+            return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+        asked = json.loads(await request.read())
+        ids = [event.event_id for event, _ in said]
+        last = max(ids.index(one) for one in asked["latest_events"] if one in ids)
+        known = [ids.index(one) for one in asked["earliest_events"] if one in ids]
+        between = said[max(known, default=-1) + 1 : last][-asked["limit"] :]
+        return web.json_response({"events": [event.pdu for event, _ in between]})
+
+    guest.answer = answer
+    chance = random.Random(count)
+    for server in together.servers:
+        order = [event.pdu for event, _ in said] * 2
+        chance.shuffle(order)
+        sends = [guest.send(server, pdu) for pdu in order]
+        replies = await asyncio.gather(*sends)
+        assert {reply.status for reply in replies} == {200}
+    together.sent += [event.event_id for event, _ in said]
+    await together.check(60)
+
+
+def chain(
+    guest: Guest, room_id: str, user: str, joined: JsonObject, count: int
+) -> list[tuple[Event, bytes]]:
+    """Messages of a user who has just joined, each after the one before."""
+    rules = ROOM_VERSIONS["11"]
+    events = [Event.parse(pdu, rules) for pdu in (*joined["state"], joined["event"])]
+    by_key = {event.key: event for event in events if event.is_state}
+    keys = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", user)]
+    last = by_key["m.room.member", user]
+    made = []
+    for number in range(count):
+        event, pdu = build(
+            rules,
+            room_id=room_id,
+            sender=user,
+            type="m.room.message",
+            content={"msgtype": "m.text", "body": f"mixed {number}"},
+            state_key=None,
+            prev_event_ids=[last.event_id],
+            auth_event_ids=[by_key[key].event_id for key in keys],
+            depth=last.depth + 1,
+            origin_server_ts=guest.keys.clock.now_ms(),
+            sign=guest.keys.key,
+            server_name=guest.name,
+        )
+        made.append((event, pdu))
+        last = event
+    return made

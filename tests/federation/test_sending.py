@@ -9,6 +9,7 @@ import pytest
 import trustme
 from aiohttp import web
 
+from federation.outbound import Note
 from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.receive import Verdict
 from tests.federation.house import Guest, House, house
@@ -196,6 +197,52 @@ async def test_a_sign_of_life_ends_the_pause(shared: Shared, guest: Guest) -> No
     guest.refuse = None
     await shared.server.app.federation.destinations.succeeded(REMOTE)
     assert texts(await got(guest, 1)) == ["one"]
+
+
+async def test_a_server_that_has_moved_is_found_and_tried_at_once(
+    made: House, shared: Shared, guest: Guest
+) -> None:
+    """The next event that it should have makes us look where it is."""
+    await shared.bob_joins()
+    guest.refuse = lambda body: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "one")
+    await away_for_long(shared)
+    elsewhere = Guest(made, REMOTE)
+    await elsewhere.server.start()
+    try:
+        made.lead(SERVER_NAME, REMOTE, elsewhere.server.port)
+        now = shared.server.clock.now_ms()
+        lookups = shared.server.app.federation.lookups
+        for kind, name in (("srv", f"_matrix-fed._tcp.{REMOTE}"), ("address", "loopback.example")):
+            lookups.doubt(kind, name)
+        await shared.server.clock.advance(61)
+        await shared.alice.say(shared.room_id, "two")
+        assert texts(await got(elsewhere, 2)) == ["one", "two"]
+        assert shared.server.clock.now_ms() - now < 62_000
+    finally:
+        await elsewhere.server.stop()
+
+
+async def test_events_that_nobody_was_told_of_are_found(
+    shared: Shared, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while an event is published must not make a hole."""
+    await shared.bob_joins()
+    await shared.alice.say(shared.room_id, "one")
+    await got(guest, 1)
+    await shared.server.clock.advance(2)
+    failures = [RuntimeError("no memory for a note")]
+
+    def note(*values: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return Note(*values)
+
+    monkeypatch.setattr("federation.outbound.Note", note)
+    await shared.alice.say(shared.room_id, "two")
+    await shared.alice.say(shared.room_id, "three")
+    assert not failures
+    await wait_for(lambda: {"two", "three"} <= set(texts(guest.pdus)))
 
 
 async def test_a_server_that_wants_to_be_left_alone_is(shared: Shared, guest: Guest) -> None:
