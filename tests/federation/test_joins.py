@@ -19,11 +19,13 @@ import pytest_asyncio
 import trustme
 
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.event import build
+from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import event_id_of, hash_and_sign
 from homeserver.matrix.versions import ROOM_VERSIONS
+from tests.databases import PostgresServer
 from tests.federation.generated import GeneratedRoom
-from tests.federation.house import Guest, House, house, until
+from tests.federation.house import Guest, House, heard, house, until
+from tests.processes import postgresql_url
 from tests.rooms.paths import at
 from tests.serving import Person
 
@@ -34,9 +36,11 @@ VERSIONS = [str(number) for number in range(1, 13)]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def made(
-    authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+    authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
 ) -> AsyncIterator[House]:
+    """Two servers, one on each kind of database."""
     async with house(authority, tmp_path_factory.mktemp("joins")) as house_made:
+        house_made.server("b.example", postgresql_url(postgres.blank_database()))
         await house_made.start("a.example", "b.example")
         yield house_made
 
@@ -82,6 +86,16 @@ async def members(person: Person, room: str) -> dict[str, str]:
     return {one["state_key"]: one["content"]["membership"] for one in found["chunk"]}
 
 
+async def seen(person: Person, section: str, room: str) -> Any:
+    """The room's part of a section of /sync, once it is there."""
+
+    async def look() -> Any:
+        rooms = (await person.sync(timeout=1_000)).get("rooms", {})
+        return rooms.get(section, {}).get(room)
+
+    return await until(look)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_rooms_of_every_version_are_joined(made: House, version: str) -> None:
     alice, bob = await person(made, "a.example"), await person(made, "b.example")
@@ -97,16 +111,85 @@ async def test_rooms_of_every_version_are_joined(made: House, version: str) -> N
     assert [event["sender"] for event in synced["timeline"]["events"]] == [bob.user_id]
     assert synced["summary"]["m.joined_member_count"] == 2
     await bob.say(room, "I am here")
+    said = await alice.say(room, "So you are")
+    await heard(bob, room, said)
 
 
-async def seen(person: Person, section: str, room: str) -> Any:
-    """The room's part of a section of /sync, once it is there."""
+async def test_who_is_removed_by_another_server_is_out(made: House) -> None:
+    alice, bob = await person(made, "b.example"), await person(made, "a.example")
+    room = await alice.create_room(preset="public_chat")
+    await join(bob, room, "b.example")
+    await bob.sync()
+    await alice.ok("POST", at(room, "kick"), body={"user_id": bob.user_id})
+    await seen(bob, "leave", room)
+    await join(bob, room, "b.example")
+    await alice.ok("POST", at(room, "ban"), body={"user_id": bob.user_id})
+    await seen(bob, "leave", room)
+    await bob.refused("M_FORBIDDEN", "POST", f"/join/{room}?via=b.example", body={})
 
-    async def look() -> Any:
-        rooms = (await person.sync(timeout=1_000)).get("rooms", {})
-        return rooms.get(section, {}).get(room)
 
-    return await until(look)
+async def test_an_invite_can_be_taken_back(made: House) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    room = await alice.create_room(invite=[bob.user_id])
+    await seen(bob, "invite", room)
+    await alice.ok("POST", at(room, "kick"), body={"user_id": bob.user_id, "reason": "sorry"})
+    left = await seen(bob, "leave", room)
+    (event,) = left["timeline"]["events"]
+    assert (event["sender"], event["content"]["reason"]) == (alice.user_id, "sorry")
+    await bob.refused("M_FORBIDDEN", "POST", f"/join/{room}?via=a.example", body={})
+
+
+async def test_three_servers_hear_each_other(made: House) -> None:
+    """Each was let in by another; a join through one reaches the third."""
+    made.server("c.example")
+    await made.start("c.example")
+    people = [await person(made, name) for name in ("a.example", "b.example", "c.example")]
+    alice, bob, carol = people
+    room = await alice.create_room(preset="public_chat")
+    await join(bob, room, "a.example")
+    await join(carol, room, "b.example")
+    everybody = dict.fromkeys((one.user_id for one in people), "join")
+    for one in people:
+
+        async def complete(one: Person = one) -> bool:
+            return await members(one, room) == everybody
+
+        await until(complete)
+    for speaker in people:
+        said = await speaker.say(room, f"I am {speaker.user_id}")
+        for listener in people:
+            await heard(listener, room, said)
+
+
+async def test_what_is_sent_while_a_join_is_under_way_is_heard_after_it(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with house(authority, tmp_path) as made:
+        (a,) = await made.start("a.example")
+        guest = await made.guest("guest.example")
+        room = GeneratedRoom(guest, "11", members=300)
+        guest.answer = room.answer
+        alice = await a.person("alice")
+        room.held.clear()
+        path = f"/join/{room.room_id}?via={guest.name}"
+        joining = asyncio.create_task(alice.ok("POST", path, body={}))
+
+        async def begun() -> bool:
+            return room.pieces_sent > 0
+
+        await until(begun)
+        (join_pdu,) = room.joins
+        joined = Event.parse(join_pdu, room.rules)
+        creator = guest.user("creator")
+        auth = [room.create, room.events[1], room.levels]
+        room.events.append(joined)
+        content = {"msgtype": "m.text", "body": "just now"}
+        message = room.add("m.room.message", creator, content, None, auth)
+        reply = await guest.send(a, message.pdu)
+        assert reply.status == 200, reply.body
+        room.held.set()
+        await joining
+        await heard(alice, room.room_id, message.event_id)
 
 
 @pytest.mark.parametrize("version", ["1", "6", "10", "11", "12"])
