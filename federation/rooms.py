@@ -7,6 +7,7 @@ that rooms themselves are built on. Nothing here has behaviour of its own.
 from dataclasses import dataclass
 
 from federation.api.events import event_endpoints
+from federation.api.hierarchy import hierarchy_endpoints
 from federation.api.membership import membership_endpoints
 from federation.api.thirdparty import third_party_endpoints
 from federation.events import Verifier
@@ -82,6 +83,7 @@ class RoomFederation:
         """Their endpoints of the API "federation"."""
         return [
             *membership_endpoints(self.resident, self.invites),
+            *hierarchy_endpoints(self.resident),
             *third_party_endpoints(self.resident, self.onbind),
             *event_endpoints(self.serving),
         ]

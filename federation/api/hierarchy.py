@@ -1,13 +1,13 @@
-"""What other servers ask of our spaces.
+"""Spaces, for other servers.
 
-spec: server-server-api#spaces
+spec: server-server-api#get_matrixfederationv1hierarchyroomid
 """
 
+from federation.resident import Resident
 from homeserver.errors import MatrixError
-from homeserver.http.endpoint import Call, Server, endpoint
+from homeserver.http.endpoint import Call, Endpoint, Server, endpoint, endpoint_of
 from homeserver.http.shape import RoomID, Shape
 from homeserver.matrix.canonical import JsonObject
-from homeserver.rooms.acl import allowed
 from homeserver.rooms.actor import Room
 
 
@@ -15,21 +15,24 @@ class HierarchyQuery(Shape):
     suggested_only: bool = False
 
 
-@endpoint(
-    "GET /_matrix/federation/v1/hierarchy/{room_id}",
-    spec="server-server-api#get_matrixfederationv1hierarchyroomid",
-    auth=Server(),
-)
-async def get_hierarchy(call: Call, room_id: RoomID, query: HierarchyQuery) -> JsonObject:
-    """A space and the rooms right below it, as far as the asking server may know of them."""
-    app = call.app
+def hierarchy_endpoints(resident: Resident) -> list[Endpoint]:
+    """The endpoint on spaces."""
 
-    async def may_see(room: Room) -> bool:
-        if not await app.rooms.read(room, lambda head: allowed(call.origin, head)):
-            return False
-        return await app.chapters.summaries.may_tell(call.origin, room)
+    @endpoint(
+        "GET /_matrix/federation/v1/hierarchy/{room_id}",
+        spec="server-server-api#get_matrixfederationv1hierarchyroomid",
+        auth=Server(),
+    )
+    async def get_hierarchy(call: Call, room_id: RoomID, query: HierarchyQuery) -> JsonObject:
+        """A space and the rooms right below it, as far as the server may know of them."""
+        summaries = call.app.chapters.summaries
+        room = await resident.room(call.origin, room_id)
+        if not await summaries.may_tell(call.origin, room):
+            raise MatrixError.not_found("This server is not in that room")
 
-    room = await app.rooms.find(room_id)
-    if room is None or not await app.chapters.summaries.present(room) or not await may_see(room):
-        raise MatrixError.not_found("There is no such room, or your server may not see it")
-    return await app.chapters.spaces.local(room, query.suggested_only, may_see)
+        async def may_see(child: Room) -> bool:
+            return await summaries.may_tell(call.origin, child)
+
+        return await call.app.chapters.spaces.local(room, query.suggested_only, may_see)
+
+    return [endpoint_of(get_hierarchy)]

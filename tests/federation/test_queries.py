@@ -94,3 +94,32 @@ async def test_openid_tokens_name_their_user_to_anybody(
         reply = await guest.request(a, "GET", target + quote(wrong))
         assert (reply.status, reply.errcode) == (401, "M_UNKNOWN_TOKEN")
     await bob.refused("M_FORBIDDEN", "POST", path, body={})
+
+
+async def test_spaces_of_other_servers_are_walked(people: tuple[Person, Person]) -> None:
+    alice, bob = people
+    space = await alice.create_room(
+        preset="public_chat", name="Space", creation_content={"type": "m.space"}
+    )
+    open_room = await alice.create_room(preset="public_chat", name="Open")
+    closed_room = await alice.create_room(name="Closed")
+    for room in (open_room, closed_room):
+        await alice.put_state(space, "m.space.child", {"via": ["a.example"]}, room)
+    await bob.ok("POST", f"/join/{space}?via=a.example", body={})
+    path = f"/_matrix/client/v1/rooms/{quote(space)}/hierarchy"
+    found = await bob.ok("GET", path)
+    assert [room["name"] for room in found["rooms"]] == ["Space", "Open"]
+    summary = f"/_matrix/client/v1/room_summary/{quote(open_room)}?via=a.example"
+    assert (await bob.ok("GET", summary))["name"] == "Open"
+    await bob.refused("M_NOT_FOUND", "GET", summary.replace(quote(open_room), quote(closed_room)))
+
+
+async def test_a_closed_space_is_told_to_no_stranger(
+    made: House, people: tuple[Person, Person]
+) -> None:
+    alice, _ = people
+    space = await alice.create_room(creation_content={"type": "m.space"})
+    guest = made.guests.get("third.example") or await made.guest("third.example")
+    target = f"/_matrix/federation/v1/hierarchy/{quote(space)}"
+    reply = await guest.request(made.servers["a.example"], "GET", target)
+    assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
