@@ -56,6 +56,7 @@ class Receiving:
         verifier, commits, clock = room_federation.verifier, federation.commits, federation.clock
         gaps = Gaps(federation.requests, verifier, rooms, receiver, elsewhere, database)
         staging = Staging(rooms, receiver, verifier, gaps, database, commits, numbers, clock)
+        staging.hold(elsewhere.entering.under_way)
         elsewhere.entering.on_entered(staging.wake)
         ephemera = Ephemera(rooms, elsewhere, typing, receipts, presence)
         staging.on_stored(ephemera.stored)

@@ -72,7 +72,12 @@ class Staging:
         self._again: set[int] = set()
         self._lacking: dict[int, set[str]] = {}
         self._stored: Stored = _nobody
+        self._held: Callable[[str], bool] = _never
         self._closed = False
+
+    def hold(self, held: Callable[[str], bool]) -> None:
+        """Judge nothing of a room (its id) while it is `held`; who lets it go calls `wake`."""
+        self._held = held
 
     def on_stored(self, stored: Stored) -> None:
         """Have `stored(room, event ids)` awaited when events have a place in their room."""
@@ -116,7 +121,7 @@ class Staging:
 
     def wake(self, room: Room) -> None:
         """Events may be staged for the room: judge them."""
-        if self._closed:
+        if self._closed or self._held(room.room_id):
             return
         if room.nid in self._draining:
             self._again.add(room.nid)
@@ -269,3 +274,8 @@ class Staging:
 
 async def _nobody(room: Room, event_ids: Sequence[str]) -> None:
     """Nobody waits for events."""
+
+
+def _never(room_id: str) -> bool:
+    """No room is held."""
+    return False

@@ -27,7 +27,7 @@ from homeserver.streams.numbers import Names, NamesMissing, NumbersExhausted
 from storage import outbound as outbound_store
 from storage import rooms as room_store
 from storage import state as state_store
-from storage.changes import Conflict, Insert
+from storage.changes import Conflict, Insert, Put
 from storage.engine import Database
 from storage.events import event_ids
 from storage.packing import unpack_numbers
@@ -116,8 +116,9 @@ class Rooms:
     async def named(self, room_id: str, rules: RoomRules, nid: int, now: int) -> Room:
         """The room of an id, made known without a head if it was not: others have it, not we.
 
-        `nid` is a number for a new room. Raises `MatrixError` M_INCOMPATIBLE_ROOM_VERSION when it
-        is known with another version.
+        `nid` is a number for a new room. Of a room without a head the version is what was heard
+        last: who named it first may have lied. Raises `MatrixError` M_INCOMPATIBLE_ROOM_VERSION
+        when we know better.
         """
         room = await self.find(room_id)
         if room is None:
@@ -129,6 +130,10 @@ class Rooms:
                 await self._commits.commit(changes)
             room = await self.known(room_id)
         if room.rules is not rules:
+            if room.nid not in await room_store.heads(self._database, [room.nid]):
+                await self._commits.commit([Put(RoomRow(room.nid, room_id, rules.version, 0, now))])
+                self._actors.pop(room.nid, None)
+                return self._remember(Room(room.nid, room_id, rules))
             raise MatrixError(
                 "M_INCOMPATIBLE_ROOM_VERSION",
                 f"The room is of version {room.rules.version} here",

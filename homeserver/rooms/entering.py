@@ -105,9 +105,10 @@ class Entering:
         self._suffix = ":" + server_name
         self._under_way: Counter[str] = Counter()
         self._entered: list[Callable[[Room], None]] = []
+        self._entered_now: dict[str, Room] = {}
 
     def on_entered(self, entered: Callable[[Room], None]) -> None:
-        """Have `entered(room)` called when a room that was being joined can be written."""
+        """Have `entered(room)` called when a room was joined and no join of it is under way."""
         self._entered.append(entered)
 
     def under_way(self, room_id: str) -> bool:
@@ -123,6 +124,10 @@ class Entering:
         self._under_way[room_id] -= 1
         if not self._under_way[room_id]:
             del self._under_way[room_id]
+            room = self._entered_now.pop(room_id, None)
+            if room is not None:
+                for entered in self._entered:
+                    entered(room)
 
     async def enter(self, room: Room, join: Event, pdu: bytes, told: Told) -> None:
         """Make what was told the room's state, and put the join behind it.
@@ -141,8 +146,7 @@ class Entering:
             arrive(sending, arrival, self._numbers)
 
         await self._rooms.change(room, verb)
-        for entered in self._entered:
-            entered(room)
+        self._entered_now[room.room_id] = room
 
     # What `_Storing` uses of this.
 

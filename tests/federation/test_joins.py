@@ -451,6 +451,23 @@ async def test_a_thousand_invites_end_at_a_bound(made: House) -> None:
     assert statuses.count(200) <= 21
 
 
+async def test_a_lie_about_a_room_s_version_keeps_nobody_out(made: House) -> None:
+    guest = await made.guest(f"early{next(_count)}.example")
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    room, sender = await alice.create_room(preset="public_chat", room_version="11"), guest.user("x")
+    pdu = signed_invite(guest, room, sender, bob.user_id)
+    body = {"room_version": "10", "event": pdu, "invite_room_state": create_of(room, sender)}
+    event_id = quote(event_id_of(pdu, ROOM_VERSIONS["10"]))
+    path = f"/_matrix/federation/v2/invite/{quote(room)}/{event_id}"
+    reply = await guest.request(made.servers["b.example"], "PUT", path, body)
+    assert reply.status == 200, reply.body
+    await seen(bob, "invite", room)
+    await join(bob, room, "a.example")
+    assert (await members(bob, room)) == {alice.user_id: "join", bob.user_id: "join"}
+    said = await alice.say(room, "welcome")
+    await heard(bob, room, said)
+
+
 async def test_what_is_no_invite_of_ours_is_not_signed(made: House) -> None:
     guest = await made.guest(f"odd{next(_count)}.example")
     b, bob = made.servers["b.example"], await person(made, "b.example")
