@@ -72,6 +72,11 @@ class Destinations:
         """The servers that are not spoken with."""
         return self._blocked
 
+    def is_failing(self, server: str) -> bool:
+        """Whether the server, whose state was asked for before, did not answer the last time."""
+        row = self._rows.get(server)
+        return row is not None and row.failing_since_ts is not None
+
     def is_blocked(self, server: str) -> bool:
         """Whether an operator wants the server neither asked nor answered."""
         return server in self._blocked

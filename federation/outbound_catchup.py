@@ -13,7 +13,7 @@ from federation.outbound_events import Pdu
 from storage import outbound as store
 from storage.engine import Database
 
-FAR = 1_000
+FAR = 2_000
 """More missed events of one room than this are left to be asked for, but for the last ones."""
 _LAST = 20
 _AT_ONCE = 5_000

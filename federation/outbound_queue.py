@@ -42,8 +42,10 @@ MAX_PENDING = 1_000
 """Events in memory for one server; when more wait, it is behind."""
 MAX_EPHEMERAL = 500
 MAX_BUSY_MS = 3_600_000
-TASKS = 300
-"""Transactions under way at the same time, to all servers together."""
+TASKS = 250
+"""Transactions under way at the same time, to all servers together that answered last time."""
+DOUBTFUL = 100
+"""The same for those that did not: they hold up nobody else."""
 CATCHING_UP = 4
 """Servers for whom the database is searched at the same time."""
 END = 2**62
@@ -62,6 +64,7 @@ class Means:
     position: Callable[[], int]
     changed: Callable[[], None]
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TASKS))
+    doubtful: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOUBTFUL))
     catching_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CATCHING_UP))
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -74,6 +77,7 @@ class Queue:
         "_caught_up",
         "_edus_done",
         "_ephemeral",
+        "_goes_back",
         "_looking",
         "_means",
         "_missed",
@@ -115,6 +119,7 @@ class Queue:
         self._missed: deque[Pdu] = deque()
         self._caught_up = 0
         self._looking = False
+        self._goes_back = False
         self._edus_done = (-END, 0)
         self._ephemeral: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._transaction: Transaction | None = None
@@ -156,7 +161,7 @@ class Queue:
         """
         floor = self.floor
         self.acked = after if floor is None else min(floor, after)
-        self.behind, self._looking = True, False
+        self.behind, self._looking, self._goes_back = True, False, True
         self._pending.clear()
         self._missed.clear()
         if self._task is None:
@@ -254,25 +259,23 @@ class Queue:
             await means.destinations.check(self.server)
             while not self._stopped:
                 if self._transaction is None and self.behind and not self._missed:
-                    if await self._is_failing():
+                    if self._is_failing:
                         # Whether it is there at all is asked first: looking up is dear.
-                        self._transaction = Transaction(self._id(), self.acked, ready=True)
-                    else:
-                        await self._look_up()
-                        continue
+                        await self._deliver(Transaction(self._id(), self.acked))
+                    await self._look_up()
+                    continue
                 if self._transaction is None:
                     self._transaction = self._next()
-                transaction = self._transaction
-                if not transaction.ready:
-                    await self._fill(transaction)
-                if not transaction.size and not self.behind:
-                    self._transaction = None
-                    if self.waits:
-                        continue
+                if not self._transaction.ready:
+                    await self._fill(self._transaction)
+                if self._transaction.size:
+                    await self._deliver(self._transaction)
+                    continue
+                self._transaction = None
+                if not self.waits:
                     self.since_ms = None
                     means.changed()
                     return
-                await self._deliver(transaction)
         except Unreachable as error:
             await self._unreachable(error)
         except Busy as error:
@@ -282,7 +285,7 @@ class Queue:
     async def _deliver(self, transaction: Transaction) -> None:
         means = self._means
         try:
-            async with means.places:
+            async with means.doubtful if self._is_failing else means.places:
                 now = means.clock.now_ms()
                 await deliver(means.requests, self.server, transaction, means.origin, now)
         except Refused as error:
@@ -293,7 +296,7 @@ class Queue:
 
     def _done(self, transaction: Transaction) -> None:
         self._transaction = None
-        if transaction.pdus:
+        if transaction.pdus and not self._goes_back:
             last = transaction.pdus[-1].pos
             self.acked = max(self.acked, last if self._missed else max(last, transaction.until))
         if transaction.edus:
@@ -350,9 +353,9 @@ class Queue:
         self._timer = None
         self.wake()
 
-    async def _is_failing(self) -> bool:
-        row = await self._means.destinations.state(self.server)
-        return row.failing_since_ts is not None
+    @property
+    def _is_failing(self) -> bool:
+        return self._means.destinations.is_failing(self.server)
 
     # --- choosing what goes next
 
@@ -362,7 +365,7 @@ class Queue:
         async with means.catching_up:
             # What is committed from here on comes by `add`.
             self._pending.clear()
-            self._looking = True
+            self._looking, self._goes_back = True, False
             until = means.position()
             try:
                 found = await missed(means.database, self.server, self.acked, until)

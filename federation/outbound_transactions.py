@@ -101,7 +101,7 @@ async def deliver(
     if isinstance(results, dict):
         for event_id, result in results.items():
             if isinstance(result, dict) and "error" in result:
-                log.info("%s could not use event %.255s: %.500s", server, event_id, result["error"])
+                log.info("%s could not use event %.255r: %.500r", server, event_id, result["error"])
 
 
 def _edu(edu_type: str, content: bytes) -> bytes:
