@@ -29,7 +29,8 @@ from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
-from homeserver.push.unread import Unread
+from homeserver.push.rules import Rules
+from homeserver.push.unread import UnreadCounts
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.aggregations import Aggregations
@@ -367,13 +368,17 @@ class App:
         timeline, readers = Timeline(database, views), Readers(database, names, erased)
         aggregations = Aggregations(database, timeline, names)
         past = self._past = Past(database, clock)
+        rules = Rules(database)
+        publisher.on_account_data(rules.changed)
+        publisher.on_lost(rules.clear)
+        unread = UnreadCounts(database, ring, names, rules)
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
         sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations)
         answers = RoomAnswers(
             database,
             rooms,
             sections,
-            RoomExtras(typing, Unread(database, ring, names)),
+            RoomExtras(typing, unread),
             readers,
             state,
             lambda until: StoredNews(database, names, timeline, -1, until),

@@ -227,19 +227,43 @@ async def txn_ids(db: Database, device_nid: int, event_nids: Collection[int]) ->
     )
 
 
-async def notifying_tail(
-    db: Database, room_nid: int, after: int, until: int, limit: int
-) -> list[tuple[int, int, bool]]:
-    """(sender_nid, flags, is state) of the last events in (after, until], newest first."""
+class TailEvent(NamedTuple):
+    """An event of a room's tail, newest first."""
+
+    event_nid: int
+    pos: int
+    sender_nid: int
+    flags: int
+    is_state: bool
+
+
+async def tail(db: Database, room_nid: int, after: int, until: int, limit: int) -> list[TailEvent]:
+    """The last events at positions in (after, until], newest first."""
     rows = await db.fetch(
-        "SELECT sender_nid, flags, key_nid FROM events WHERE room_nid = ? AND pos > ? AND pos <= ?"
+        "SELECT event_nid, pos, sender_nid, flags, key_nid FROM events"
+        " WHERE room_nid = ? AND pos > ? AND pos <= ?"
         " AND (flags & 67) = 0 ORDER BY pos DESC LIMIT ?",
         room_nid,
         after,
         until,
         limit,
     )
-    return [(sender_nid, flags, key_nid is not None) for sender_nid, flags, key_nid in rows]
+    return [
+        TailEvent(nid, pos, sender_nid, flags, key_nid is not None)
+        for nid, pos, sender_nid, flags, key_nid in rows
+    ]
+
+
+async def mentions(db: Database, user_nid: int, room_nid: int, after: int, until: int) -> set[int]:
+    """The positions in (after, until] of the room's events that mention a local user."""
+    rows = await db.fetch(
+        "SELECT pos FROM mentions WHERE user_nid = ? AND room_nid = ? AND pos > ? AND pos <= ?",
+        user_nid,
+        room_nid,
+        after,
+        until,
+    )
+    return {pos for (pos,) in rows}
 
 
 async def txns_of(db: Database, event_nids: Collection[int]) -> dict[int, tuple[int, str]]:

@@ -22,6 +22,7 @@ from storage.schema import (
     InboundPduRow,
     InboundTxnRow,
     JoinUnderWayRow,
+    MentionRow,
     MetaRow,
     PduOutboxRow,
     RelationRow,
@@ -54,6 +55,7 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     ReportRow,
     ThreadRow,
     ThreadSubscriptionRow,
+    MentionRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (

@@ -125,6 +125,21 @@ async def thread_tail(
     return [(event_nid, sender_nid) for event_nid, sender_nid in rows]
 
 
+async def threads_after(db: Database, room_nid: int, after: int, until: int) -> dict[int, str]:
+    """By position in (after, until] the root's id of the thread of those events that have one."""
+    rows = await db.fetch(
+        "SELECT relations.pos, parent_id FROM threads"
+        " JOIN relations ON relations.room_nid = threads.room_nid AND parent_id = root_id"
+        " WHERE threads.room_nid = ? AND threads.pos > ? AND relations.pos > ?"
+        " AND relations.pos <= ? AND rel_type = 'm.thread'",
+        room_nid,
+        after,
+        after,
+        until,
+    )
+    return dict(rows)
+
+
 async def at_positions(db: Database, room_nid: int, positions: Collection[int]) -> dict[int, int]:
     """The numbers of the room's events by their positions."""
     return dict(

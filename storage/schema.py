@@ -241,6 +241,7 @@ NOTIFIES = 8
 LOCAL = 16
 LINEAR = 32
 OUTLIER = 64
+HIGHLIGHTS = 128
 
 
 @table(
@@ -259,7 +260,7 @@ class EventRow(NamedTuple):
 
     `snap_nid` is the state before it; `prevs` and `auths` are `packing.pack_numbers` of event
     numbers. flags: REJECTED, SOFT_FAILED, REDACTED, NOTIFIES, LOCAL (ours to send), LINEAR (the
-    state before it is the room's current state at pos - 1), OUTLIER.
+    state before it is the room's current state at pos - 1), OUTLIER, HIGHLIGHTS (for all).
     """
 
     event_nid: int
@@ -545,6 +546,15 @@ class ReceiptRow(NamedTuple):
     event_id: str
     event_pos: Position
     ts: int
+    pos: Position
+
+
+@table("mentions", key=("user_nid", "room_nid", "pos"))
+class MentionRow(NamedTuple):
+    """The event at `pos` mentions a local member, so that the default rules highlight it."""
+
+    user_nid: int
+    room_nid: int
     pos: Position
 
 

@@ -45,6 +45,14 @@ def relation_of(content: JsonObject) -> Relation | None:
     return Relation(str(rel_type), str(parent_id), key if is_key else None)
 
 
+def thread_of(content: JsonObject) -> str | None:
+    """The id of the root of the thread that a content says to stand in."""
+    if "m.relates_to" not in content:
+        return None
+    relation = relation_of(content)
+    return relation.parent_id if relation is not None and relation.rel_type == THREAD else None
+
+
 def _is_name(text: object) -> bool:
     return (
         isinstance(text, str)

@@ -1,26 +1,36 @@
-"""How many events of a room a user has not read.
+"""How many events of a room, and of each of its threads, a user has not read.
 
-Owns the counting: events that notify, from others who are not ignored, after the user's receipt,
-join and own last message, at most `CAP`. Counted on read and moved on by the ring; nothing is
-stored per user. It does not evaluate push rules: an event carries whether the default rules notify
-of it, and threads are not told apart: a receipt of the main timeline is one of the room.
-spec: client-server-api#receiving-notifications
+Owns the counting: events that notify the user, from others who are not ignored, after the user's
+receipt of the timeline in which the event stands, the join and the own last message there, at most
+`CAP` of them. Counted on read and moved on by the ring; what the default rules say stands on the
+event and in the rows of mentions, other rules are asked (`rules.py`). Nothing is stored per user.
+spec: client-server-api#receiving-notifications and client-server-api#threaded-read-receipts
 """
 
 from collections import OrderedDict
 from typing import NamedTuple
 
+from homeserver.matrix.canonical import decode_object
+from homeserver.matrix.pushmatch import SILENT, Facts, Outcome, outcome_of
+from homeserver.matrix.relations import thread_of
+from homeserver.push.rules import Rules, Told
+from homeserver.rooms.actor import Room
 from homeserver.streams.numbers import Names
 from homeserver.streams.ring import EventEntry, Ring
+from homeserver.users.account_data import PUSH_RULES
 from storage.engine import Database
-from storage.events import notifying_tail
+from storage.events import TailEvent, event_json, mentions, tail
 from storage.memberships import joined_since
-from storage.schema import NOTIFIES, REDACTED
+from storage.relations import threads_after
+from storage.rooms import summaries
+from storage.schema import HIGHLIGHTS, NOTIFIES, REDACTED
 from storage.user_data import receipts_of
 
 CAP = 1_000
+MAIN = "main"
+_UNTHREADED = ""
 _CACHED = 50_000
-_WHOLE_ROOM = ("", "main")
+_LOADED_AT_ONCE = 100
 _MEMBER = "m.room.member"
 _REDACTION = "m.room.redaction"
 
@@ -33,55 +43,92 @@ class Counted(NamedTuple):
     ignored: frozenset[str]
 
 
-class _Count(NamedTuple):
-    """A count as of a position, for a user who ignored these."""
+class Unread(NamedTuple):
+    """Notifications that were not read, and how many of them are highlights."""
+
+    notifications: int = 0
+    highlights: int = 0
+
+    def with_(self, outcome: Outcome) -> "Unread":
+        """One more, if there is one to be had."""
+        if not outcome.notify or self.notifications >= CAP:
+            return self
+        return Unread(self.notifications + 1, self.highlights + outcome.highlight)
+
+
+NONE = Unread()
+Counts = dict[str, Unread]
+"""By thread: `main`, or the id of the root. A thread without unread events is absent."""
+
+
+def total(counts: Counts) -> Unread:
+    """Main timeline and threads together, at most `CAP`."""
+    return Unread(
+        min(CAP, sum(count.notifications for count in counts.values())),
+        min(CAP, sum(count.highlights for count in counts.values())),
+    )
+
+
+class _Known(NamedTuple):
+    """Counts as of a position, for a user who ignored these."""
 
     pos: int
-    unread: int
+    counts: Counts
     ignored: frozenset[str]
 
 
-class Unread:
+class UnreadCounts:
     """See the module."""
 
-    def __init__(self, database: Database, ring: Ring, names: Names) -> None:
+    def __init__(self, database: Database, ring: Ring, names: Names, rules: Rules) -> None:
         self._database = database
         self._ring = ring
         self._names = names
-        self._counts: OrderedDict[tuple[int, int], _Count] = OrderedDict()
+        self._rules = rules
+        self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
 
     async def count(
-        self, reader: Counted, room_nid: int, member_pos: int, until: int, *, recount: bool = False
-    ) -> int:
-        """Unread notifying events of a room at position `until`.
+        self, reader: Counted, room: Room, member_pos: int, until: int, *, recount: bool = False
+    ) -> Counts:
+        """What of a room is unread at position `until`.
 
         `member_pos` is the position of the user's member event. With `recount` nothing in memory
         is believed.
         """
-        key = (reader.user_nid, room_nid)
-        known = self._counts.get(key)
-        count = None
+        key = (reader.user_nid, room.nid)
+        known = self._known.get(key)
+        counts = None
         if (
             known is not None
             and not recount
             and self._ring.floor <= known.pos <= until
             and known.ignored == reader.ignored
         ):
-            count = self._moved_on(known, reader, room_nid, until)
-        if count is None:
-            count = await self._counted(reader, room_nid, member_pos, until)
-        self._counts[key] = _Count(until, count, reader.ignored)
-        self._counts.move_to_end(key)
-        if len(self._counts) > _CACHED:
-            self._counts.popitem(last=False)
-        return count
+            counts = await self._moved_on(known, reader, room, until)
+        if counts is None:
+            counts = await self._counted(reader, room, member_pos, until)
+        self._known[key] = _Known(until, counts, reader.ignored)
+        self._known.move_to_end(key)
+        if len(self._known) > _CACHED:
+            self._known.popitem(last=False)
+        return counts
 
-    def _moved_on(self, known: _Count, reader: Counted, room_nid: int, until: int) -> int | None:
-        """The count after the ring's entries; None when only the tables can tell."""
-        count = known.unread
+    async def _moved_on(
+        self, known: _Known, reader: Counted, room: Room, until: int
+    ) -> Counts | None:
+        """The counts after the ring's entries; None when only the tables can tell."""
         if known.pos == until:
-            return count
-        for entry in self._ring.room_entries(room_nid, known.pos, until):
+            return known.counts
+        account_data = self._ring.account_data(reader.user_nid, known.pos, until)
+        if any(entry.type == PUSH_RULES for entry in account_data):
+            return None
+        entries = self._ring.room_entries(room.nid, known.pos, until)
+        if not entries:
+            return known.counts
+        counts = dict(known.counts)
+        class_ = (await self._rules.classes([reader.user_nid]))[reader.user_nid]
+        members = await self._members(room) if class_ is not None else 0
+        for entry in entries:
             if not isinstance(entry, EventEntry):
                 if entry.user_nid == reader.user_nid:
                     return None
@@ -92,33 +139,119 @@ class Unread:
             ):
                 # What was counted may be gone, or the user has come anew.
                 return None
+            thread = entry.thread or MAIN
             if view.sender == reader.user_id:
                 if view.state_key is None:
-                    count = 0
-            elif _notifies(view.flags) and view.sender not in reader.ignored:
-                count = min(count + 1, CAP)
-        return count
+                    counts.pop(thread, None)
+                continue
+            if view.sender in reader.ignored:
+                continue
+            if class_ is None:
+                outcome = _by_default(view.flags, reader.user_nid in entry.mentioned)
+            elif view.flags & REDACTED:
+                outcome = SILENT
+            else:
+                outcome = self._judged(
+                    class_, reader, room, view.nid, view.body + b"}", view.flags, members
+                )
+            if outcome.notify:
+                counts[thread] = counts.get(thread, NONE).with_(outcome)
+        return counts
 
-    async def _counted(self, reader: Counted, room_nid: int, member_pos: int, until: int) -> int:
-        receipts = await receipts_of(self._database, reader.user_nid, [room_nid])
-        marker = max(
-            (row.event_pos for row in receipts.get(room_nid, ()) if row.thread in _WHOLE_ROOM),
-            default=0,
-        )
-        if member_pos > marker:
+    async def _counted(self, reader: Counted, room: Room, member_pos: int, until: int) -> Counts:
+        receipts = await receipts_of(self._database, reader.user_nid, [room.nid])
+        read: dict[str, int] = {}
+        for row in receipts.get(room.nid, ()):
+            read[row.thread] = max(read.get(row.thread, 0), row.event_pos)
+        after = read.get(_UNTHREADED, 0)
+        if member_pos > after:
             # The member event may be a change of the profile only.
-            joined = await joined_since(self._database, reader.user_nid, room_nid)
-            marker = max(marker, joined or 0)
-        tail = await notifying_tail(self._database, room_nid, marker, until, CAP)
-        ignored = await self._ignored(reader, {sender_nid for sender_nid, _, _ in tail})
-        count = 0
-        for sender_nid, flags, is_state in tail:
-            if sender_nid == reader.user_nid:
-                if not is_state:
-                    break
-            elif _notifies(flags) and sender_nid not in ignored:
-                count += 1
-        return count
+            joined = await joined_since(self._database, reader.user_nid, room.nid)
+            after = max(after, joined or 0)
+        found = await tail(self._database, room.nid, after, until, CAP)
+        if not found:
+            return {}
+        threads = await threads_after(self._database, room.nid, after, until)
+        threads.update(await self._redacted_threads(reader, found))
+        ignored = await self._ignored(reader, {event.sender_nid for event in found})
+        unread: list[tuple[str, TailEvent]] = []
+        ended: set[str] = set()
+        for event in found:
+            thread = threads.get(event.pos, MAIN)
+            if thread in ended or event.pos <= read.get(thread, 0):
+                continue
+            if event.sender_nid == reader.user_nid:
+                if not event.is_state:
+                    ended.add(thread)
+            elif event.sender_nid not in ignored and not event.flags & REDACTED:
+                unread.append((thread, event))
+        outcomes = await self._outcomes(reader, room, after, until, [e for _, e in unread])
+        counts: Counts = {}
+        for thread, event in unread:
+            if outcomes[event.pos].notify:
+                counts[thread] = counts.get(thread, NONE).with_(outcomes[event.pos])
+        return counts
+
+    async def _outcomes(
+        self, reader: Counted, room: Room, after: int, until: int, found: list[TailEvent]
+    ) -> dict[int, Outcome]:
+        """By position what each of the events is to the user."""
+        if not found:
+            return {}
+        class_ = (await self._rules.classes([reader.user_nid]))[reader.user_nid]
+        if class_ is None:
+            mentioned = await mentions(self._database, reader.user_nid, room.nid, after, until)
+            return {e.pos: _by_default(e.flags, e.pos in mentioned) for e in found}
+        members = await self._members(room)
+        outcomes: dict[int, Outcome] = {}
+        for start in range(0, len(found), _LOADED_AT_ONCE):
+            some = found[start : start + _LOADED_AT_ONCE]
+            texts = await event_json(self._database, [event.event_nid for event in some])
+            for event in some:
+                outcomes[event.pos] = self._judged(
+                    class_,
+                    reader,
+                    room,
+                    event.event_nid,
+                    texts[event.event_nid],
+                    event.flags,
+                    members,
+                )
+        return outcomes
+
+    def _judged(
+        self,
+        class_: bytes,
+        reader: Counted,
+        room: Room,
+        nid: int,
+        text: bytes,
+        flags: int,
+        members: int,
+    ) -> Outcome:
+        event = decode_object(text)
+        event["room_id"] = room.room_id
+        told = Told(nid, Facts(event, members, bool(flags & HIGHLIGHTS)))
+        return outcome_of(self._rules.actions(class_, reader.user_id, told))
+
+    async def _members(self, room: Room) -> int:
+        found = await summaries(self._database, [room.nid])
+        return found[room.nid].joined if room.nid in found else 0
+
+    async def _redacted_threads(self, reader: Counted, found: list[TailEvent]) -> dict[int, str]:
+        """Threads of the user's own events that have been redacted: they keep their place."""
+        own = {
+            event.event_nid: event.pos
+            for event in found
+            if event.sender_nid == reader.user_nid and event.flags & REDACTED
+        }
+        texts = await event_json(self._database, own) if own else {}
+        threads: dict[int, str] = {}
+        for nid, text in texts.items():
+            thread = thread_of(decode_object(text)["content"])
+            if thread is not None:
+                threads[own[nid]] = thread
+        return threads
 
     async def _ignored(self, reader: Counted, sender_nids: set[int]) -> set[int]:
         """Those of the senders whom the user ignores."""
@@ -128,5 +261,10 @@ class Unread:
         return {nid for nid, user_id in names.items() if user_id in reader.ignored}
 
 
-def _notifies(flags: int) -> bool:
-    return bool(flags & NOTIFIES) and not flags & REDACTED
+def _by_default(flags: int, mentioned: bool) -> Outcome:
+    if flags & REDACTED:
+        return SILENT
+    return Outcome(
+        notify=mentioned or bool(flags & NOTIFIES),
+        highlight=mentioned or bool(flags & HIGHLIGHTS),
+    )

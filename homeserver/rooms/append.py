@@ -12,6 +12,7 @@ from typing import Any
 from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import membership_number
+from homeserver.rooms.mentions import default_flags, mention_rows, mentioned
 from homeserver.rooms.related import related, unrelated
 from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
 from homeserver.rooms.views import redacted_event
@@ -24,7 +25,6 @@ from storage.packing import pack_numbers
 from storage.schema import (
     LINEAR,
     LOCAL,
-    NOTIFIES,
     CurrentStateRow,
     EventChildRow,
     EventJsonRow,
@@ -78,6 +78,7 @@ class Appended:
 
     `pdu` is its canonical JSON; `servers` are the other servers whose first user came or whose last
     one left by it, `letters` the (server, event number) that go to servers beside their rooms'.
+    `mentioned` are the local members (numbers) whom it mentions.
     """
 
     event: Event
@@ -93,6 +94,7 @@ class Appended:
     because: tuple[int, Event] | None
     servers: tuple[ServerMove, ...]
     letters: tuple[tuple[str, int], ...]
+    mentioned: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,8 @@ def append(
     servers = server_moves(head, counted, local_server)
     beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server)
 
-    if key_nid is None and _notifies(event):
-        flags |= NOTIFIES
+    flags |= default_flags(head, event)
+    concerned = mentioned(head, event, local_server)
     row = EventRow(
         event_nid=nid,
         event_id=event.event_id,
@@ -205,10 +207,14 @@ def append(
         prevs=pack_numbers(prevs),
         auths=pack_numbers(auth_nids),
     )
+    for member in members:
+        head.strangers.discard(member.user_id)
     changes: list[Change] = [Insert(row), Insert(EventJsonRow(nid, pack_json(pdu)))]
     if place is not None and place.stored:
         changes = [Put(row)]
     changes.extend(Insert(EventChildRow(prev, nid)) for prev in prevs)
+    if concerned:
+        changes.extend(mention_rows(room, index, concerned))
     if txn is not None:
         changes.append(Insert(TxnIdRow(txn.device_nid, txn.path_hash, txn.txn_id, nid, now)))
     if redacted is not None:
@@ -275,6 +281,7 @@ def append(
         because=because,
         servers=tuple(move for move in servers if move.crossed),
         letters=beside,
+        mentioned=concerned,
     )
     return appended, changes
 
@@ -331,19 +338,6 @@ def _redact_in_head(head: Head, nid: int, event: Event) -> list[Change]:
         return []
     head.summary = summary
     return [Put(summary)]
-
-
-def _notifies(event: Event) -> bool:
-    """Whether the default push rules notify members of it.
-
-    spec: client-server-api#default-underride-rules
-    """
-    relates = event.content.get("m.relates_to")
-    if isinstance(relates, dict) and relates.get("rel_type") == "m.replace":
-        return False
-    if event.type == "m.room.encrypted":
-        return True
-    return event.type == "m.room.message" and event.content.get("msgtype") != "m.notice"
 
 
 def summary_after(row: RoomSummaryRow, after: Event | None, before: Event | None) -> RoomSummaryRow:

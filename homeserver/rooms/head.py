@@ -62,6 +62,7 @@ class Head:
     summary: RoomSummaryRow
     snapshots: SnapshotChain
     events: "OrderedDict[int, Event]" = field(default_factory=OrderedDict)
+    strangers: set[str] = field(default_factory=set)
     servers: dict[str, int] = field(default_factory=dict)
 
     def event_nid(self, type: str, state_key: str) -> int | None:  # noqa: A002

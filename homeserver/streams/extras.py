@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from homeserver.matrix import canonical
 from homeserver.matrix.pushrules import push_rules_content
-from homeserver.push.unread import Counted, Unread
+from homeserver.push.unread import MAIN, NONE, Counted, Unread, UnreadCounts, total
 from homeserver.rooms.actor import Room
 from homeserver.streams.memberships import Membership
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
@@ -19,7 +19,7 @@ from homeserver.users.typing import Typing
 class RoomExtras:
     """See the module."""
 
-    def __init__(self, typing: Typing, unread: Unread) -> None:
+    def __init__(self, typing: Typing, unread: UnreadCounts) -> None:
         self._typing = typing
         self._unread = unread
 
@@ -81,10 +81,26 @@ class RoomExtras:
         ]
 
     async def unread(self, asker: Asker, room: Room, member: Membership, until: int) -> bytes:
-        """The `unread_notifications` part."""
+        """The `unread_notifications` part; by thread where the client wants that."""
         reader = Counted(asker.user_nid, asker.user_id, asker.ignored)
-        count = await self._unread.count(reader, room.nid, member.pos, until, recount=asker.stored)
-        return b'"unread_notifications":{"highlight_count":0,"notification_count":%d}' % count
+        counts = await self._unread.count(reader, room, member.pos, until, recount=asker.stored)
+        if not asker.filter.room.timeline.unread_thread_notifications:
+            return b'"unread_notifications":' + _count(total(counts))
+        threads = b",".join(
+            canonical.encode(thread) + b":" + _count(count)
+            for thread, count in counts.items()
+            if thread != MAIN
+        )
+        main = _count(counts.get(MAIN, NONE))
+        part = b'"unread_notifications":' + main
+        return part + b',"unread_thread_notifications":{%b}' % threads if threads else part
+
+
+def _count(unread: Unread) -> bytes:
+    return b'{"highlight_count":%d,"notification_count":%d}' % (
+        unread.highlights,
+        unread.notifications,
+    )
 
 
 def _account_data(type_: str, content: bytes) -> bytes:

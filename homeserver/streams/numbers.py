@@ -92,6 +92,10 @@ class Names:
             raise NamesMissing(keys=((type, state_key),))
         return found
 
+    def known_key(self, type: str, state_key: str) -> int | None:  # noqa: A002
+        """The number of a state key, None if it is not in memory."""
+        return self._key_nids.get((type, state_key))
+
     async def load(
         self, names: Collection[str] = (), keys: Collection[tuple[str, str]] = ()
     ) -> None:

@@ -6,6 +6,7 @@ the wake-ups, in stream order. It runs on the loop and never waits.
 
 from collections.abc import Callable, Collection
 
+from homeserver.matrix.relations import thread_of
 from homeserver.rooms.append import Appended, MemberChange
 from homeserver.rooms.views import EventView, Views, redacted_event, replaced_extra
 from homeserver.streams.ignored import IGNORED_USERS, Ignored
@@ -38,6 +39,7 @@ class Publisher:
         self._moved: Callable[[int], None] = _nobody
         self._followers: list[Follower] = []
         self._receipts: list[Callable[[ReceiptEntry], None]] = []
+        self._account_data: list[Callable[[int, str], None]] = []
         self._typing: list[Callable[[int], None]] = []
         self._lost: list[Callable[[], None]] = []
 
@@ -57,6 +59,10 @@ class Publisher:
         """Have `moved` called with every receipt that has moved."""
         self._receipts.append(moved)
 
+    def on_account_data(self, changed: Callable[[int, str], None]) -> None:
+        """Have `changed(user number, type)` called when account data has changed."""
+        self._account_data.append(changed)
+
     def on_typing(self, changed: Callable[[int], None]) -> None:
         """Have `changed(room number)` called when those who type in a room are others."""
         self._typing.append(changed)
@@ -72,7 +78,10 @@ class Publisher:
         concerned: list[int] = []
         for pos, appended in enumerate(events, first_pos):
             view = self._view(room_nid, pos, appended)
-            self._ring.add_event(EventEntry(pos, view, appended.state_changes))
+            thread = thread_of(appended.event.content)
+            self._ring.add_event(
+                EventEntry(pos, view, appended.state_changes, appended.mentioned, thread)
+            )
             if appended.redacted is not None:
                 self._views.redacted(
                     *appended.redacted, appended.nid, appended.event, self._ring.views
@@ -113,6 +122,8 @@ class Publisher:
         self._ring.add_account_data(entry)
         if entry.type == IGNORED_USERS and not entry.room_nid:
             self._ignored.changed(entry.user_nid, entry.content)
+        for changed in self._account_data:
+            changed(entry.user_nid, entry.type)
         self._notifier.wake((entry.user_nid,))
 
     def typing(self, room_nid: int) -> None:

@@ -27,11 +27,16 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event of a room's timeline and the state that changed with it."""
+    """An event of a room's timeline and the state that changed with it.
+
+    `mentioned` are local users (numbers); `thread` is the id of the root of the event's thread.
+    """
 
     pos: int
     view: EventView
     changes: tuple[StateChange, ...]
+    mentioned: frozenset[int] = frozenset()
+    thread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ spec: client-server-api#receiving-notifications
 """
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -119,3 +120,116 @@ async def test_it_is_counted_up_to_a_limit(
 async def _touched(person: Person, room: str) -> str:
     await person.say(room, "x")
     return room
+
+
+def _counts(section: Any) -> tuple[int, int]:
+    told = section["unread_notifications"]
+    return told["notification_count"], told["highlight_count"]
+
+
+async def both(server: Running, person: Person, room: str) -> tuple[int, int]:
+    """Notifications and highlights, live and from the tables."""
+    live = _counts(joined(await person.sync(), room))
+    await server.restart()
+    assert _counts(joined(await person.sync(since="", remember=False), room)) == live
+    return live
+
+
+def _text(**more: Any) -> dict[str, Any]:
+    return {"msgtype": "m.text", "body": "cake", **more}
+
+
+async def rule(person: Person, kind: str, rule_id: str, **body: Any) -> None:
+    path = f"/pushrules/global/{kind}/{quote(rule_id, safe='')}"
+    await person.ok("PUT", path, body=body)
+
+
+async def test_those_who_are_mentioned_are_told_apart(server: Running) -> None:
+    alice, bob, room = await pair(server)
+    carol = await server.person("carol")
+    listed = [alice.user_id, carol.user_id, "@nobody:elsewhere", "@nobody:test.example", 7]
+    await bob.send(room, "m.room.message", _text(**{"m.mentions": {"user_ids": listed}}))
+    assert await both(server, alice, room) == (2, 1)
+    # An edit is only told of when it mentions somebody.
+    edit = {"rel_type": "m.replace", "event_id": "$x"}
+    await bob.send(room, "m.room.message", _text(**{"m.relates_to": edit}))
+    mention = {"m.mentions": {"user_ids": [alice.user_id]}, "m.relates_to": edit}
+    last = await bob.send(room, "m.room.message", _text(**mention))
+    assert await both(server, alice, room) == (3, 2)
+    await redact(bob, room, last)
+    assert await both(server, alice, room) == (2, 1)
+    # Bob may not ping the room, alice may.
+    await bob.send(room, "m.room.message", _text(**{"m.mentions": {"room": True}}))
+    assert await both(server, alice, room) == (3, 1)
+    await alice.send(room, "m.room.message", _text(**{"m.mentions": {"room": True}}))
+    assert await both(server, bob, room) == (1, 1)
+    # Carol wasn't there.
+    await carol.join(room)
+    assert await both(server, carol, room) == (0, 0)
+
+
+async def test_own_rules_hold_at_once(server: Running) -> None:
+    alice, bob, room = await pair(server)
+    await rule(alice, "room", room, actions=[])
+    await bob.say(room, "muted")
+    assert await both(server, alice, room) == (0, 0)
+    await bob.send(room, "m.room.message", _text(**{"m.mentions": {"user_ids": [alice.user_id]}}))
+    assert await both(server, alice, room) == (1, 1)
+    actions = ["notify", {"set_tweak": "highlight"}]
+    await rule(alice, "content", "sweet", pattern="cake", actions=actions)
+    await bob.send(room, "m.room.message", _text())
+    # Rules of now are those that count.
+    assert await both(server, alice, room) == (2, 2)
+    await alice.ok("DELETE", f"/pushrules/global/room/{quote(room, safe='')}")
+    await bob.say(room, "x")
+    assert await both(server, alice, room) == (5, 2)
+    await alice.ok(
+        "PUT", "/pushrules/global/override/.m.rule.master/enabled", body={"enabled": True}
+    )
+    await bob.say(room, "x")
+    assert await both(server, alice, room) == (0, 0)
+
+
+async def test_threads_are_counted_by_themselves(server: Running) -> None:
+    alice, bob, room = await pair(server)
+    root = await bob.say(room, "root")
+    thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    wanted = filtered(timeline={"unread_thread_notifications": True})
+
+    async def told() -> tuple[Any, Any]:
+        sections = [
+            joined(await alice.sync(filter=wanted), room),
+            joined(await alice.sync(filter=wanted, since="", remember=False), room),
+        ]
+        await server.restart()
+        sections.append(joined(await alice.sync(filter=wanted, since="", remember=False), room))
+        shown = [(_counts(one), one.get("unread_thread_notifications")) for one in sections]
+        assert shown[0] == shown[1] == shown[2]
+        return shown[0]
+
+    assert await told() == ((2, 0), None)
+    first = await bob.send(room, "m.room.message", _text(**thread))
+    mention = {"m.mentions": {"user_ids": [alice.user_id]}}
+    await bob.send(room, "m.room.message", _text(**thread, **mention))
+    assert await told() == (
+        (2, 0),
+        {root: {"notification_count": 2, "highlight_count": 1}},
+    )
+    # Without the filter everything is one.
+    assert _counts(joined(await alice.sync(since="", remember=False), room)) == (4, 1)
+    await read(alice, room, root, thread_id="main")
+    assert (await told())[0] == (0, 0)
+    await read(alice, room, first, thread_id=root)
+    assert await told() == (
+        (0, 0),
+        {root: {"notification_count": 1, "highlight_count": 1}},
+    )
+    # Speaking in a thread is reading it, and only it.
+    await bob.say(room, "main")
+    own = await alice.send(room, "m.room.message", _text(**thread))
+    assert await told() == ((1, 0), None)
+    await redact(alice, room, own)
+    assert (await told())[1] is None
+    last = await bob.send(room, "m.room.message", _text(**thread))
+    await read(alice, room, last)
+    assert await told() == ((0, 0), None)
