@@ -52,6 +52,7 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.receive import Receiver
 from homeserver.rooms.relations import Relating, Relations
 from homeserver.rooms.restricted import Restricted
+from homeserver.rooms.search import Search
 from homeserver.rooms.send import Author
 from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.spaces import Spaces
@@ -122,6 +123,7 @@ from homeserver.users.thread_subscriptions import ThreadSubscriptions
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
 from homeserver.users.user_changes import UserChanges
+from homeserver.users.user_directory import UserDirectory
 from homeserver.users.user_list import UserList
 from storage.engine import Database, DatabaseSettings, open_database
 
@@ -480,8 +482,10 @@ class App:
             spaces=Spaces(
                 rooms, database, names, summaries, elsewhere, federation.directory, clock
             ),
+            search=Search(database, rooms, memberships, history, timeline, names, timelines),
             summaries=summaries,
             upgrades=upgrades,
+            user_directory=UserDirectory(database, ignored),
         )
         return Services(
             config=config,

@@ -22,7 +22,9 @@ from storage.schema import (
     InboundPduRow,
     InboundTxnRow,
     JoinUnderWayRow,
+    KnownUserRow,
     MentionRow,
+    MessageIndexRow,
     MetaRow,
     PduOutboxRow,
     RelationRow,
@@ -56,8 +58,15 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     ThreadRow,
     ThreadSubscriptionRow,
     MentionRow,
+    KnownUserRow,
+    MessageIndexRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
+    (
+        "INSERT INTO known_users (user_nid, user_id, name, avatar, found)"
+        " SELECT user_nid, names.name, NULL, NULL, lower(names.name) FROM users"
+        " JOIN names ON name_nid = user_nid"
+    ),
     (
         "CREATE INDEX events_by_room_nid_origin_ts ON events (room_nid, origin_ts)"
         " WHERE pos IS NOT NULL"

@@ -116,6 +116,29 @@ _TYPES: dict[Dialect, dict[type, str]] = {
 }
 
 
+WORDS = "message_index"
+"""The table in which words are looked up: made in each database's own way."""
+
+_WORDS: dict[Dialect, tuple[str, ...]] = {
+    "sqlite": (
+        (
+            "CREATE VIRTUAL TABLE message_index USING fts5"
+            " (tokens, content='', contentless_delete=1, detail=none)"
+        ),
+    ),
+    "postgresql": (
+        (
+            'CREATE TABLE message_index (rowid BIGINT NOT NULL, tokens TEXT COLLATE "C" NOT NULL,'
+            " PRIMARY KEY (rowid))"
+        ),
+        (
+            "CREATE INDEX message_index_by_tokens ON message_index"
+            " USING gin (to_tsvector('simple', tokens))"
+        ),
+    ),
+}
+
+
 def create_statements(dialect: Dialect) -> list[str]:
     """The DDL of all tables and indexes, one statement each."""
     return [text for declared in TABLES.values() for text in table_statements(declared, dialect)]
@@ -123,6 +146,8 @@ def create_statements(dialect: Dialect) -> list[str]:
 
 def table_statements(declared: Table, dialect: Dialect) -> list[str]:
     """The DDL of one table and its indexes."""
+    if declared.name == WORDS:
+        return list(_WORDS[dialect])
     statements = [create_table(declared, dialect)]
     for index in declared.indexes:
         unique = "UNIQUE " if index.unique else ""
@@ -308,6 +333,14 @@ class RedactionRow(NamedTuple):
     room_nid: int
     redacts: str
     event_nid: int
+
+
+@table("message_index", key=("rowid",))
+class MessageIndexRow(NamedTuple):
+    """The words of a message, name or topic (`rowid` its event's number), see `storage.search`."""
+
+    rowid: int
+    tokens: str
 
 
 @table("relations", key=("room_nid", "parent_id", "pos"))
@@ -598,6 +631,17 @@ class ProfileRow(NamedTuple):
     user_nid: int
     field: str
     value: bytes
+
+
+@table("known_users", key=("user_nid",))
+class KnownUserRow(NamedTuple):
+    """A user who can be found by name; `found` is id and name as they are compared."""
+
+    user_nid: int
+    user_id: str
+    name: str | None
+    avatar: str | None
+    found: str
 
 
 @table("profile_changes", key=("user_nid",))

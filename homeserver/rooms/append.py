@@ -11,6 +11,7 @@ from typing import Any
 
 from homeserver.matrix.event import Event
 from homeserver.rooms.head import Head
+from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.mentions import default_flags, mention_rows, mentioned
 from homeserver.rooms.related import related, unrelated
@@ -23,6 +24,7 @@ from storage.compression import pack_json
 from storage.events import mark_redacted
 from storage.packing import pack_numbers
 from storage.schema import (
+    JOIN,
     LINEAR,
     LOCAL,
     CurrentStateRow,
@@ -245,6 +247,8 @@ def append(
             summary = summary_after(summary, after, before)
             if move is not None:
                 changes.extend(_member_rows(room, index, move, local_server))
+                if move.membership == JOIN and not move.user_id.endswith(":" + local_server):
+                    changes.extend(joined_user(move.user_nid, after))
         changes.extend(server_rows(head, servers, Pos(index)))
         if summary != head.summary:
             head.summary = summary

@@ -7,10 +7,12 @@ behaviour of its own.
 from dataclasses import dataclass
 
 from homeserver.rooms.delayed import DelayedEvents
+from homeserver.rooms.search import Search
 from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.upgrades import Upgrades
 from homeserver.users.reports import Reports
+from homeserver.users.user_directory import UserDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Chapters:
 
     delayed: DelayedEvents
     reports: Reports
+    search: Search
     spaces: Spaces
     summaries: Summaries
     upgrades: Upgrades
+    user_directory: UserDirectory

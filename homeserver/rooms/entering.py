@@ -23,6 +23,7 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.arrival import Arrival, Member, arrive
+from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.send import Sending
 from homeserver.rooms.stored import load_events
@@ -37,6 +38,7 @@ from storage.outbound import joined_of_servers, servers_in
 from storage.packing import pack_numbers
 from storage.rooms import heads, state_of_headless_forgotten
 from storage.schema import (
+    JOIN,
     OUTLIER,
     REJECTED,
     CurrentStateRow,
@@ -370,6 +372,8 @@ class _Storing:
                 self._named[event.key] = event
             elif self._fresh:
                 yield Put(MembershipRow(self._room.nid, user_nid, membership, nid, 0, 0, None))
+                if membership == JOIN:
+                    yield from joined_user(user_nid, event)
         else:
             self._named[event.key] = event
         if self._fresh:

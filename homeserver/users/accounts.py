@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import encode
 from homeserver.matrix.ids import fits, is_new_localpart
+from homeserver.rooms.known_users import known_user
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -123,6 +124,7 @@ class Accounts:
         ]
         if new.displayname is not None:
             changes.append(Insert(ProfileRow(user_nid, "displayname", encode(new.displayname))))
+        changes.append(known_user(user_nid, user_id, new.displayname, None))
         begun = None
         if new.device is not None:
             begun, added = await self._sessions.first(user_nid, new.device)

@@ -15,6 +15,7 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode, encode
 from homeserver.matrix.ids import fits, server_of, split_user_id
 from homeserver.ports import RemoteDirectory
+from homeserver.rooms.known_users import known_user
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -142,6 +143,10 @@ class Profiles:
             changes = [change]
             if field in _IN_ROOMS:
                 changes += await self._spread(user_nid, field, before)
+                shown = {**profile, field: value}
+                user_id = (await self._names.names([user_nid]))[user_nid]
+                texts = [decode(text) if (text := shown.get(key)) else None for key in _IN_ROOMS]
+                changes.append(known_user(user_nid, user_id, *texts))
             await self._commits.commit(changes)
             self._jobs.wake()
 

@@ -1,0 +1,210 @@
+"""Searching messages: every language, filters, order, groups, context, and what may be found."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.rooms import words
+from tests.serving import Person, Running
+
+
+async def search(person: Person, term: str, batch: str | None = None, **more: Any) -> Any:
+    body = {"search_categories": {"room_events": {"search_term": term, **more}}}
+    query = {} if batch is None else {"next_batch": batch}
+    reply = await person.ok("POST", "/search", body=body, query=query)
+    return reply["search_categories"]["room_events"]
+
+
+def texts(found: Any) -> list[str]:
+    return [result["result"]["content"]["body"] for result in found["results"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("Hello wide world", "world"),
+        ("Hello wide world", "HELLO World"),
+        ("Hello wide world", "wor"),
+        ("Größe und Straße", "STRASSE"),
+        ("résumé", "RÉSUMÉ"),
+        ("今天天气很好", "天气"),
+        ("今天天气很好", "好"),
+        ("東京タワーに行く", "タワー"),
+        ("안녕하세요 여러분", "하세"),
+        ("привет, мир!", "прив"),
+        ("नमस्ते दुनिया", "नमस्ते"),
+        ("room 4711 is free", "4711"),
+        ("it's at #test:example.org", "example"),
+    ],
+)
+async def test_words_of_every_language_are_found(server: Running, said: str, asked: str) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    event = await alice.say(room, said)
+    await alice.say(room, "something else")
+    found = await search(alice, asked)
+    assert [result["result"]["event_id"] for result in found["results"]] == [event]
+    assert found["count"] == 1
+    assert found["highlights"]
+    assert "next_batch" not in found
+    # All words must be there.
+    assert texts(await search(alice, f"{asked} nowhere")) == []
+
+
+async def test_only_who_may_read_finds(server: Running) -> None:
+    alice, bob, eve = [await server.person(name) for name in ("alice", "bob", "eve")]
+    room = await alice.create_room(
+        preset="public_chat",
+        initial_state=[
+            {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+        ],
+    )
+    await alice.say(room, "needle before")
+    await bob.join(room)
+    await alice.say(room, "needle within")
+    await bob.ok("POST", f"/rooms/{quote(room, safe='')}/leave", body={})
+    await alice.say(room, "needle after")
+    assert texts(await search(bob, "needle")) == ["needle within"]
+    assert texts(await search(eve, "needle")) == []
+    assert len(texts(await search(alice, "needle"))) == 3
+    await bob.ok("POST", f"/rooms/{quote(room, safe='')}/forget", body={})
+    assert texts(await search(bob, "needle")) == []
+
+
+async def test_what_was_redacted_or_ignored_is_not_found(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    event = await alice.say(room, "needle of alice")
+    await bob.say(room, "needle of bob")
+    path = f"/rooms/{quote(room, safe='')}/redact/{quote(event, safe='')}/r"
+    await alice.ok("PUT", path, body={})
+    assert texts(await search(alice, "needle")) == ["needle of bob"]
+    body: dict[str, Any] = {"ignored_users": {bob.user_id: {}}}
+    user = quote(alice.user_id, safe="")
+    await alice.ok("PUT", f"/user/{user}/account_data/m.ignored_user_list", body=body)
+    assert texts(await search(alice, "needle")) == []
+
+
+async def test_names_and_topics_are_found_by_their_keys(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room(name="needle name", topic="needle topic")
+    await alice.say(room, "needle body")
+    assert len((await search(alice, "needle"))["results"]) == 3
+    for key, type_ in (
+        ("content.body", "m.room.message"),
+        ("content.name", "m.room.name"),
+        ("content.topic", "m.room.topic"),
+    ):
+        (result,) = (await search(alice, "needle", keys=[key]))["results"]
+        assert result["result"]["type"] == type_
+
+
+async def test_filters_order_and_pages(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    rooms = [await alice.create_room(preset="public_chat") for _ in range(2)]
+    for room in rooms:
+        await bob.join(room)
+    for number in range(6):
+        await alice.say(rooms[number % 2], f"needle {number}")
+    await bob.say(rooms[0], "needle of bob")
+    found = await search(alice, "needle", order_by="recent", filter={"limit": 3})
+    assert texts(found) == ["needle of bob", "needle 5", "needle 4"]
+    rest = await search(
+        alice, "needle", found["next_batch"], order_by="recent", filter={"limit": 10}
+    )
+    assert texts(rest) == ["needle 3", "needle 2", "needle 1", "needle 0"]
+    assert "next_batch" not in rest
+    by_bob = await search(alice, "needle", filter={"senders": [bob.user_id]})
+    assert texts(by_bob) == ["needle of bob"]
+    not_bob = await search(alice, "needle", filter={"not_senders": [bob.user_id]})
+    assert len(texts(not_bob)) == 6
+    in_one = await search(alice, "needle", order_by="recent", filter={"rooms": [rooms[1]]})
+    assert texts(in_one) == ["needle 5", "needle 3", "needle 1"]
+    assert texts(await search(alice, "needle", filter={"types": ["m.room.name"]})) == []
+    # The whole word fits better than its beginning, however old it is.
+    await alice.say(rooms[0], "needles")
+    ranked = await search(alice, "needles")
+    assert texts(ranked) == ["needles"]
+    ranked = await search(alice, "needle", order_by="rank")
+    assert texts(ranked)[-1] == "needles"
+    assert ranked["results"][0]["rank"] > ranked["results"][-1]["rank"]
+    body = {"search_categories": {"room_events": {"search_term": "needle"}}}
+    await alice.refused(
+        "M_INVALID_PARAM", "POST", "/search", body=body, query={"next_batch": "nonsense"}
+    )
+
+
+async def test_groups_can_be_gone_on_with(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    rooms = [await alice.create_room(preset="public_chat") for _ in range(2)]
+    for number in range(4):
+        await alice.say(rooms[number % 2], f"needle {number}")
+    await bob.join(rooms[0])
+    await bob.say(rooms[0], "needle of bob")
+    groupings = {"group_by": [{"key": "room_id"}, {"key": "sender"}]}
+    found = await search(
+        alice, "needle", order_by="recent", groupings=groupings, filter={"limit": 3}
+    )
+    groups = found["groups"]
+    assert groups["room_id"].keys() == set(rooms)
+    assert groups["sender"].keys() == {alice.user_id, bob.user_id}
+    assert len(groups["room_id"][rooms[0]]["results"]) == 2
+    batch = groups["room_id"][rooms[1]]["next_batch"]
+    rest = await search(alice, "needle", batch, order_by="recent")
+    assert texts(rest) == ["needle 1"]
+
+
+async def test_context_state_and_profiles_come_along(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    for word in ("one", "two", "needle", "three", "four"):
+        await alice.say(room, word)
+    context = {"before_limit": 1, "after_limit": 5, "include_profile": True}
+    found = await search(alice, "needle", event_context=context, include_state=True)
+    (result,) = found["results"]
+    around = result["context"]
+    assert [event["content"]["body"] for event in around["events_before"]] == ["two"]
+    assert [event["content"]["body"] for event in around["events_after"]] == ["three", "four"]
+    assert around["profile_info"].keys() == {alice.user_id}
+    types = {event["type"] for event in found["state"][room]}
+    assert {"m.room.create", "m.room.member"} <= types
+    page = await alice.ok(
+        "GET",
+        f"/rooms/{quote(room, safe='')}/messages",
+        query={"dir": "b", "from": around["start"], "limit": 1, "filter": json.dumps({})},
+    )
+    assert page["chunk"][0]["content"]["body"] == "one"
+
+
+async def test_results_bundle_their_aggregations(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    event = await alice.say(room, "needle")
+    relates = {"rel_type": "m.thread", "event_id": event}
+    content = {"msgtype": "m.text", "body": "in the thread", "m.relates_to": relates}
+    await alice.send(room, "m.room.message", content)
+    (result,) = (await search(alice, "needle"))["results"]
+    assert result["result"]["unsigned"]["m.relations"]["m.thread"]["count"] == 1
+
+
+async def test_nothing_is_asked_by_nothing(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    await alice.say(room, "something")
+    for term in ("", "  ", "!?", '"', "* OR (", "w:*|!", "r1"):
+        assert texts(await search(alice, term)) == []
+    assert await alice.ok("POST", "/search", body={"search_categories": {}}) == {
+        "search_categories": {}
+    }
+
+
+def test_words_are_written_in_letters_that_no_database_takes_apart() -> None:
+    found = words.written("Ça va? नमस्ते 天气很 it's O'Neil x_y 🎉 ＡＢＣ")
+    assert all(word.isascii() and word.isalnum() and word == word.lower() for word in found)
+    assert "wabc" in found
+    assert len(words.written("a b " * 5_000)) == 2
+    assert len(words.written(" ".join(f"word{number}" for number in range(5_000)))) == 500
+    assert words.asked("天") == [words.asked("天气")[0][: len(words.asked("天")[0])]]
