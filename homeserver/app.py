@@ -323,7 +323,7 @@ class App:
         state, states = RoomState(database, names), States(database, names)
         receiver = Receiver(rooms, states, database, names, numbers)
         restricted = Restricted(rooms, database, names)
-        entering = Entering(rooms, database, commits, names, numbers, server_name)
+        entering = Entering(rooms, database, commits, names, numbers, receiver, server_name)
         outside = Outside(rooms, database, names, author, jobs, publisher.outside)
         elsewhere = Elsewhere(rooms, database, commits, author, entering, outside, state, receiver)
         self._elsewhere = elsewhere

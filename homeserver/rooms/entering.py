@@ -25,6 +25,7 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.arrival import Arrival, Member, arrive
 from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
+from homeserver.rooms.receive import Receiver, Verdict
 from homeserver.rooms.send import Sending
 from homeserver.rooms.stored import load_events
 from homeserver.streams.commit import CommitQueue
@@ -33,7 +34,7 @@ from storage.changes import Change, Insert, Put
 from storage.compression import pack_json
 from storage.engine import Database
 from storage.events import event_numbers, event_renumbered, event_rows
-from storage.memberships import in_room_of
+from storage.memberships import anybody_of_ours_in, in_room_of
 from storage.outbound import joined_of_servers, servers_in
 from storage.packing import pack_numbers
 from storage.rooms import heads, state_of_headless_forgotten
@@ -97,9 +98,11 @@ class Entering:
         commits: CommitQueue,
         names: Names,
         numbers: Numbers,
+        receiver: Receiver,
         server_name: str,
     ) -> None:
         self._rooms = rooms
+        self._receiver = receiver
         self._database = database
         self._commits = commits
         self._names = names
@@ -110,7 +113,7 @@ class Entering:
         self._entered_now: dict[str, Room] = {}
 
     def on_entered(self, entered: Callable[[Room], None]) -> None:
-        """Have `entered(room)` called when a room was joined and no join of it is under way."""
+        """Have `entered(room)` called when a join of a room has ended and none is under way."""
         self._entered.append(entered)
 
     def under_way(self, room_id: str) -> bool:
@@ -134,21 +137,28 @@ class Entering:
     async def enter(self, room: Room, join: Event, pdu: bytes, told: Told) -> None:
         """Make what was told the room's state, and put the join behind it.
 
-        `pdu` is the join's canonical JSON. Raises Rejected when the rules forbid the join in that
-        state, or when that can't be a state of the room.
+        Where one of ours is in the room, as when another server had to authorise the join, its
+        state is ours, and the join is judged like any event from elsewhere. `pdu` is the join's
+        canonical JSON. Raises Rejected when the rules forbid the join in that state, or when that
+        can't be a state of the room.
         """
+        self._entered_now[room.room_id] = room
         fresh = room.nid not in await heads(self._database, [room.nid])
         if fresh:
             await self._commits.commit(state_of_headless_forgotten(room.nid))
         storing = _Storing(self, room, told, join, fresh=fresh)
         await storing.run()
+        if not fresh and await anybody_of_ours_in(self._database, room.nid):
+            verdict = await self._receiver.receive(room, join, pdu, storing.believed)
+            if verdict not in (Verdict.ACCEPTED, Verdict.KNOWN):
+                raise Rejected("The room's rules don't allow the join.")
+            return
         arrival = await storing.arrival(pdu)
 
         def verb(sending: Sending) -> None:
             arrive(sending, arrival, self._numbers)
 
         await self._rooms.change(room, verb)
-        self._entered_now[room.room_id] = room
 
     # What `_Storing` uses of this.
 
@@ -203,6 +213,11 @@ class _Storing:
         if create is None or create.room_id != room.room_id:
             raise Rejected("The state that was told has no create event of this room.")
         await self._check_join()
+
+    @property
+    def believed(self) -> list[str]:
+        """The ids of the state that was told, without what could not be stored or was rejected."""
+        return [id_ for id_ in self._told.state if id_ in self._nids and id_ not in self._rejected]
 
     async def arrival(self, pdu: bytes) -> Arrival:
         """What is left to be done in the room's turn."""

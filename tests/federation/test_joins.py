@@ -297,6 +297,43 @@ async def test_what_a_resident_server_does_not_know_it_does_not_authorise(made: 
     await bob.refused("M_UNABLE_TO_AUTHORISE_JOIN", "POST", path, body={})
 
 
+async def test_another_server_authorises_what_nobody_here_can(made: House) -> None:
+    """Bob is in the room, but may invite nobody; Carol of his server is let in by Alice's."""
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    carol = await person(made, "b.example")
+    space = await alice.create_room(preset="public_chat")
+    levels = {"users": {alice.user_id: 100}, "invite": 50}
+    room = await alice.create_room(room_version="11", power_level_content_override=levels)
+    allow = [{"type": "m.room_membership", "room_id": space}]
+    rule = {"join_rule": "restricted", "allow": allow}
+    await alice.put_state(room, "m.room.join_rules", rule)
+    for one in (bob, carol):
+        await join(one, space, "a.example")
+    await join(bob, room, "a.example")
+    kept = await bob.say(room, "before")
+    await join(carol, room, "a.example")
+    assert (await members(bob, room)).keys() == {alice.user_id, bob.user_id, carol.user_id}
+    content = await bob.ok("GET", at(room, "state", "m.room.member", carol.user_id))
+    assert content["join_authorised_via_users_server"] == alice.user_id
+    await heard(alice, room, kept)
+    await heard(carol, room, await bob.say(room, "after"))
+
+
+async def test_two_who_join_at_once_are_both_in(made: House) -> None:
+    alice = await person(made, "a.example")
+    bob, carol = await person(made, "b.example"), await person(made, "b.example")
+    room = await alice.create_room(preset="public_chat")
+    await asyncio.gather(join(bob, room, "a.example"), join(carol, room, "a.example"))
+    everybody = {alice.user_id, bob.user_id, carol.user_id}
+    for one in (alice, bob, carol):
+
+        async def complete(one: Person = one) -> bool:
+            return (await members(one, room)).keys() == everybody
+
+        await until(complete)
+    await heard(carol, room, await bob.say(room, "both"))
+
+
 async def test_the_banned_and_the_excluded_stay_out(made: House) -> None:
     alice, bob = await person(made, "a.example"), await person(made, "b.example")
     room = await alice.create_room(preset="public_chat")
