@@ -147,7 +147,8 @@ class Sender:
                 await self._begin()
                 continue
             await self._hand_out(note)
-            self._notes.popleft()
+            if self._notes[0] is note:  # otherwise events were lost meanwhile
+                self._notes.popleft()
             self._changed.set()
             done += 1
             if done % _TURN == 0:
@@ -165,7 +166,10 @@ class Sender:
                 queue = self._made(server)
                 queue.saved = pos
                 queue.fall_behind(pos)
+        # The first note holds the position where it is until all are known to be behind.
+        first = Note(after, 0, None)
         self._notes.clear()
+        self._notes.append(first)
         self._rooms.clear()
         until, pos = self._published(), after
         while page := await store.own_events(self._database, pos, until, _AT_ONCE):
@@ -177,6 +181,8 @@ class Sender:
             self._made(server).fall_behind(after)
         async for server in self._with_edus():
             self._made(server).edus = True
+        if self._notes[0] is first:
+            self._notes.popleft()
         for queue in list(self._queues.values()):
             queue.wake()
         self._changed.set()
