@@ -11,10 +11,13 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         administration,
         appservices,
         capabilities,
+        dehydrated,
         delayed_events,
         devices,
         directory,
         filters,
+        key_backup,
+        keys,
         login,
         membership,
         old,
@@ -32,6 +35,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         sync,
         tags,
         third_party_ids,
+        to_device,
         typing,
         uia,
         versions,
@@ -45,9 +49,12 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         appservices,
         capabilities,
         delayed_events,
+        dehydrated,
         devices,
         directory,
         filters,
+        key_backup,
+        keys,
         login,
         membership,
         openid,
@@ -64,6 +71,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         sync,
         tags,
         third_party_ids,
+        to_device,
         typing,
         uia,
         versions,
@@ -75,7 +83,15 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
 
 def admin_endpoints() -> list[Endpoint]:
     """All endpoints of the administration API."""
-    from client_api.admin import appservices, costs, federation, register, reports, users
+    from client_api.admin import (
+        appservices,
+        costs,
+        federation,
+        register,
+        reports,
+        restored,
+        users,
+    )
 
-    modules = (appservices, costs, federation, register, reports, users)
+    modules = (appservices, costs, federation, register, reports, restored, users)
     return [declared for module in modules for declared in endpoints_of(module)]

@@ -101,6 +101,7 @@ from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
 from homeserver.users.deactivation import Deactivation, Departure
 from homeserver.users.devices import Devices
+from homeserver.users.encryption import Encryption
 from homeserver.users.filters import Filters
 from homeserver.users.inbox import UserInbox
 from homeserver.users.login_tokens import LoginTokens
@@ -385,19 +386,6 @@ class App:
             state,
             lambda until: StoredNews(database, names, timeline, -1, until),
         )
-        sync = Sync(
-            NewsDesk(ring, database, names, timeline, self.metrics),
-            answers,
-            memberships,
-            ignored,
-            self.notifier,
-            typing,
-            presence_news,
-            timelines,
-            clock,
-            secrets.token_hex(4),
-        )
-
         account_data = AccountData(database, commits, publisher, self._inbox)
         passwords = Passwords(
             PasswordCost(*config.passwords.argon2), pepper=config.passwords.bcrypt_pepper
@@ -410,6 +398,36 @@ class App:
         logins = Logins(database, commits, passwords, self.limits, server_name)
         interactive = Interactive(
             database, commits, logins, registration_tokens, clock, server_name
+        )
+        desk = NewsDesk(ring, database, names, timeline, self.metrics)
+        encryption = Encryption.build(
+            database,
+            commits,
+            names,
+            numbers,
+            self._inbox,
+            publisher,
+            ring,
+            memberships,
+            sessions,
+            interactive,
+            desk,
+            timelines,
+            clock,
+            server_name,
+        )
+        sync = Sync(
+            desk,
+            answers,
+            memberships,
+            ignored,
+            self.notifier,
+            typing,
+            presence_news,
+            encryption.device_news,
+            timelines,
+            clock,
+            secrets.token_hex(4),
         )
         login_tokens = LoginTokens(database, commits, sessions, interactive, clock)
         receipts = Receipts(database, commits, publisher, self._inbox, account_data, names, clock)
@@ -442,6 +460,7 @@ class App:
         user_changes = UserChanges(
             user_list, commits, accounts, sessions, passwords, user_profiles, closing
         )
+        self._tasks.service("to-device messages", encryption.inboxes.run)
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
         self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive, login_tokens))
         self.metrics.gauge(
@@ -497,10 +516,11 @@ class App:
             create_room=create_room,
             credentials=Credentials(database, commits, passwords, sessions, interactive),
             deactivation=closing,
-            devices=Devices(database, commits, sessions, interactive),
+            devices=Devices(database, commits, sessions, interactive, self._inbox, encryption.ends),
             directory=Directory(
                 rooms, commits, database, appservices, elsewhere, federation.directory, server_name
             ),
+            encryption=encryption,
             event_stream=EventStream(
                 sync, history, rooms, memberships, timelines, self.notifier, clock
             ),

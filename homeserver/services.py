@@ -34,6 +34,7 @@ from homeserver.users.accounts import Accounts
 from homeserver.users.credentials import Credentials
 from homeserver.users.deactivation import Deactivation
 from homeserver.users.devices import Devices
+from homeserver.users.encryption import Encryption
 from homeserver.users.filters import Filters
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
@@ -71,6 +72,7 @@ class Services:
     deactivation: Deactivation
     devices: Devices
     directory: Directory
+    encryption: Encryption
     event_stream: EventStream
     filters: Filters
     history: History

@@ -797,6 +797,170 @@ class DelayedEventRow(NamedTuple):
     run_at: int
 
 
+# --- End-to-end encryption -----------------------------------------------------------------------
+
+
+@table(
+    "device_lists",
+    key=("user_nid",),
+    indexes=[
+        Index(("pos",)),
+        Index(("server",), where="server <> ''"),
+        Index(("stale",), where="stale > 0"),
+    ],
+)
+class DeviceListRow(NamedTuple):
+    """A user whose devices or signing keys changed, last at `pos`; nothing is kept by recipient.
+
+    `version` is the stream id of the last change as servers tell each other. `server` is empty for
+    a local user; of others a copy is kept, which must be fetched anew while `stale` is 1.
+    """
+
+    user_nid: int
+    server: str
+    pos: Position
+    version: int
+    stale: int
+
+
+@table("device_keys", key=("device_nid",))
+class DeviceKeysRow(NamedTuple):
+    """The identity keys of a local device: JSON as it was uploaded."""
+
+    device_nid: int
+    json: bytes
+
+
+@table("remote_devices", key=("user_nid", "device_id"))
+class RemoteDeviceRow(NamedTuple):
+    """A device of another server's user; `json` its identity keys, None when it has none."""
+
+    user_nid: int
+    device_id: str
+    name: str | None
+    json: bytes | None
+
+
+@table(
+    "one_time_keys",
+    key=("key_nid",),
+    indexes=[
+        Index(("device_nid", "algorithm", "key_id"), unique=True),
+        Index(("device_nid", "algorithm", "key_nid"), where="claim_nid IS NULL"),
+        Index(("claim_nid",), where="claim_nid IS NOT NULL"),
+    ],
+)
+class OneTimeKeyRow(NamedTuple):
+    """A one-time key of a device, numbered in the order of upload.
+
+    `claim_nid` names the claim that it was given to; the row stays while the device does, without
+    its JSON, so that no id is given out twice. `digest` tells whether another upload is the same.
+    """
+
+    key_nid: int
+    device_nid: int
+    algorithm: str
+    key_id: str
+    digest: bytes
+    json: bytes
+    claim_nid: int | None
+
+
+@table("fallback_keys", key=("device_nid", "algorithm"))
+class FallbackKeyRow(NamedTuple):
+    """The key that is given out when a device has no one-time key; `used` 1 once that was so."""
+
+    device_nid: int
+    algorithm: str
+    key_id: str
+    json: bytes
+    used: int
+
+
+MASTER = 1
+SELF_SIGNING = 2
+USER_SIGNING = 3
+
+
+@table("signing_keys", key=("user_nid", "usage"))
+class SigningKeyRow(NamedTuple):
+    """A cross-signing key: MASTER, SELF_SIGNING or USER_SIGNING; JSON with its own signatures."""
+
+    user_nid: int
+    usage: int
+    json: bytes
+
+
+@table(
+    "key_signatures",
+    key=("signer_nid", "user_nid", "key_name", "signer_key"),
+    indexes=[Index(("signer_nid", "pos"))],
+)
+class KeySignatureRow(NamedTuple):
+    """A signature that was uploaded on a key of `user_nid`, a device id or a public key."""
+
+    signer_nid: int
+    user_nid: int
+    key_name: str
+    signer_key: str
+    signature: str
+    pos: Position
+
+
+@table("to_device", key=("device_nid", "pos"))
+class ToDeviceRow(NamedTuple):
+    """A message that waits for a device; JSON as /sync shows it."""
+
+    device_nid: int
+    pos: Position
+    json: bytes
+
+
+@table("message_ids", key=("source", "message_id"), indexes=[Index(("ts",))])
+class MessageIdRow(NamedTuple):
+    """A transaction of to-device messages that was taken: of a local device, or of a server."""
+
+    source: str
+    message_id: str
+    ts: int
+
+
+@table("dehydrated_devices", key=("user_nid",))
+class DehydratedDeviceRow(NamedTuple):
+    """The device of a user that takes messages while no other does; `json` is what restores it."""
+
+    user_nid: int
+    device_nid: int
+    json: bytes
+
+
+@table("backups", key=("user_nid", "version"))
+class BackupRow(NamedTuple):
+    """A version of a user's key backup; `deleted` ones stay, so that no number comes again."""
+
+    user_nid: int
+    version: int
+    algorithm: str
+    auth_data: bytes
+    etag: int
+    sessions: int
+    deleted: int
+
+
+@table("backup_keys", key=("user_nid", "version", "room_id", "session_id"))
+class BackupKeyRow(NamedTuple):
+    """A session in a backup: what its replacement goes by, and its encrypted data (JSON)."""
+
+    user_nid: int
+    version: int
+    room_id: str
+    session_id: str
+    first_index: int
+    forwarded: int
+    verified: int
+    json: bytes
+
+
 # --- Other servers -------------------------------------------------------------------------------
 
 

@@ -46,6 +46,18 @@ _KINDS: Final[Mapping[str, str]] = {
     "presence": "accounts",
     "devices": "accounts",
     "access_tokens": "accounts",
+    "device_lists": "device keys",
+    "device_keys": "device keys",
+    "remote_devices": "device keys",
+    "one_time_keys": "device keys",
+    "fallback_keys": "device keys",
+    "signing_keys": "device keys",
+    "key_signatures": "device keys",
+    "to_device": "to-device messages",
+    "message_ids": "to-device messages",
+    "dehydrated_devices": "device keys",
+    "backups": "key backups",
+    "backup_keys": "key backups",
 }
 _OF_EVENTS: Final = ("event_json", "event_children", "txn_ids")
 """Tables whose rows belong to an event and carry no room."""

@@ -66,12 +66,16 @@ class Txn:
 
 @dataclass(frozen=True, slots=True)
 class MemberChange:
-    """A user's current membership of the room changed; `event_nid` is the event that says so."""
+    """A user's current membership of the room changed; `event_nid` is the event that says so.
+
+    `was` is the membership before, LEAVE for a stranger.
+    """
 
     user_nid: int
     user_id: str
     membership: int
     event_nid: int
+    was: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +307,12 @@ def _member_change(
     event = after or before
     if event is None or event.type != "m.room.member" or event.state_key is None:
         return None
-    membership = membership_number(after.content.get("membership") if after is not None else None)
-    return MemberChange(names.nid(event.state_key), event.state_key, membership, new or old or 0)
+    was, membership = (
+        membership_number(one.content.get("membership") if one is not None else None)
+        for one in (before, after)
+    )
+    user_nid = names.nid(event.state_key)
+    return MemberChange(user_nid, event.state_key, membership, new or old or 0, was)
 
 
 def _member_rows(room: int, index: int, member: MemberChange, local_server: str) -> list[Change]:

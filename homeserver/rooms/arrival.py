@@ -185,8 +185,9 @@ def _rows_of_state(
         if member.user_nid in arrival.ours and not stays:
             log = MembershipLogRow(member.user_nid, room, Pos(1), member.membership, event_nid)
             rows.append(Insert(log))
+            was = known.membership if known is not None else LEAVE
             moves.append(
-                MemberChange(member.user_nid, member.user_id, member.membership, event_nid)
+                MemberChange(member.user_nid, member.user_id, member.membership, event_nid, was)
             )
     return moves
 

@@ -30,6 +30,7 @@ from storage.memberships import members_outside, of_user_in
 from storage.schema import (
     INVITE,
     KNOCK,
+    LEAVE,
     OUTLIER,
     EventJsonRow,
     EventRow,
@@ -213,7 +214,7 @@ class Outside:
                 *more,
             ]
             sending.ahead = 1
-            change = MemberChange(user_nid, user_id, membership, nid)
+            change = MemberChange(user_nid, user_id, membership, nid, LEAVE)
             sending.published = lambda pos: self._publish(room.nid, pos, change)
             return True
 

@@ -150,7 +150,8 @@ class Relations:
             pos = min(pos, looking.until)
         type_nid: int | None = None
         if wanted.event_type is not None:
-            type_nid = (await self._names.find(wanted.event_type)) or -1
+            found = await self._names.find([wanted.event_type])
+            type_nid = found.get(wanted.event_type, -1)
         family = await self._family(looking.room, wanted, type_nid) if wanted.recurse else None
         shown: list[EventView] = []
         for _ in range(_MOST_LOOKED_AT // (limit + 1) + 1):

@@ -33,10 +33,23 @@ class Answer:
     leave: dict[str, bytes] = field(default_factory=dict)
     account_data: list[bytes] = field(default_factory=list)
     presence: list[bytes] = field(default_factory=list)
+    to_device: list[bytes] = field(default_factory=list)
+    changed_devices: Collection[str] = ()
+    left_devices: Collection[str] = ()
+    pool: bytes = b""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to say at once; presence alone can wait."""
-        return bool(self.join or self.invite or self.knock or self.leave or self.account_data)
+        """Whether there is anything to say at once; presence and counts of keys can wait."""
+        return bool(
+            self.join
+            or self.invite
+            or self.knock
+            or self.leave
+            or self.account_data
+            or self.to_device
+            or self.changed_devices
+            or self.left_devices
+        )
 
     def json(self, token: str) -> bytes:
         """The answer's body; `token` is its `next_batch`."""
@@ -63,6 +76,13 @@ class Answer:
             parts.append(b'"account_data":{"events":[%b]}' % b",".join(self.account_data))
         if self.presence:
             parts.append(b'"presence":{"events":[%b]}' % b",".join(self.presence))
+        if self.to_device:
+            parts.append(b'"to_device":{"events":[%b]}' % b",".join(self.to_device))
+        if self.changed_devices or self.left_devices:
+            lists = {"changed": sorted(self.changed_devices), "left": sorted(self.left_devices)}
+            parts.append(b'"device_lists":%b' % canonical.encode(lists))
+        if self.pool:
+            parts.append(self.pool)
         return b"{%b}" % b",".join(parts)
 
 

@@ -70,7 +70,7 @@ class EventStream:
         # After a lost future nothing is told twice: the client goes on from what there is.
         after = min(self._timelines.parse_room(start, "from"), position.pos)
         answer = canonical.decode_object(
-            await self._sync(SyncRequest(session, start, _WHERE, timeout))
+            await self._sync(SyncRequest(session, start, _WHERE, timeout, devices=False))
         )
         end = str(answer["next_batch"])
         until = self._timelines.parse_room(end, "from")

@@ -56,7 +56,14 @@ class InitialSync:
         }
         answer = canonical.decode_object(
             await self._sync(
-                SyncRequest(session, None, Filter.parse(wanted), 0, state_name="state_after")
+                SyncRequest(
+                    session,
+                    None,
+                    Filter.parse(wanted),
+                    0,
+                    state_name="state_after",
+                    devices=False,
+                )
             )
         )
         sections: dict[str, JsonObject] = {}

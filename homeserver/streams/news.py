@@ -8,16 +8,31 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from homeserver.matrix import canonical
 from homeserver.matrix.versions import RoomRules
+from homeserver.rooms.membership import membership_number
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.views import EventView
 from homeserver.streams.numbers import Names
-from homeserver.streams.ring import AccountDataEntry, EventEntry, ReceiptEntry, Ring
+from homeserver.streams.ring import (
+    AccountDataEntry,
+    DeviceListEntry,
+    EventEntry,
+    Move,
+    ReceiptEntry,
+    Ring,
+)
+from storage.device_lists import changed_between, signed_between
 from storage.engine import Database
+from storage.events import event_json
+from storage.memberships import joined_rooms
 from storage.rooms import changed_since
-from storage.schema import READ_PRIVATE, StateChangeRow
+from storage.schema import LEAVE, READ_PRIVATE, StateChangeRow
 from storage.state import state_changes
 from storage.user_data import account_data_between, receipts_between
+
+# So many events are read in one statement, on the loop.
+_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -65,6 +80,18 @@ class News(Protocol):
     async def account_data(self, user_nid: int) -> list[AccountDataEntry]:
         """The user's account data that changed, the last of each kind."""
 
+    async def moves(self, room_nids: Collection[int]) -> list[Move]:
+        """How the members of the rooms came and went; who only changed a name is left out."""
+
+    async def device_lists(self) -> list[int]:
+        """The users (numbers) whose devices changed, wherever they are."""
+
+    async def signed(self, user_nid: int) -> list[int]:
+        """The users whose keys this user has signed, as only this user sees."""
+
+    async def rooms_of(self, user_nid: int) -> frozenset[int]:
+        """The rooms that a user whose devices changed is joined to, as of `until` or later."""
+
 
 class RingNews:
     """News from memory; `since` must be at or above the ring's floor.
@@ -73,13 +100,15 @@ class RingNews:
     looked for once.
     """
 
-    def __init__(self, ring: Ring, since: int, until: int) -> None:
+    def __init__(self, ring: Ring, database: Database, since: int, until: int) -> None:
         self.since = since
         self.until = until
         self._ring = ring
+        self._database = database
         self._events: dict[tuple[int, int], list[EventEntry]] = {}
         self._states: dict[tuple[int, int], dict[int, KeyChange]] = {}
         self._receipts: dict[int, list[ReceiptEntry]] = {}
+        self._rooms_of: dict[int, frozenset[int]] = {}
 
     async def rooms(self, joined: Collection[int]) -> set[int]:
         return self._ring.rooms_since(self.since, joined)
@@ -118,6 +147,31 @@ class RingNews:
         for entry in self._ring.account_data(user_nid, self.since, self.until):
             latest[entry.room_nid, entry.type] = entry
         return sorted(latest.values(), key=lambda entry: entry.pos)
+
+    async def moves(self, room_nids: Collection[int]) -> list[Move]:
+        return [
+            move
+            for room_nid in self._ring.rooms_since(self.since, room_nids)
+            for entry in self._room_events(room_nid, self.until)
+            for move in entry.moves
+            if move.was != move.now
+        ]
+
+    async def device_lists(self) -> list[int]:
+        return list({entry.user_nid: None for entry in self._lists() if entry.only_for is None})
+
+    async def signed(self, user_nid: int) -> list[int]:
+        return [entry.user_nid for entry in self._lists() if entry.only_for == user_nid]
+
+    async def rooms_of(self, user_nid: int) -> frozenset[int]:
+        found = self._rooms_of.get(user_nid)
+        if found is None:
+            rooms = await joined_rooms(self._database, [user_nid])
+            found = self._rooms_of[user_nid] = frozenset(rooms.get(user_nid, ()))
+        return found
+
+    def _lists(self) -> list[DeviceListEntry]:
+        return self._ring.device_lists(self.since, self.until)
 
     def _room_events(self, room_nid: int, until: int) -> list[EventEntry]:
         found = self._events.get((room_nid, until))
@@ -183,6 +237,36 @@ class StoredNews:
         return [
             AccountDataEntry(row.pos, user_nid, row.room_nid, row.type, row.content) for row in rows
         ]
+
+    async def moves(self, room_nids: Collection[int]) -> list[Move]:
+        by_room = await state_changes(self._database, room_nids, self.since, self.until)
+        changes = [change for rows in by_room.values() for change in rows]
+        keys = await self._names.keys({change.key_nid for change in changes})
+        members = [change for change in changes if keys[change.key_nid][0] == "m.room.member"]
+        events = [nid for row in members for nid in (row.old_nid, row.new_nid) if nid is not None]
+        memberships: dict[int | None, int] = {None: LEAVE}
+        for first in range(0, len(events), _AT_ONCE):
+            for nid, json in (
+                await event_json(self._database, events[first : first + _AT_ONCE])
+            ).items():
+                content = canonical.decode_object(json).get("content", {})
+                memberships[nid] = membership_number(content.get("membership"))
+        users = await self._names.nids({keys[change.key_nid][1] for change in members})
+        return [
+            Move(row.room_nid, users[keys[row.key_nid][1]], was, now)
+            for row in members
+            if (was := memberships[row.old_nid]) != (now := memberships[row.new_nid])
+        ]
+
+    async def device_lists(self) -> list[int]:
+        return await changed_between(self._database, self.since, self.until)
+
+    async def signed(self, user_nid: int) -> list[int]:
+        return await signed_between(self._database, user_nid, self.since, self.until)
+
+    async def rooms_of(self, user_nid: int) -> frozenset[int]:
+        rooms = await joined_rooms(self._database, [user_nid])
+        return frozenset(rooms.get(user_nid, ()))
 
 
 def collect(changes: Iterable[StateChangeRow]) -> dict[int, KeyChange]:

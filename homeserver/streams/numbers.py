@@ -156,12 +156,13 @@ class Names:
         await self.load(names)
         return {name: self._nids[name] for name in names}
 
-    async def find(self, name: str) -> int | None:
-        """The number of a string, None if it has none."""
-        if name not in self._nids and _is_name(name):
-            for found, nid in (await store.name_numbers(self._database, [name])).items():
-                self._remember(found, nid)
-        return self._nids.get(name)
+    async def find(self, names: Collection[str]) -> dict[str, int]:
+        """Numbers of those strings that have one; none is given to the others."""
+        missing = [name for name in names if name not in self._nids and _is_name(name)]
+        if missing:
+            for name, nid in (await store.name_numbers(self._database, missing)).items():
+                self._remember(name, nid)
+        return {name: self._nids[name] for name in names if name in self._nids}
 
     async def names(self, nids: Collection[int]) -> dict[int, str]:
         """Strings of numbers; numbers that were never given are absent."""

@@ -12,7 +12,15 @@ from homeserver.rooms.views import EventView, Views, redacted_event, replaced_ex
 from homeserver.streams.ignored import IGNORED_USERS, Ignored
 from homeserver.streams.memberships import Membership, Memberships
 from homeserver.streams.notifier import Notifier
-from homeserver.streams.ring import AccountDataEntry, EventEntry, ReceiptEntry, Ring
+from homeserver.streams.ring import (
+    AccountDataEntry,
+    DeviceListEntry,
+    EventEntry,
+    MessageEntry,
+    Move,
+    ReceiptEntry,
+    Ring,
+)
 from storage.schema import JOIN
 
 Follower = Callable[[int, int, Collection[Appended]], None]
@@ -79,8 +87,12 @@ class Publisher:
         for pos, appended in enumerate(events, first_pos):
             view = self._view(room_nid, pos, appended)
             thread = thread_of(appended.event.content)
+            moves = tuple(
+                Move(room_nid, member.user_nid, member.was, member.membership)
+                for member in appended.members
+            )
             self._ring.add_event(
-                EventEntry(pos, view, appended.state_changes, appended.mentioned, thread)
+                EventEntry(pos, view, appended.state_changes, moves, appended.mentioned, thread)
             )
             if appended.redacted is not None:
                 self._views.redacted(
@@ -125,6 +137,18 @@ class Publisher:
         for changed in self._account_data:
             changed(entry.user_nid, entry.type)
         self._notifier.wake((entry.user_nid,))
+
+    def message(self, entry: MessageEntry, user_nid: int) -> None:
+        """A to-device message for a device of the user."""
+        self._ring.add_message(entry)
+        self._notifier.wake((user_nid,))
+
+    def device_list(self, entry: DeviceListEntry, room_nids: Collection[int]) -> None:
+        """A user's devices changed; `room_nids` are the rooms that the user is in."""
+        self._ring.add_device_list(entry)
+        self._notifier.wake((entry.only_for or entry.user_nid,))
+        for room_nid in room_nids:
+            self._notifier.wake_among(self._memberships.looking(room_nid))
 
     def typing(self, room_nid: int) -> None:
         """Who is typing in a room has changed."""

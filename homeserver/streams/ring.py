@@ -1,14 +1,14 @@
 """The last stretch of the stream in memory, ready to be sent.
 
-Owns the entries of the positions in (`floor`, `pos`], bounded by bytes, indexed by room and by
-user. Invariant: a reader whose position is at or above `floor` finds here everything that
+Owns the entries of the positions in (`floor`, `pos`], bounded by bytes, indexed by room, by user
+and by device. Invariant: a reader whose position is at or above `floor` finds here everything that
 happened since; below it must read the database. It keeps no state of any room or client.
 """
 
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from homeserver.rooms.views import EventView
 
@@ -25,9 +25,18 @@ class StateChange:
     new_nid: int | None
 
 
+class Move(NamedTuple):
+    """A member's membership of a room went from `was` to `now` (JOIN, ...; LEAVE for none)."""
+
+    room_nid: int
+    user_nid: int
+    was: int
+    now: int
+
+
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event of a room's timeline and the state that changed with it.
+    """An event of a room's timeline, the state that changed with it and the members that moved.
 
     `mentioned` are local users (numbers); `thread` is the id of the root of the event's thread.
     """
@@ -35,6 +44,7 @@ class EventEntry:
     pos: int
     view: EventView
     changes: tuple[StateChange, ...]
+    moves: tuple[Move, ...] = ()
     mentioned: frozenset[int] = frozenset()
     thread: str | None = None
 
@@ -64,8 +74,29 @@ class AccountDataEntry:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MessageEntry:
+    """A to-device message; `json` is the event as /sync shows it."""
+
+    pos: int
+    device_nid: int
+    json: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceListEntry:
+    """A user's devices or signing keys have changed; `only_for` a user, if one alone may see it."""
+
+    pos: int
+    user_nid: int
+    only_for: int | None = None
+
+
 RoomEntry = EventEntry | ReceiptEntry
-_Entry = TypeVar("_Entry", EventEntry | ReceiptEntry, AccountDataEntry)
+_Entry = TypeVar(
+    "_Entry", EventEntry | ReceiptEntry, AccountDataEntry, MessageEntry, DeviceListEntry
+)
+_Kind = Literal["room", "user", "device", "list"]
 
 
 class Ring:
@@ -76,9 +107,11 @@ class Ring:
         self.floor = pos
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._order: deque[tuple[int, int, int, int]] = deque()  # pos, size, room, user
+        self._order: deque[tuple[int, int, _Kind, int]] = deque()  # pos, size, kind, number
         self._rooms: dict[int, deque[RoomEntry]] = {}
         self._users: dict[int, deque[AccountDataEntry]] = {}
+        self._devices: dict[int, deque[MessageEntry]] = {}
+        self._lists: dict[int, deque[DeviceListEntry]] = {}
         self._views: dict[int, EventView] = {}
 
     def add_event(self, entry: EventEntry) -> None:
@@ -86,17 +119,27 @@ class Ring:
         view = entry.view
         self._rooms.setdefault(view.room_nid, deque()).append(entry)
         self._views[view.nid] = view
-        self._grow(entry.pos, len(view.body) + len(view.extra), view.room_nid, 0)
+        self._grow(entry.pos, len(view.body) + len(view.extra), "room", view.room_nid)
 
     def add_receipt(self, entry: ReceiptEntry) -> None:
         """Append a receipt."""
         self._rooms.setdefault(entry.room_nid, deque()).append(entry)
-        self._grow(entry.pos, 0, entry.room_nid, 0)
+        self._grow(entry.pos, 0, "room", entry.room_nid)
 
     def add_account_data(self, entry: AccountDataEntry) -> None:
         """Append account data."""
         self._users.setdefault(entry.user_nid, deque()).append(entry)
-        self._grow(entry.pos, len(entry.content), 0, entry.user_nid)
+        self._grow(entry.pos, len(entry.content), "user", entry.user_nid)
+
+    def add_message(self, entry: MessageEntry) -> None:
+        """Append a to-device message; one position may have messages to several devices."""
+        self._devices.setdefault(entry.device_nid, deque()).append(entry)
+        self._grow(entry.pos, len(entry.json), "device", entry.device_nid)
+
+    def add_device_list(self, entry: DeviceListEntry) -> None:
+        """Append a change of a user's devices."""
+        self._lists.setdefault(0, deque()).append(entry)
+        self._grow(entry.pos, 0, "list", 0)
 
     def advance(self, pos: int) -> None:
         """Everything up to `pos` has been added."""
@@ -109,6 +152,8 @@ class Ring:
         self._order.clear()
         self._rooms.clear()
         self._users.clear()
+        self._devices.clear()
+        self._lists.clear()
         self._views.clear()
         self._bytes = 0
         self.pos = max(self.pos, pos)
@@ -126,10 +171,10 @@ class Ring:
             return set()
         found: set[int] = set()
         if behind < 2 * len(rooms):
-            for pos, _, room_nid, _ in reversed(self._order):
+            for pos, _, kind, room_nid in reversed(self._order):
                 if pos <= since:
                     break
-                if room_nid in rooms:
+                if kind == "room" and room_nid in rooms:
                     found.add(room_nid)
             return found
         for room_nid in rooms:
@@ -146,30 +191,38 @@ class Ring:
         """Account data of a user in (since, until], oldest first."""
         return _between(self._users.get(user_nid), since, until)
 
-    def _grow(self, pos: int, size: int, room_nid: int, user_nid: int) -> None:
+    def messages(self, device_nid: int, since: int, until: int) -> list[MessageEntry]:
+        """To-device messages for a device in (since, until], oldest first."""
+        return _between(self._devices.get(device_nid), since, until)
+
+    def device_lists(self, since: int, until: int) -> list[DeviceListEntry]:
+        """Changes of users' devices in (since, until], oldest first."""
+        return _between(self._lists.get(0), since, until)
+
+    def _grow(self, pos: int, size: int, kind: _Kind, number: int) -> None:
         self.pos = pos
         size += _ENTRY_OVERHEAD
         self._bytes += size
-        self._order.append((pos, size, room_nid, user_nid))
+        self._order.append((pos, size, kind, number))
         while self._bytes > self._max_bytes and self._order:
             self._shrink()
 
     def _shrink(self) -> None:
-        pos, size, room_nid, user_nid = self._order.popleft()
+        pos, size, kind, number = self._order.popleft()
         self._bytes -= size
         self.floor = pos
-        if room_nid:
-            entries = self._rooms[room_nid]
-            gone = entries.popleft()
-            if isinstance(gone, EventEntry):
-                self._views.pop(gone.view.nid, None)
-            if not entries:
-                del self._rooms[room_nid]
-        else:
-            data = self._users[user_nid]
-            data.popleft()
-            if not data:
-                del self._users[user_nid]
+        shelves: dict[_Kind, dict[int, deque[Any]]] = {
+            "room": self._rooms,
+            "user": self._users,
+            "device": self._devices,
+            "list": self._lists,
+        }
+        entries = shelves[kind][number]
+        gone = entries.popleft()
+        if isinstance(gone, EventEntry):
+            self._views.pop(gone.view.nid, None)
+        if not entries:
+            del shelves[kind][number]
 
 
 def _between(entries: "deque[_Entry] | None", since: int, until: int) -> list[_Entry]:

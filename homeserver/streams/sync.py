@@ -15,6 +15,7 @@ from homeserver.ports import SyncMetrics
 from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
 from homeserver.streams.answer import Answer, RoomAnswers
+from homeserver.streams.device_news import DeviceNews
 from homeserver.streams.ignored import Ignored
 from homeserver.streams.memberships import Memberships, UserRooms
 from homeserver.streams.news import News, RingNews, StoredNews
@@ -34,7 +35,7 @@ class SyncRequest(NamedTuple):
 
     `state_name` is the name of the rooms' state sections; any but `state` means the state at the
     end of the timeline. `stored`: answer from the tables also where memory would do; the two must
-    say the same.
+    say the same. `devices` off: what concerns the device, messages to it above all, is left alone.
     """
 
     session: Session
@@ -44,6 +45,7 @@ class SyncRequest(NamedTuple):
     full_state: bool = False
     state_name: StateName = "state"
     stored: bool = False
+    devices: bool = True
 
 
 class NewsDesk:
@@ -76,7 +78,8 @@ class NewsDesk:
         if in_memory:
             latest = self._latest
             if latest is None or latest.since != since or latest.until != self._ring.pos:
-                latest = self._latest = RingNews(self._ring, since, self._ring.pos)
+                latest = RingNews(self._ring, self._database, since, self._ring.pos)
+                self._latest = latest
             return latest
         return StoredNews(self._database, self._names, self._timeline, since, self._ring.pos)
 
@@ -97,6 +100,7 @@ class Sync:
         notifier: Notifier,
         typing: Typing,
         presence: PresenceNews,
+        devices: DeviceNews,
         timelines: Timelines,
         clock: Clock,
         incarnation: str,
@@ -108,6 +112,7 @@ class Sync:
         self._notifier = notifier
         self._typing = typing
         self._presence = presence
+        self._devices = devices
         self._timelines = timelines
         self._clock = clock
         self._incarnation = incarnation
@@ -127,6 +132,8 @@ class Sync:
         token = SyncToken(-1, "", 0)
         if request.since is not None:
             token = self._timelines.parse_sync(request.since, self._desk.pos)
+            if request.devices:
+                await self._devices.received(request.session, token)
         deadline = self._clock.monotonic() + request.timeout
         answer = Answer()
         woken = request.timeout <= 0
@@ -154,12 +161,15 @@ class Sync:
             woken = await self._notifier.wait(request.session.user_nid, left)
             if not woken:
                 break
+        if request.devices:
+            answer.pool = await self._devices.pool(request.session, stored=request.stored)
         return answer.json(self._timelines.sync_token(reached))
 
     def _is_current(self, token: SyncToken) -> bool:
         """Whether nothing at all has happened since the token."""
         return (
             token.pos == self._desk.pos
+            and token.to_device is None
             and token.ephemeral == self._typing.counter
             and token.incarnation == self._incarnation
             and token.presence == self._presence.counter
@@ -197,6 +207,9 @@ class Sync:
             answer = Answer()
             if news.until > news.since or typing or request.full_state:
                 await self._answers.fill(answer, asker, news, user, typing)
+            if request.devices:
+                upto = await self._devices.fill(answer, asker, news, user, token)
+                reached = reached._replace(to_device=upto)
             if self._desk.still_whole(news):
                 answer.presence = await self._presence_events(asker, user, token, reached)
                 return answer, reached

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 from homeserver.errors import MatrixError
 
 _SYNC_FIELDS = r"_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})(t?)"
-_SYNC = re.compile("s2" + _SYNC_FIELDS + r"_(\d{1,18})", re.ASCII)
-_SYNC_1 = re.compile("s1" + _SYNC_FIELDS + "()", re.ASCII)
+_SYNC = re.compile("s2" + _SYNC_FIELDS + r"_(\d{1,18})(?:_d(\d{1,15}))?", re.ASCII)
+_SYNC_1 = re.compile("s1" + _SYNC_FIELDS + "()()", re.ASCII)
 _ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})", re.ASCII)
 
 
@@ -23,7 +23,8 @@ class SyncToken(NamedTuple):
     `pos` is the last durable stream position it has seen; `incarnation` and `ephemeral` say the
     same of what is kept only in this process's memory (typing); `typing` says that the client shows
     somebody as typing, which only that process could take back; `presence` is the number of the
-    last change of presence that it has seen of that process. `pos` is -1 for a token of a lost
+    last change of presence that it has seen of that process. `to_device` is the position up to
+    which it has its to-device messages, None when that is `pos`. `pos` is -1 for a token of a lost
     timeline: everything has to be sent again.
     """
 
@@ -32,6 +33,12 @@ class SyncToken(NamedTuple):
     ephemeral: int
     typing: bool = False
     presence: int = 0
+    to_device: int | None = None
+
+    @property
+    def messages(self) -> int:
+        """The position up to which the client has its to-device messages, 0 for none."""
+        return max(self.pos if self.to_device is None else self.to_device, 0)
 
 
 class Timelines:
@@ -50,7 +57,7 @@ class Timelines:
         mark = "t" if token.typing else ""
         return (
             f"s2_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}{mark}"
-            f"_{token.presence}"
+            f"_{token.presence}{f'_d{token.to_device}' if token.to_device is not None else ''}"
         )
 
     def room_token(self, pos: int) -> str:
@@ -65,10 +72,17 @@ class Timelines:
         found = _SYNC.fullmatch(text) or _SYNC_1.fullmatch(text)
         if found is None:
             raise MatrixError.invalid_param("since: this is not a token of this server")
-        nid, id_, pos, incarnation, ephemeral, typing, presence = found.groups()
+        nid, id_, pos, incarnation, ephemeral, typing, presence, messages = found.groups()
         if not self._holds(int(nid), id_, int(pos), applied):
             return SyncToken(-1, "", 0)
-        return SyncToken(int(pos), incarnation, int(ephemeral), bool(typing), int(presence or 0))
+        return SyncToken(
+            int(pos),
+            incarnation,
+            int(ephemeral),
+            bool(typing),
+            int(presence or 0),
+            int(messages) if messages else None,
+        )
 
     def parse_room(self, text: str, name: Literal["from", "to", "at"]) -> int:
         """A pagination token, or a sync token used as one; the position after which it points.

@@ -1,9 +1,9 @@
 """Closing an account for ever.
 
 Owns what goes with it: at once, in one transaction, the sessions, devices, password, profile,
-presence, account data and filters; then, by a job that was stored with it, the user's memberships,
-and for a user who wants to be erased the receipts. The name stays taken. Who reads the events of an
-erased user how is decided by `rooms/readable.py`.
+presence, account data, filters, signing keys and key backups; then, by a job that was stored with
+it, the user's memberships, and for a user who wants to be erased the receipts. The name stays
+taken. Who reads the events of an erased user how is decided by `rooms/readable.py`.
 spec: client-server-api#account-deactivation
 """
 
@@ -24,6 +24,7 @@ from homeserver.users.uia import PASSWORD, Interactive, Operation
 from storage import accounts as store
 from storage.account_changes import account_closed
 from storage.changes import Change, Missed
+from storage.device_keys import user_gone
 from storage.engine import Database
 from storage.schema import INVITE, JOIN, KNOCK
 
@@ -65,9 +66,9 @@ class Deactivation:
     ) -> None:
         """Close an account; nothing happens when it is closed already."""
         job = await self._jobs.new(JOB, {"user_nid": user_nid, "erase": erase})
-        changes = [*account_closed(user_nid), job, *also]
+        changes = [*account_closed(user_nid), *user_gone(user_nid), job, *also]
         try:
-            await self._sessions.end_devices(user_nid, None, also=changes)
+            await self._sessions.end_devices(user_nid, None, also=changes, for_ever=True)
         except Missed:
             return
         self._presence.forget(user_nid)

@@ -7,10 +7,13 @@ spec: client-server-api#device-management
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.streams.commit import CommitQueue
+from homeserver.users.device_lists import Told
+from homeserver.users.inbox import UserInbox
 from homeserver.users.sessions import Session, Sessions, check_device_name
 from homeserver.users.uia import PASSWORD, Interactive, Operation
 from storage import accounts as store
@@ -20,6 +23,13 @@ from storage.engine import Database
 from storage.schema import DeviceRow
 
 MAX_REMOVED = 1_000
+
+
+class DeviceKeysOf(Protocol):
+    """The keys of devices, as far as their names stand beside them."""
+
+    async def renamed(self, user_nid: int, device_nid: int) -> Told:
+        """What tells others of a device's new name, in the user's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +51,13 @@ class Devices:
         commits: CommitQueue,
         sessions: Sessions,
         interactive: Interactive,
+        inbox: UserInbox,
+        keys: DeviceKeysOf,
     ) -> None:
         self._database = database
         self._commits = commits
+        self._inbox = inbox
+        self._keys = keys
         self._sessions = sessions
         self._interactive = interactive
 
@@ -61,8 +75,14 @@ class Devices:
         row = await self._row(user_nid, device_id)
         if name is None:
             return
+
+        async def turn() -> None:
+            told = await self._keys.renamed(user_nid, row.device_nid)
+            changes = [device_named(row.device_nid, name), *told.changes]
+            await self._commits.commit(changes, told.positions, told.publish)
+
         try:
-            await self._commits.commit([device_named(row.device_nid, name)])
+            await self._inbox.run(user_nid, turn)
         except Missed:
             raise _not_found() from None
 

@@ -57,7 +57,7 @@ class OwnRooms:
             if match is None:
                 raise MatrixError.invalid_param("from: this is not a token of this server")
             after = int(match.group(1))
-        other_nid = await self._names.find(other_id)
+        other_nid = (await self._names.find([other_id])).get(other_id)
         if other_nid is None:
             return [], 0, None
         joined = await joined_rooms(self._database, [other_nid])

@@ -11,7 +11,7 @@ spec: client-server-api#using-access-tokens and client-server-api#refreshing-acc
 import secrets
 import sys
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from homeserver.users.access_tokens import (
     unknown_token,
     user_locked,
 )
+from homeserver.users.device_lists import Told
 from homeserver.users.inbox import UserInbox
 from storage import accounts as store
 from storage.account_changes import device_seen
@@ -103,6 +104,16 @@ class Remote(Protocol):
         """The client's address."""
 
 
+class DeviceEnds(Protocol):
+    """What else goes when devices end."""
+
+    async def spared(self, user_nid: int) -> Collection[int]:
+        """The devices (numbers) that stay when a user logs all out: nobody is logged in by them."""
+
+    async def ending(self, user_nid: int, devices: Mapping[int, str]) -> Told:
+        """The changes that take along what belongs to these devices (number to id)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Cached:
     session: Session
@@ -133,6 +144,11 @@ class Sessions:
         # Raised whenever sessions end, so that one that was being read just then isn't kept.
         self._endings = 0
         self._unsaved: dict[int, tuple[int, str]] = {}
+        self._ends: DeviceEnds | None = None
+
+    def on_end(self, ends: DeviceEnds) -> None:
+        """Have this say what goes when devices end."""
+        self._ends = ends
 
     def cached(self, token: str) -> Session | None:
         """The session of an access token, if it is in memory, valid, and was noted as seen."""
@@ -291,25 +307,38 @@ class Sessions:
         device_ids: Collection[str] | None,
         also: Collection[Change] = (),
         keep: str | None = None,
+        *,
+        for_ever: bool = False,
     ) -> None:
         """Remove devices of a user and end their sessions; None means all of them but `keep`.
 
-        Devices that do not exist are passed over. `also` is committed with it; what storage raises
-        of it is the caller's.
+        All of them are those by which somebody is logged in, with `for_ever` really all. Devices
+        that do not exist are passed over. `also` is committed with it; what storage raises of it is
+        the caller's.
         """
 
         async def turn() -> None:
             devices = (await store.devices_of(self._database, [user_nid])).get(user_nid, {})
-            nids = [
-                device.device_nid
+            spared: Collection[int] = ()
+            if device_ids is None and self._ends is not None and not for_ever:
+                spared = await self._ends.spared(user_nid)
+            nids = {
+                device.device_nid: device_id
                 for device_id, device in devices.items()
-                if (device_id != keep if device_ids is None else device_id in device_ids)
-            ]
-            tokens = [row.token_hash for row in await self._tokens(nids)]
+                if (
+                    device_id != keep and device.device_nid not in spared
+                    if device_ids is None
+                    else device_id in device_ids
+                )
+            }
+            tokens = [row.token_hash for row in await self._tokens([*nids])]
             changes: list[Change] = [*also, *(Delete(DeviceRow, (nid,)) for nid in nids)]
             changes += _ended(tokens)
+            told = Told()
+            if self._ends is not None and nids:
+                told = await self._ends.ending(user_nid, nids)
             if changes:
-                await self._commits.commit(changes)
+                await self._commits.commit([*changes, *told.changes], told.positions, told.publish)
             self._forget(tokens)
             for nid in nids:
                 self._unsaved.pop(nid, None)

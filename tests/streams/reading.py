@@ -94,3 +94,11 @@ async def messages(person: Person, room_id: str, start: str, **query: Any) -> li
     path = f"/rooms/{quote(room_id, safe='')}/messages"
     page = await person.ok("GET", path, query={"dir": "b", "from": start, "limit": 50, **query})
     return [event["event_id"] for event in page["chunk"]]
+
+
+ALWAYS = {"next_batch", "device_one_time_keys_count", "device_unused_fallback_key_types"}
+
+
+def told(answer: Any) -> set[str]:
+    """The sections of a sync answer, without what every one has."""
+    return set(answer) - ALWAYS

@@ -1,0 +1,14 @@
+"""What must be done after an older copy of the database was put back.
+
+Not part of the specification.
+"""
+
+from homeserver.http.endpoint import Admin, Call, endpoint
+from homeserver.http.shape import Empty
+
+
+@endpoint("POST /_homeserver/admin/v1/restored", spec="", auth=Admin(), limit="none")
+async def restored(call: Call) -> Empty:
+    """Drop all one-time keys, which the time that was lost may have given out."""
+    await call.app.encryption.one_time.restored()
+    return Empty()

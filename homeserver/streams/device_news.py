@@ -1,0 +1,133 @@
+"""What a sync tells a device of devices: messages to it, whose keys changed, its own keys' pool.
+
+Owns who stands in `device_lists`. Invariant: a client that queries every user of `changed` and
+forgets every user of `left` holds, for each user it shares a room with, the keys that the user has.
+So whoever comes into a room with the user is told, also one who had only been away; and whoever
+shares none any more is told as left. The tables may be ahead of `news.until`; what they say too
+early is said again by the next answer.
+spec: client-server-api#extensions-to-sync-1
+"""
+
+from collections.abc import Collection
+
+from homeserver.streams.answer import Answer
+from homeserver.streams.memberships import UserRooms
+from homeserver.streams.news import News
+from homeserver.streams.numbers import Names
+from homeserver.streams.sections import Asker
+from homeserver.streams.tokens import SyncToken
+from homeserver.users.one_time_keys import OneTimeKeys
+from homeserver.users.sessions import Session
+from homeserver.users.to_device import Inboxes
+from storage.device_lists import members_or_leavers
+from storage.engine import Database
+from storage.memberships import joined_rooms, log_between, of_user_at
+from storage.schema import JOIN
+
+_FEW = 64
+_NEVER = 2**53
+
+
+class DeviceNews:
+    """See the module."""
+
+    def __init__(
+        self, database: Database, names: Names, inboxes: Inboxes, one_time: OneTimeKeys
+    ) -> None:
+        self._database = database
+        self._names = names
+        self._inboxes = inboxes
+        self._one_time = one_time
+
+    async def received(self, session: Session, token: SyncToken) -> None:
+        """The client has presented this token: the messages that it was told are done with."""
+        if session.device_nid is not None and token.pos >= 0:
+            await self._inboxes.received(session.device_nid, token.messages)
+
+    async def pool(self, session: Session, *, stored: bool) -> bytes:
+        """The members of the answer that tell of the device's own keys."""
+        if session.device_nid is None:
+            return b""
+        return (await self._one_time.pool(session.device_nid, stored=stored)).json
+
+    async def fill(
+        self, answer: Answer, asker: Asker, news: News, user: UserRooms, token: SyncToken
+    ) -> int | None:
+        """Add messages and lists; the position of the last message when there are more."""
+        upto = None
+        if asker.device_nid is not None:
+            answer.to_device, upto = await self._inboxes.waiting(
+                asker.device_nid, token.messages, news.until, stored=asker.stored
+            )
+        if news.since >= 0:
+            if news.until > news.since:
+                changed, left = await self.moved(asker.user_nid, news, user)
+                names = await self._names.names(changed | left)
+                answer.changed_devices = [names[nid] for nid in changed]
+                answer.left_devices = [names[nid] for nid in left]
+        elif asker.misled:
+            names = await self._names.names(await self.everybody(asker.user_nid, user))
+            answer.changed_devices = list(names.values())
+        return upto
+
+    async def everybody(self, user_nid: int, user: UserRooms) -> set[int]:
+        """Whoever shares a room with the user, who is told nothing else."""
+        return await self._members(user.joined, _NEVER) | {user_nid}
+
+    async def moved(self, user_nid: int, news: News, user: UserRooms) -> tuple[set[int], set[int]]:
+        """The users (numbers) whose keys must be fetched anew, and those to be forgotten."""
+        entered: set[int] = set()
+        gone: set[int] = set()
+        if user.latest > news.since:
+            entered, gone = await self._own_moves(user_nid, news, user)
+        listed = await news.device_lists()
+        moves = await news.moves(user.joined | gone)
+        changed = set(await news.signed(user_nid))
+        away: set[int] = set()
+        for move in moves:
+            if move.now == JOIN:
+                if move.room_nid in user.joined:
+                    changed.add(move.user_nid)
+            elif move.was == JOIN:
+                away.add(move.user_nid)
+        if entered:
+            changed |= await self._members(entered, news.until)
+        if gone:
+            away |= await self._members(gone, news.until)
+        for nid in listed:
+            if nid not in changed and not user.joined.isdisjoint(await news.rooms_of(nid)):
+                changed.add(nid)
+        away.discard(user_nid)
+        left = away - await self._sharing(away, user.joined) if away else away
+        changed -= left
+        # Nobody shares a room with oneself alone; own devices are told of each other anyway.
+        changed.discard(user_nid)
+        if user_nid in listed:
+            changed.add(user_nid)
+        return changed, left
+
+    async def _own_moves(
+        self, user_nid: int, news: News, user: UserRooms
+    ) -> tuple[set[int], set[int]]:
+        """The rooms that the user has come into, once or again, and those that it is out of."""
+        moved = {nid for nid, member in user.rooms.items() if member.pos > news.since}
+        before = await of_user_at(self._database, user_nid, moved, news.since)
+        was_joined = {nid for nid, row in before.items() if row.membership == JOIN}
+        log = await log_between(self._database, user_nid, news.since, news.until)
+        broken = {row.room_nid for row in log if row.membership != JOIN}
+        entered = (moved & user.joined) - (was_joined - broken)
+        return entered, was_joined - user.joined
+
+    async def _members(self, room_nids: Collection[int], until: int) -> set[int]:
+        return await members_or_leavers(self._database, room_nids, until)
+
+    async def _sharing(self, user_nids: Collection[int], joined: Collection[int]) -> set[int]:
+        """Those of the users who are in one of the rooms."""
+        found: set[int] = set()
+        wanted = frozenset(joined)
+        waiting = list(user_nids)
+        while waiting:
+            some, waiting = waiting[:_FEW], waiting[_FEW:]
+            rooms = await joined_rooms(self._database, some)
+            found |= {nid for nid, theirs in rooms.items() if not wanted.isdisjoint(theirs)}
+        return found

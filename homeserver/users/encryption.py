@@ -1,0 +1,91 @@
+"""What end-to-end encryption needs of the server, built and connected once.
+
+Owns the order in which its parts are made. Nothing here has behaviour of its own.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.device_news import DeviceNews
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.numbers import Names, Numbers
+from homeserver.streams.publish import Publisher
+from homeserver.streams.ring import Ring
+from homeserver.streams.sync import NewsDesk
+from homeserver.streams.tokens import Timelines
+from homeserver.users.cross_signing import CrossSigning
+from homeserver.users.dehydrated import DehydratedDevices
+from homeserver.users.device_ends import DeviceEnds
+from homeserver.users.device_lists import DeviceLists
+from homeserver.users.e2e_keys import E2EKeys
+from homeserver.users.inbox import UserInbox
+from homeserver.users.key_backup import KeyBackup
+from homeserver.users.key_changes import KeyChanges
+from homeserver.users.one_time_keys import OneTimeKeys
+from homeserver.users.public_keys import PublicKeys
+from homeserver.users.sessions import Sessions
+from homeserver.users.to_device import Inboxes
+from homeserver.users.uia import Interactive
+from storage.engine import Database
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """The parts that others use."""
+
+    backup: KeyBackup
+    changes: KeyChanges
+    cross_signing: CrossSigning
+    dehydrated: DehydratedDevices
+    device_news: DeviceNews
+    ends: DeviceEnds
+    inboxes: Inboxes
+    keys: E2EKeys
+    lists: DeviceLists
+    one_time: OneTimeKeys
+    public: PublicKeys
+
+    @classmethod
+    def build(
+        cls,
+        database: Database,
+        commits: CommitQueue,
+        names: Names,
+        numbers: Numbers,
+        inbox: UserInbox,
+        publisher: Publisher,
+        ring: Ring,
+        memberships: Memberships,
+        sessions: Sessions,
+        interactive: Interactive,
+        desk: NewsDesk,
+        timelines: Timelines,
+        clock: Clock,
+        server_name: str,
+    ) -> "Encryption":
+        """Make everything."""
+        lists = DeviceLists(database, publisher)
+        one_time = OneTimeKeys(database, commits, numbers)
+        public = PublicKeys(database, names, server_name)
+        lists.on_change(public.forget)
+        inboxes = Inboxes(database, commits, names, publisher, ring, clock, server_name)
+        keys = E2EKeys(database, commits, names, inbox, lists, one_time, public, server_name)
+        ends = DeviceEnds(database, lists, one_time, inboxes)
+        sessions.on_end(ends)
+        news = DeviceNews(database, names, inboxes, one_time)
+        return cls(
+            backup=KeyBackup(database, commits, inbox),
+            changes=KeyChanges(names, memberships, news, desk, timelines),
+            cross_signing=CrossSigning(
+                database, commits, names, inbox, lists, public, publisher, interactive
+            ),
+            dehydrated=DehydratedDevices(database, commits, numbers, inbox, keys, ends, inboxes),
+            device_news=news,
+            ends=ends,
+            inboxes=inboxes,
+            keys=keys,
+            lists=lists,
+            one_time=one_time,
+            public=public,
+        )

@@ -1,0 +1,231 @@
+"""One-time and fallback keys: uploaded by devices, given out once.
+
+Owns the pools. Invariants: a key is given to one claim only, and an id that was given out is never
+given out again while its device lives; a claim is one statement of the database, so this holds for
+any number of claims at once; the counts that /sync tells are those of the last commit.
+spec: client-server-api#one-time-and-fallback-keys
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.devicekeys import check_key, is_signed, needs_signature
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Numbers
+from storage import device_keys as store
+from storage.changes import Change, Insert, Put
+from storage.engine import Database
+from storage.schema import FallbackKeyRow, OneTimeKeyRow
+
+MAX_KEYS = 1_000
+"""Unclaimed keys of one algorithm that a device may have."""
+_MAX_CACHED = 50_000
+_VERIFY_INLINE = 4
+# A fallback key may be replaced just when it was claimed: then the new one is.
+_MOST_ROUNDS = 3
+
+
+class Pool(NamedTuple):
+    """What a device has: unclaimed keys by algorithm, algorithms with an unused fallback key."""
+
+    counts: Mapping[str, int]
+    unused_fallbacks: Collection[str]
+
+    @property
+    def json(self) -> bytes:
+        """The members of a sync answer; the count of the usual algorithm is always told."""
+        counts = {"signed_curve25519": 0, **self.counts}
+        return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (
+            canonical.encode(counts),
+            canonical.encode(sorted(self.unused_fallbacks)),
+        )
+
+
+class _New(NamedTuple):
+    algorithm: str
+    key_id: str
+    json: bytes
+    digest: bytes
+
+
+class OneTimeKeys:
+    """See the module."""
+
+    def __init__(self, database: Database, commits: CommitQueue, numbers: Numbers) -> None:
+        self._database = database
+        self._commits = commits
+        self._numbers = numbers
+        self._pools: OrderedDict[int, Pool] = OrderedDict()
+        self._changes = 0
+
+    async def pool(self, device_nid: int, *, stored: bool = False) -> Pool:
+        """What a device has; `stored` reads the tables whatever is in memory."""
+        known = None if stored else self._pools.get(device_nid)
+        if known is None:
+            changes = self._changes
+            counts = await store.one_time_counts(self._database, device_nid)
+            fallbacks = (await store.fallback_keys(self._database, [device_nid])).get(device_nid)
+            unused = [name for name, row in (fallbacks or {}).items() if not row.used]
+            known = Pool(counts, unused)
+            # A change that was committed meanwhile may be newer than what was read.
+            if changes == self._changes:
+                self._pools[device_nid] = known
+                if len(self._pools) > _MAX_CACHED:
+                    self._pools.popitem(last=False)
+        return known
+
+    def forget(self, device_nids: Collection[int]) -> None:
+        """The pools of these devices have changed."""
+        self._changes += 1
+        for device_nid in device_nids:
+            self._pools.pop(device_nid, None)
+
+    async def restored(self) -> None:
+        """An older copy of the database was put back: keys that it has may have been given out.
+
+        All of them are dropped; clients see that there are none and upload others.
+        """
+        await self._commits.commit(store.pools_emptied(), 0, lambda _: self.clear())
+
+    def clear(self) -> None:
+        """All pools may have changed."""
+        self._changes += 1
+        self._pools.clear()
+
+    async def added(
+        self,
+        device_nid: int,
+        user_id: str,
+        signer: tuple[str, bytes] | None,
+        one_time: JsonObject,
+        fallback: JsonObject,
+    ) -> list[Change]:
+        """The changes that add keys to a device, to be committed in the user's turn.
+
+        `signer` is the key with which the device signs. Keys that are there already are passed
+        over. Raises `Malformed`, and `MatrixError`: M_INVALID_SIGNATURE, M_INVALID_PARAM for an id
+        that stands for another key, M_LIMIT_EXCEEDED when there are too many.
+        """
+        new = await self._checked(user_id, signer, one_time)
+        spare = await self._checked(user_id, signer, fallback)
+        if len({key.algorithm for key in spare}) < len(spare):
+            raise MatrixError.invalid_param("fallback_keys: more than one key of an algorithm")
+        changes: list[Change] = []
+        for algorithm in sorted({key.algorithm for key in new}):
+            keys = [key for key in new if key.algorithm == algorithm]
+            changes += await self._inserted(device_nid, algorithm, keys)
+        if spare:
+            found = await store.fallback_keys(self._database, [device_nid])
+            for key in spare:
+                before = found.get(device_nid, {}).get(key.algorithm)
+                if before is None or (before.key_id, before.json) != (key.key_id, key.json):
+                    row = FallbackKeyRow(device_nid, key.algorithm, key.key_id, key.json, 0)
+                    changes.append(Put(row))
+        return changes
+
+    async def claim(self, wanted: Mapping[int, str]) -> dict[int, tuple[str, bytes]]:
+        """Claim a key of the given algorithm for each device.
+
+        By device the key's name and JSON; devices without any are absent.
+        """
+        by_algorithm: dict[str, list[int]] = {}
+        for device_nid, algorithm in wanted.items():
+            by_algorithm.setdefault(algorithm, []).append(device_nid)
+        found: dict[int, tuple[str, bytes]] = {}
+        for algorithm, device_nids in by_algorithm.items():
+            await self._claim(algorithm, device_nids, found)
+        return found
+
+    async def _claim(
+        self, algorithm: str, wanted: Collection[int], found: dict[int, tuple[str, bytes]]
+    ) -> None:
+        for _ in range(_MOST_ROUNDS):
+            claim_nid = await self._numbers.take_soon("claim")
+            devices = list(wanted)
+
+            def publish(_: int, nids: list[int] = devices) -> None:
+                self.forget(nids)
+
+            await self._commits.commit(store.claimed(claim_nid, devices, algorithm), 0, publish)
+            for device_nid, _, key_id, json in await store.taken(self._database, claim_nid):
+                found[device_nid] = (f"{algorithm}:{key_id}", json)
+            with suppress(MatrixError):  # the queue is full: their JSON stays for now
+                self._commits.submit([store.delivered(claim_nid)])
+            missing = [nid for nid in devices if nid not in found]
+            fallbacks = await store.fallback_keys(self._database, missing) if missing else {}
+            wanted = []
+            for device_nid, by_algorithm in fallbacks.items():
+                row = by_algorithm.get(algorithm)
+                if row is not None and row.used:
+                    found[device_nid] = (f"{algorithm}:{row.key_id}", row.json)
+                elif row is not None:
+                    wanted.append(device_nid)
+            if not wanted:
+                return
+
+    async def _checked(
+        self, user_id: str, signer: tuple[str, bytes] | None, keys: JsonObject
+    ) -> list[_New]:
+        if len(keys) > MAX_KEYS:
+            raise MatrixError.too_large(f"At most {MAX_KEYS} keys are taken at once")
+        new, signed = [], []
+        for name, key in keys.items():
+            algorithm, key_id = check_key(name, key)
+            if needs_signature(algorithm):
+                signed.append((name, key))
+            json = canonical.encode(key)
+            digest = hashlib.blake2b(json, digest_size=16).digest()
+            new.append(_New(algorithm, key_id, json, digest))
+        if signed:
+            if signer is None:
+                raise MatrixError.invalid_param("The device has no keys yet to sign others with")
+            trusted = dict([signer])
+
+            def unsigned() -> str | None:
+                for name, key in signed:
+                    if not is_signed(key, user_id, trusted):
+                        return name
+                return None
+
+            if len(signed) > _VERIFY_INLINE:
+                bad = await asyncio.to_thread(unsigned)
+            else:
+                bad = unsigned()
+            if bad is not None:
+                raise MatrixError(
+                    "M_INVALID_SIGNATURE", f"{bad} is not signed by the device's key {signer[0]}"
+                )
+        return new
+
+    async def _inserted(
+        self, device_nid: int, algorithm: str, keys: Collection[_New]
+    ) -> list[Change]:
+        ids = [key.key_id for key in keys]
+        known = await store.one_time_digests(self._database, device_nid, algorithm, ids)
+        new = []
+        for key in keys:
+            if key.key_id not in known:
+                new.append(key)
+            elif known[key.key_id] != key.digest:
+                raise MatrixError.invalid_param(
+                    f"One-time key {algorithm}:{key.key_id} exists already with another content;"
+                    " an id can't be used again"
+                )
+        counts = (await self.pool(device_nid)).counts
+        if counts.get(algorithm, 0) + len(new) > MAX_KEYS:
+            raise MatrixError.too_large(
+                f"A device has at most {MAX_KEYS} unclaimed keys of an algorithm"
+            )
+        changes: list[Change] = []
+        for key in new:
+            nid = await self._numbers.take_soon("one_time_key")
+            row = OneTimeKeyRow(nid, device_nid, algorithm, key.key_id, key.digest, key.json, None)
+            changes.append(Insert(row))
+        return changes

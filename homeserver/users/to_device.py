@@ -1,0 +1,262 @@
+"""To-device messages: kept for each device until it has them.
+
+Owns the inboxes. Invariants: a message is answered for once it is committed; it leaves its inbox
+only when the device presents a token that was given out behind it, or when the device ends; a
+device is told its messages in the order of their commits, at most `PAGE` at a time. An inbox is
+bounded: what is cut from a full one is cut from its old end, and an alarm says so. Messages that
+were sent twice with one transaction id are taken once.
+spec: client-server-api#send-to-device-messaging
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.ids import is_user_id
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
+from homeserver.streams.publish import Publisher
+from homeserver.streams.ring import MessageEntry, Ring
+from homeserver.users.device_lists import Told
+from homeserver.users.e2e_keys import own_device
+from homeserver.users.sessions import Session
+from storage import accounts as accounts_store
+from storage import to_device as store
+from storage.changes import Conflict, Insert, Pos
+from storage.engine import Database
+from storage.schema import MessageIdRow, ToDeviceRow
+
+log = logging.getLogger(__name__)
+
+PAGE = 100
+MAX_INBOX = 50_000
+"""Messages that wait for one device; a device that is off for a year stays well below."""
+MAX_RECIPIENTS = 10_000
+KEPT_MS = 7 * 86_400_000
+"""How long transactions are remembered."""
+_TIDY_SECONDS = 60.0
+_FORGET_EVERY_MS = 3_600_000
+_COUNT_EVERY = 1_000
+_MAX_CACHED = 50_000
+ALL = "*"
+
+Messages = Mapping[str, Mapping[str, JsonObject]]
+
+
+class Departing(Protocol):
+    """Takes messages for users of other servers."""
+
+    def messages(self, sender: str, type: str, messages: Messages) -> Told:  # noqa: A002
+        """What sends them, to be committed with those that stay here."""
+
+
+class _Inbox(NamedTuple):
+    """The positions of the first and the last message that may wait; 0 when none does."""
+
+    first: int = 0
+    last: int = 0
+
+
+class Inboxes:
+    """The messages of all devices."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        names: Names,
+        publisher: Publisher,
+        ring: Ring,
+        clock: Clock,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._names = names
+        self._publisher = publisher
+        self._ring = ring
+        self._clock = clock
+        self._suffix = ":" + server_name
+        self._inboxes: OrderedDict[int, _Inbox] = OrderedDict()
+        self._changes = 0
+        self._grown: dict[int, int] = {}
+        self._to_count: set[int] = set()
+        self._departing: Departing | None = None
+        self._forget_at = 0
+        self.cut = 0
+        """How many messages were removed from full inboxes since the start."""
+
+    def send_elsewhere(self, departing: Departing) -> None:
+        """Have this take the messages for users of other servers."""
+        self._departing = departing
+
+    async def send(
+        self, session: Session, type_: str, txn: tuple[int, str], messages: Messages
+    ) -> None:
+        """Send a client's messages; nothing happens when its transaction was taken before.
+
+        `txn` is the hash of the path and the id. Raises `MatrixError`: M_INVALID_PARAM for what is
+        no user, M_TOO_LARGE for too many recipients.
+        spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
+        """
+        device_nid, _ = own_device(session)
+        if sum(len(devices) for devices in messages.values()) > MAX_RECIPIENTS:
+            raise MatrixError.too_large(f"At most {MAX_RECIPIENTS} devices are written to at once")
+        for user_id in messages:
+            if not is_user_id(user_id):
+                raise MatrixError.invalid_param(f"messages: {user_id[:300]} is no user ID")
+        seen = Insert(MessageIdRow(f"{device_nid}", f"{txn[0]} {txn[1]}", self._clock.now_ms()))
+        local = {user: given for user, given in messages.items() if user.endswith(self._suffix)}
+        told = await self.arriving(session.user_id, type_, local)
+        changes, publishers = [seen, *told.changes], [told.publish]
+        elsewhere = {user: given for user, given in messages.items() if user not in local}
+        if elsewhere and self._departing is not None:
+            left = self._departing.messages(session.user_id, type_, elsewhere)
+            changes += left.changes
+            publishers.append(left.publish)
+
+        def publish(pos: int) -> None:
+            for one in publishers:
+                if one is not None:
+                    one(pos)
+
+        try:
+            await self._commits.commit(changes, 1, publish)
+        except Conflict as error:
+            if error.table != "message_ids":
+                raise
+
+    async def arriving(self, sender: str, type_: str, messages: Messages) -> Told:
+        """What puts messages for local users into their devices' inboxes, at one position."""
+        nids = await self._names.find([user for user in messages if user.endswith(self._suffix)])
+        devices = await accounts_store.devices_of(self._database, [*nids.values()])
+        rows: dict[int, tuple[int, bytes]] = {}
+        for user_id, nid in nids.items():
+            own = devices.get(nid, {})
+            # What is meant for one device comes before what is meant for all.
+            for device_id, content in sorted(messages[user_id].items(), key=_all_first):
+                json = canonical.encode({"content": content, "sender": sender, "type": type_})
+                for known in own if device_id == ALL else (device_id,):
+                    if known in own:
+                        rows[own[known].device_nid] = (nid, json)
+        changes = [
+            Insert(ToDeviceRow(device_nid, Pos(0), json)) for device_nid, (_, json) in rows.items()
+        ]
+
+        def publish(pos: int) -> None:
+            for device_nid, (user_nid, json) in rows.items():
+                self._arrived(device_nid, pos)
+                self._publisher.message(MessageEntry(pos, device_nid, json), user_nid)
+
+        return Told(changes, 1, publish)
+
+    async def waiting(
+        self, device_nid: int, after: int, until: int, *, stored: bool = False
+    ) -> tuple[list[bytes], int | None]:
+        """The next messages for a device at positions in (after, until], as JSON.
+
+        And the position of the last of them when there are more, else None. `stored` reads the
+        tables also where memory would do.
+        """
+        inbox = await self._inbox(device_nid)
+        if not stored and inbox.last <= after:
+            return [], None
+        if not stored and self._ring.floor <= after:
+            found = [
+                (entry.pos, entry.json)
+                for entry in self._ring.messages(device_nid, after, until)[: PAGE + 1]
+            ]
+        else:
+            found = await store.waiting(self._database, device_nid, after, until, PAGE + 1)
+        if len(found) <= PAGE:
+            return [json for _, json in found], None
+        return [json for _, json in found[:PAGE]], found[PAGE - 1][0]
+
+    async def page(self, device_nid: int, after: int) -> tuple[list[bytes], int]:
+        """The next messages behind a position, for who doesn't sync, and where they end."""
+        found = await store.waiting(self._database, device_nid, after, self._ring.pos, PAGE)
+        return [json for _, json in found], found[-1][0] if found else after
+
+    async def received(self, device_nid: int, until: int) -> None:
+        """The device has presented a token: what it has been told up to there is removed."""
+        inbox = await self._inbox(device_nid)
+        if not inbox.first or inbox.first > until:
+            return
+        with suppress(MatrixError):  # the queue is full: it will present a token again
+            self._commits.submit([store.received(device_nid, until)])
+            left = _Inbox() if inbox.last <= until else _Inbox(until + 1, inbox.last)
+            self._inboxes[device_nid] = left
+
+    def forget(self, device_nids: Collection[int]) -> None:
+        """These devices have ended."""
+        self._changes += 1
+        for device_nid in device_nids:
+            self._inboxes.pop(device_nid, None)
+            self._grown.pop(device_nid, None)
+
+    async def run(self) -> None:
+        """Forget old transactions, and look after inboxes that grow, until cancelled."""
+        while True:
+            await self.tidy()
+            await self._clock.sleep(_TIDY_SECONDS)
+
+    async def tidy(self) -> None:
+        """See `run`; once."""
+        now = self._clock.now_ms()
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_EVERY_MS
+            await self._commits.commit([store.message_ids_forgotten(now - KEPT_MS)])
+        grown, self._to_count = self._to_count, set()
+        for device_nid in grown:
+            await self._cut(device_nid)
+
+    async def _cut(self, device_nid: int) -> None:
+        size = await store.size(self._database, device_nid)
+        if size <= MAX_INBOX // 2:
+            return
+        device = (await accounts_store.devices(self._database, [device_nid])).get(device_nid)
+        if device is None:
+            return
+        user_id = (await self._names.names([device.user_nid])).get(device.user_nid)
+        log.warning(
+            "%d to-device messages wait for %s of %s, who does not fetch them; an inbox holds %d",
+            size,
+            device.device_id,
+            user_id,
+            MAX_INBOX,
+        )
+        if size > MAX_INBOX:
+            log.error("the %d oldest of them are removed", size - MAX_INBOX)
+            self.cut += size - MAX_INBOX
+            await self._commits.commit([store.cut(device_nid, MAX_INBOX)])
+
+    def _arrived(self, device_nid: int, pos: int) -> None:
+        inbox = self._inboxes.get(device_nid)
+        self._changes += 1
+        if inbox is not None:
+            self._inboxes[device_nid] = _Inbox(inbox.first or pos, max(inbox.last, pos))
+        grown = self._grown[device_nid] = self._grown.get(device_nid, 0) + 1
+        if grown % _COUNT_EVERY == 0:
+            self._to_count.add(device_nid)
+
+    async def _inbox(self, device_nid: int) -> _Inbox:
+        inbox = self._inboxes.get(device_nid)
+        if inbox is None:
+            changes = self._changes
+            span = await store.span(self._database, device_nid)
+            inbox = _Inbox(*span) if span else _Inbox()
+            if changes == self._changes:
+                self._inboxes[device_nid] = inbox
+                if len(self._inboxes) > _MAX_CACHED:
+                    self._inboxes.popitem(last=False)
+        return inbox
+
+
+def _all_first(message: tuple[str, JsonObject]) -> bool:
+    return message[0] != ALL

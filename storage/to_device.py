@@ -1,0 +1,64 @@
+"""Reading and removing the messages that wait for devices."""
+
+from collections.abc import Collection
+
+from storage.changes import Change, Do
+from storage.engine import Database
+
+
+async def waiting(
+    db: Database, device_nid: int, after: int, until: int, limit: int
+) -> list[tuple[int, bytes]]:
+    """Up to `limit` messages for a device at positions in (after, until], in order."""
+    rows = await db.fetch(
+        "SELECT pos, json FROM to_device WHERE device_nid = ? AND pos > ? AND pos <= ?"
+        " ORDER BY pos LIMIT ?",
+        device_nid,
+        after,
+        until,
+        limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def span(db: Database, device_nid: int) -> tuple[int, int] | None:
+    """The positions of the first and the last message for a device."""
+    ((first, last),) = await db.fetch(
+        "SELECT min(pos), max(pos) FROM to_device WHERE device_nid = ?", device_nid
+    )
+    return None if first is None else (first, last)
+
+
+async def size(db: Database, device_nid: int) -> int:
+    """How many messages wait for a device."""
+    ((count,),) = await db.scan("SELECT count(*) FROM to_device WHERE device_nid = ?", device_nid)
+    return int(count)
+
+
+def received(device_nid: int, until: int) -> Change:
+    """A device has what stands up to a position."""
+    return Do("DELETE FROM to_device WHERE device_nid = ? AND pos <= ?", (device_nid, until))
+
+
+def cut(device_nid: int, keep: int) -> Change:
+    """Remove the oldest messages for a device, all but the last `keep`."""
+    return Do(
+        "DELETE FROM to_device WHERE device_nid = ? AND pos <= (SELECT pos FROM to_device"
+        " WHERE device_nid = ? ORDER BY pos DESC LIMIT 1 OFFSET ?)",
+        (device_nid, device_nid, keep),
+    )
+
+
+async def known_messages(db: Database, source: str, message_ids: Collection[str]) -> set[str]:
+    """Those of the transactions of a source that were taken already."""
+    rows = await db.fetch(
+        "SELECT message_id FROM message_ids WHERE source = ? AND message_id IN (??)",
+        source,
+        message_ids,
+    )
+    return {message_id for (message_id,) in rows}
+
+
+def message_ids_forgotten(before: int) -> Change:
+    """Forget transactions that were taken before a moment (ms)."""
+    return Do("DELETE FROM message_ids WHERE ts < ?", (before,))
