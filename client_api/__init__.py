@@ -39,6 +39,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         typing,
         uia,
         versions,
+        voip,
         wellknown,
     )
 
@@ -75,6 +76,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         typing,
         uia,
         versions,
+        voip,
         wellknown,
     )
     chosen = (*modules, old) if old_clients else modules

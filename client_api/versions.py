@@ -26,6 +26,7 @@ UNSTABLE = [
     "org.matrix.msc3827.stable",
     "org.matrix.msc3981",
     "org.matrix.msc4140",
+    "org.matrix.msc4143",
     "org.matrix.msc4222",
     "org.matrix.msc4306",
 ]

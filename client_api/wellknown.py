@@ -5,6 +5,7 @@ spec: client-server-api#well-known-uris
 
 from urllib.parse import urlsplit
 
+from client_api.voip import transports
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, NoAuth, endpoint
 from homeserver.matrix.canonical import JsonObject
@@ -17,7 +18,11 @@ from homeserver.matrix.canonical import JsonObject
 )
 async def get_client(call: Call) -> JsonObject:
     """The address for clients."""
-    return {"m.homeserver": {"base_url": _base_url(call)}}
+    found: JsonObject = {"m.homeserver": {"base_url": _base_url(call)}}
+    foci = transports(call.app.config.calls)
+    if foci:
+        found["org.matrix.msc4143.rtc_foci"] = foci
+    return found
 
 
 @endpoint(

@@ -393,6 +393,31 @@ class Mail:
 
 
 @dataclass(frozen=True)
+class Calls:
+    turn_uris: tuple[str, ...] = option(
+        (),
+        reason="The addresses of TURN servers, such as turn:turn.example.org?transport=udp, by "
+        "which calls get through firewalls.",
+    )
+    turn_secret: str = option(
+        "",
+        reason="The secret shared with the TURN servers, from which each user gets a password of "
+        "their own.",
+        secret=True,
+    )
+    turn_username: str = option(
+        "", reason="The name for TURN servers that share no secret; all users get it."
+    )
+    turn_password: str = option("", reason="The password to turn_username.", secret=True)
+    turn_seconds: int = option(
+        86_400, reason="For how long a password for the TURN servers is good.", least=60
+    )
+    livekit_urls: tuple[str, ...] = option(
+        (), reason="The addresses of the LiveKit services that carry group calls."
+    )
+
+
+@dataclass(frozen=True)
 class Appservices:
     files: tuple[Path, ...] = option(
         (),
@@ -425,6 +450,7 @@ SECTIONS: dict[str, type] = {
     "metrics": Metrics,
     "support": Support,
     "appservices": Appservices,
+    "calls": Calls,
     "mail": Mail,
     "compat": Compat,
 }
@@ -450,6 +476,7 @@ class Config:
     metrics: Metrics
     support: Support
     appservices: Appservices
+    calls: Calls
     mail: Mail
     compat: Compat
     origins: Mapping[str, Origin]

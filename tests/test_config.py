@@ -28,6 +28,8 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "mail.from_address": ("a@b.example", "a@b.example"),
     "appservices.files": ("a.yaml, b.yaml", (Path("/etc/hs/a.yaml"), Path("/etc/hs/b.yaml"))),
     "federation.dns": ("9.9.9.9:53, [::1]:53", ("9.9.9.9:53", "[::1]:53")),
+    "calls.turn_uris": ("turn:a.example, turns:b.example", ("turn:a.example", "turns:b.example")),
+    "calls.livekit_urls": ("https://a.example", ("https://a.example",)),
     "support.page": ("https://help.example", "https://help.example"),
     "support.admin_user": ("@admin:m.example", "@admin:m.example"),
     "support.admin_email": ("admin@m.example", "admin@m.example"),
