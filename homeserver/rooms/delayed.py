@@ -169,7 +169,7 @@ class DelayedEvents:
         try:
             await self._sent(row)
         except MatrixError as error:
-            if error.status >= 500:
+            if error.status >= 500 or error.errcode == "M_LIMIT_EXCEEDED":
                 later = self._clock.now_ms() + 1_000
                 await self._commits.commit([Put(row._replace(run_at=later))])
                 raise

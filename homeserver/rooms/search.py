@@ -192,8 +192,15 @@ class Search:
     ) -> bool:
         looking = lookings.get(view.room_nid)
         if looking is None:
-            looking = await self._history.look(session, rooms[view.room_nid].room_id)
+            try:
+                looking = await self._history.look(session, rooms[view.room_nid].room_id)
+            except MatrixError:
+                # Sent away without ever having been in it.
+                return False
             lookings[view.room_nid] = looking
+        if looking.reader.copy(view, looking.room.rules) is not view:
+            # What an erased user said is not to be guessed by its words.
+            return False
         return looking.shows(view, query.filter)
 
     async def _context(self, looking: Looking, view: EventView, query: Query) -> bytes:

@@ -150,11 +150,13 @@ class Upgrades:
         rules = await self._push_rules.ruleset(user_id, user_nid)
         for rule in rules.get("room", ()):
             if rule.get("rule_id") == old.room_id:
-                await self._push_rules.put(
-                    user_nid, "room", room.room_id, {"actions": rule["actions"]}
-                )
-                if not rule.get("enabled", True):
-                    await self._push_rules.enable(user_nid, "room", room.room_id, False)
+                # The join stands also where there is no place for one more rule.
+                with suppress(MatrixError):
+                    await self._push_rules.put(
+                        user_nid, "room", room.room_id, {"actions": rule["actions"]}
+                    )
+                    if not rule.get("enabled", True):
+                        await self._push_rules.enable(user_nid, "room", room.room_id, False)
         stored = await self._account_data.stored(user_nid, GLOBAL, "m.direct")
         if stored is not None:
             with suppress(Malformed):

@@ -73,6 +73,20 @@ async def test_only_who_may_read_finds(server: Running) -> None:
     assert texts(await search(bob, "needle")) == []
 
 
+async def test_rooms_that_one_was_never_in_spoil_no_search(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    own = await bob.create_room()
+    await bob.say(own, "needle of bob")
+    room = await alice.create_room(invite=[bob.user_id])
+    await alice.say(room, "needle of alice")
+    await bob.ok("POST", f"/rooms/{quote(room, safe='')}/leave", body={})
+    other = await alice.create_room()
+    await alice.say(other, "needle elsewhere")
+    path = f"/rooms/{quote(other, safe='')}/ban"
+    await alice.ok("POST", path, body={"user_id": bob.user_id})
+    assert texts(await search(bob, "needle")) == ["needle of bob"]
+
+
 async def test_what_was_redacted_or_ignored_is_not_found(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room = await alice.create_room(preset="public_chat")
