@@ -129,7 +129,6 @@ def _may_be_scanned(name: str, text: str) -> bool:
     return (
         table not in tables
         or table in SMALL | READ_WHOLE
-        or table in SMALL
         or text in OF_WHOLE_TABLES
         or any(mark in text for mark in ORDERED_BY_AN_INDEX)
     )
