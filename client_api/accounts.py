@@ -6,7 +6,7 @@ spec: client-server-api#account-registration
 from typing import Literal
 
 from client_api.appservices import service_of
-from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
+from homeserver.http.endpoint import Call, Client, NoAuth, OptionalClient, endpoint
 from homeserver.http.shape import Empty, Reply, Shape
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users import accounts
@@ -151,12 +151,13 @@ class PasswordBody(Shape):
 @endpoint(
     "POST /_matrix/client/v3/account/password",
     spec="client-server-api#post_matrixclientv3accountpassword",
-    auth=Client(),
+    auth=OptionalClient(),
+    limit="login_address",
 )
 async def change_password(call: Call, body: PasswordBody) -> Empty:
-    """Change one's password, after the present one was given."""
+    """Change one's password, after the present one was given or a mailed link followed."""
     await call.app.credentials.change_password(
-        call.session, body.new_password, body.auth, log_out=body.logout_devices
+        call.maybe_session, body.new_password, body.auth, log_out=body.logout_devices
     )
     return Empty()
 

@@ -26,7 +26,7 @@ async def get_capabilities(call: Call) -> JsonObject:
             "m.set_displayname": {"enabled": True},
             "m.set_avatar_url": {"enabled": True},
             "m.profile_fields": {"enabled": True},
-            "m.3pid_changes": {"enabled": False},
+            "m.3pid_changes": {"enabled": call.app.validations.possible},
             "m.get_login_token": {"enabled": call.app.config.sessions.login_tokens},
         }
     }

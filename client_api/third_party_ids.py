@@ -1,18 +1,21 @@
-"""Addresses outside of Matrix, of which this server keeps none.
+"""Addresses outside of Matrix: validated by mail, added, removed, published by identity servers.
 
-It sends no mail and no text messages and asks no identity server, so it says of each operation what
-is true: there is nothing to list, nothing to remove, and nothing can be added.
+This server knows mail addresses; it sends no text messages.
 spec: client-server-api#adding-account-administrative-contact-information
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
 from homeserver.http.shape import Empty, Int, Shape
 from homeserver.matrix.canonical import JsonObject
+from homeserver.users.validations import Purpose, check_secret
 
 Medium = Literal["email", "msisdn"]
+Text = Annotated[str, msgspec.Meta(max_length=1_024)]
 
 
 class ThirdPartyIds(Shape):
@@ -26,7 +29,7 @@ class ThirdPartyIds(Shape):
 )
 async def get_third_party_ids(call: Call) -> ThirdPartyIds:
     """The addresses of the user."""
-    return ThirdPartyIds([])
+    return ThirdPartyIds(await call.app.third_party_ids.of(call.session.user_nid))
 
 
 class AddBody(Shape):
@@ -41,14 +44,16 @@ class AddBody(Shape):
     auth=Client(),
 )
 async def add(call: Call, body: AddBody) -> Empty:
-    """Add an address that was validated here."""
-    raise _no_changes()
+    """Add an address that was validated here, after the password was given."""
+    credentials: JsonObject = {"sid": body.sid, "client_secret": body.client_secret}
+    await call.app.third_party_ids.add(call.session, credentials, body.auth)
+    return Empty()
 
 
 class Credentials(Shape):
     client_secret: str
-    id_server: str
-    id_access_token: str
+    id_server: Text
+    id_access_token: Text
     sid: str
 
 
@@ -62,8 +67,8 @@ class CredentialsBody(Shape):
     auth=Client(),
 )
 async def add_validated(call: Call, body: CredentialsBody) -> Empty:
-    """Add an address that an identity server has validated."""
-    raise _no_changes()
+    """The older way to publish an address on an identity server."""
+    return await _bind(call, body.three_pid_creds)
 
 
 @endpoint(
@@ -73,13 +78,22 @@ async def add_validated(call: Call, body: CredentialsBody) -> Empty:
 )
 async def bind(call: Call, body: Credentials) -> Empty:
     """Publish an address on an identity server."""
-    raise _no_changes()
+    return await _bind(call, body)
+
+
+async def _bind(call: Call, body: Credentials) -> Empty:
+    check_secret(body.client_secret)
+    credentials: JsonObject = {"sid": body.sid, "client_secret": body.client_secret}
+    await call.app.third_party_ids.bind(
+        call.session, credentials, body.id_server, body.id_access_token
+    )
+    return Empty()
 
 
 class AddressBody(Shape):
     medium: Medium
-    address: str
-    id_server: str | None = None
+    address: Text
+    id_server: Text | None = None
 
 
 class Unbound(Shape):
@@ -92,8 +106,12 @@ class Unbound(Shape):
     auth=Client(),
 )
 async def delete(call: Call, body: AddressBody) -> Unbound:
-    """Remove an address; it is not there."""
-    return Unbound("no-support")
+    """Remove an address."""
+    return Unbound(
+        await call.app.third_party_ids.delete(
+            call.session, body.medium, body.address, body.id_server
+        )
+    )
 
 
 @endpoint(
@@ -102,14 +120,19 @@ async def delete(call: Call, body: AddressBody) -> Unbound:
     auth=Client(),
 )
 async def unbind(call: Call, body: AddressBody) -> Unbound:
-    """Remove an address from an identity server, which this server can't."""
-    return Unbound("no-support")
+    """Remove an address from an identity server."""
+    return Unbound(
+        await call.app.third_party_ids.unbind(
+            call.session, body.medium, body.address, body.id_server
+        )
+    )
 
 
 class MailBody(Shape):
     client_secret: str
-    email: str
+    email: Text
     send_attempt: Int
+    next_link: Text | None = None
 
 
 class PhoneBody(Shape):
@@ -119,14 +142,48 @@ class PhoneBody(Shape):
     send_attempt: Int
 
 
+class Begun(Shape):
+    sid: str
+
+
 @endpoint(
     "POST /_matrix/client/v3/register/email/requestToken",
     spec="client-server-api#post_matrixclientv3registeremailrequesttoken",
     auth=NoAuth(),
+    limit="mail",
 )
-async def mail_to_register(call: Call, body: MailBody) -> Empty:
+async def mail_to_register(call: Call, body: MailBody) -> Begun:
     """Validate an address for a registration."""
-    raise _denied()
+    return await _mail(call, "register", body)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/account/3pid/email/requestToken",
+    spec="client-server-api#post_matrixclientv3account3pidemailrequesttoken",
+    auth=NoAuth(),
+    limit="mail",
+)
+async def mail_to_add(call: Call, body: MailBody) -> Begun:
+    """Validate an address for an account."""
+    return await _mail(call, "add", body)
+
+
+@endpoint(
+    "POST /_matrix/client/v3/account/password/email/requestToken",
+    spec="client-server-api#post_matrixclientv3accountpasswordemailrequesttoken",
+    auth=NoAuth(),
+    limit="mail",
+)
+async def mail_for_password(call: Call, body: MailBody) -> Begun:
+    """Validate an address for a new password."""
+    return await _mail(call, "password", body)
+
+
+async def _mail(call: Call, purpose: Purpose, body: MailBody) -> Begun:
+    sid = await call.app.third_party_ids.request(
+        purpose, body.email, body.client_secret, body.send_attempt, body.next_link
+    )
+    return Begun(sid)
 
 
 @endpoint(
@@ -134,19 +191,9 @@ async def mail_to_register(call: Call, body: MailBody) -> Empty:
     spec="client-server-api#post_matrixclientv3registermsisdnrequesttoken",
     auth=NoAuth(),
 )
-async def phone_to_register(call: Call, body: PhoneBody) -> Empty:
+async def phone_to_register(call: Call, body: PhoneBody) -> Begun:
     """Validate a phone number for a registration."""
-    raise _denied()
-
-
-@endpoint(
-    "POST /_matrix/client/v3/account/3pid/email/requestToken",
-    spec="client-server-api#post_matrixclientv3account3pidemailrequesttoken",
-    auth=NoAuth(),
-)
-async def mail_to_add(call: Call, body: MailBody) -> Empty:
-    """Validate an address for an account."""
-    raise _not_supported()
+    raise _no_phones()
 
 
 @endpoint(
@@ -154,19 +201,9 @@ async def mail_to_add(call: Call, body: MailBody) -> Empty:
     spec="client-server-api#post_matrixclientv3account3pidmsisdnrequesttoken",
     auth=NoAuth(),
 )
-async def phone_to_add(call: Call, body: PhoneBody) -> Empty:
+async def phone_to_add(call: Call, body: PhoneBody) -> Begun:
     """Validate a phone number for an account."""
-    raise _not_supported()
-
-
-@endpoint(
-    "POST /_matrix/client/v3/account/password/email/requestToken",
-    spec="client-server-api#post_matrixclientv3accountpasswordemailrequesttoken",
-    auth=NoAuth(),
-)
-async def mail_for_password(call: Call, body: MailBody) -> Empty:
-    """Validate an address for a new password."""
-    raise _not_found()
+    raise _no_phones()
 
 
 @endpoint(
@@ -174,22 +211,10 @@ async def mail_for_password(call: Call, body: MailBody) -> Empty:
     spec="client-server-api#post_matrixclientv3accountpasswordmsisdnrequesttoken",
     auth=NoAuth(),
 )
-async def phone_for_password(call: Call, body: PhoneBody) -> Empty:
+async def phone_for_password(call: Call, body: PhoneBody) -> Begun:
     """Validate a phone number for a new password."""
-    raise _not_found()
+    raise _no_phones()
 
 
-def _no_changes() -> MatrixError:
-    return MatrixError.forbidden("This server keeps no addresses")
-
-
-def _denied() -> MatrixError:
-    return MatrixError("M_THREEPID_DENIED", "This server keeps no addresses", 403)
-
-
-def _not_supported() -> MatrixError:
-    return MatrixError("M_THREEPID_MEDIUM_NOT_SUPPORTED", "This server keeps no addresses", 400)
-
-
-def _not_found() -> MatrixError:
-    return MatrixError("M_THREEPID_NOT_FOUND", "No account here has this address", 400)
+def _no_phones() -> MatrixError:
+    return MatrixError("M_THREEPID_MEDIUM_NOT_SUPPORTED", "This server sends no text messages", 400)

@@ -15,6 +15,7 @@ from homeserver.http.endpoint import Call, NoAuth, endpoint
 from homeserver.http.shape import Form, Html, Shape
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS
+from homeserver.users.validations import PATH as VALIDATE
 
 _STYLE = (
     "body{font:1.1em sans-serif;max-width:30em;margin:3em auto;padding:0 1em}"
@@ -73,6 +74,59 @@ async def take_step(call: Call, stage: str, body: StepForm) -> Html:
     except MatrixError as error:
         return _step(call, stage, body.session, error)
     return _page("Done", "<p>You can go back to your app now.</p>", _DONE)
+
+
+class LinkQuery(Shape):
+    sid: str
+    client_secret: str
+    token: str
+
+
+class LinkForm(Form):
+    sid: str
+    client_secret: str
+    token: str
+
+
+@endpoint(f"GET {VALIDATE}", spec="", auth=NoAuth(), limit="login_address")
+async def follow_link(call: Call, query: LinkQuery) -> Html:
+    """The page behind a link that was mailed; a new password takes one more click.
+
+    Programs that look at mail open links by themselves: that must not give an account away.
+    """
+    link = (query.sid, query.client_secret, query.token)
+    try:
+        if await call.app.validations.purpose(*link) != "password":
+            return await _validated(call, *link)
+    except MatrixError as error:
+        return _page(
+            "This link is not good any more", f"<p>{escape(error.message)}</p>", status=400
+        )
+    fields = "".join(
+        f'<input type=hidden name={name} value="{escape(value)}">'
+        for name, value in zip(("sid", "client_secret", "token"), link, strict=True)
+    )
+    button = "<p><button>It was me: let me set a new password</button>"
+    return _page("Set a new password", f"<form method=post>{fields}{button}</form>")
+
+
+@endpoint(f"POST {VALIDATE}", spec="", auth=NoAuth(), limit="login_address")
+async def confirm_link(call: Call, body: LinkForm) -> Html:
+    """The click that a new password takes."""
+    try:
+        return await _validated(call, body.sid, body.client_secret, body.token)
+    except MatrixError as error:
+        return _page(
+            "This link is not good any more", f"<p>{escape(error.message)}</p>", status=400
+        )
+
+
+async def _validated(call: Call, sid: str, secret: str, token: str) -> Html:
+    next_link = await call.app.validations.confirm(sid, secret, token)
+    inside = "<p>Your address is confirmed. You can go back to your app now.</p>"
+    if next_link is not None:
+        inside += f'<p><a rel=noreferrer href="{escape(next_link)}">Go on</a></p>'
+    return _page("Done", inside)
 
 
 @endpoint(

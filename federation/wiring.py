@@ -14,6 +14,7 @@ from federation.destinations import Destinations
 from federation.directory import RemoteDirectoryClient
 from federation.discovery import DEFAULT_PORT, Discovery
 from federation.dns import NameServers
+from federation.identity import Identity
 from federation.key_store import KeyStore
 from federation.keyring import Keyring
 from federation.lookups import Lookups
@@ -50,6 +51,7 @@ class Federation:
     client: ServerClient
     requests: Requests
     own_keys: OwnKeys
+    identity: Identity
     keyring: Keyring
     notary: NotaryService
     inbound: Inbound
@@ -105,6 +107,7 @@ class Federation:
             client=client,
             requests=requests,
             own_keys=own,
+            identity=Identity(outbound, name, keys[0]),
             keyring=keyring,
             notary=NotaryService(own, key_store, keyring, clock),
             inbound=Inbound(name, keyring, destinations),

@@ -72,6 +72,7 @@ from homeserver.runtime.health import Health
 from homeserver.runtime.jobs import Jobs
 from homeserver.runtime.key_file import signing_keys
 from homeserver.runtime.limits import RateLimits
+from homeserver.runtime.mail import Mailer
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.reload import Reload
 from homeserver.runtime.tasks import Supervisor
@@ -121,11 +122,13 @@ from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.reports import Reports
 from homeserver.users.sessions import Sessions
 from homeserver.users.thread_subscriptions import ThreadSubscriptions
+from homeserver.users.threepids import ThirdPartyIds
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
 from homeserver.users.user_changes import UserChanges
 from homeserver.users.user_directory import UserDirectory
 from homeserver.users.user_list import UserList
+from homeserver.users.validations import Validations
 from storage.engine import Database, DatabaseSettings, open_database
 
 log = logging.getLogger(__name__)
@@ -396,8 +399,15 @@ class App:
         self._sessions = sessions
         registration_tokens = RegistrationTokens(database, commits, clock)
         logins = Logins(database, commits, passwords, self.limits, server_name)
+        mailer = Mailer(config.mail, server_name)
+        validations = Validations(
+            database, commits, mailer, self.limits, clock, config.server.public_base_url
+        )
         interactive = Interactive(
-            database, commits, logins, registration_tokens, clock, server_name
+            database, commits, logins, registration_tokens, validations, clock, server_name
+        )
+        third_party_ids = ThirdPartyIds(
+            database, commits, validations, interactive, federation.identity, clock
         )
         desk = NewsDesk(ring, database, names, timeline, self.metrics)
         encryption = Encryption.build(
@@ -560,8 +570,10 @@ class App:
             thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
             third_party_invites=third_party,
             typing=typing,
+            third_party_ids=third_party_ids,
             user_changes=user_changes,
             user_list=user_list,
+            validations=validations,
         )
 
     async def _build_appservices(
@@ -674,6 +686,7 @@ class App:
             await self.clock.sleep(_TIDY_UP_SECONDS)
             await sessions.save_seen()
             await interactive.forget_expired()
+            await self.services.validations.forget_expired()
             await login_tokens.forget_expired()
 
 

@@ -234,6 +234,10 @@ class Limits:
     login_account: Rate = option(
         Rate.of("10/min, 10 at once"), reason="Wrong passwords for an account, from everywhere."
     )
+    mail: Rate = option(
+        Rate.of("10/h, 10 at once"),
+        reason="Mails that confirm an address, for an address of the network and for the mail's.",
+    )
     unknown_token: Rate = option(
         Rate.of("10/s, 300 at once"), reason="Requests with unknown access tokens from an address."
     )

@@ -136,3 +136,19 @@ class RemoteHistory(Protocol):
         Returns when that is done, or no server could be asked: nothing is raised for that.
         spec: server-server-api#get_matrixfederationv1backfillroomid
         """
+
+
+class IdentityServers(Protocol):
+    """Servers that know which user has which address outside of Matrix.
+
+    Every call raises RemoteError for a refusal and Unreachable without an answer.
+    spec: identity-service-api#establishing-associations
+    """
+
+    async def bind(
+        self, server: str, access_token: str, credentials: JsonObject, user_id: str
+    ) -> JsonObject:
+        """Publish an address that the server has validated; its signed association."""
+
+    async def unbind(self, server: str, medium: str, address: str, user_id: str) -> None:
+        """Have the server forget an association, in this server's name."""

@@ -51,10 +51,12 @@ from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.thread_subscriptions import ThreadSubscriptions
+from homeserver.users.threepids import ThirdPartyIds
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
 from homeserver.users.user_changes import UserChanges
 from homeserver.users.user_list import UserList
+from homeserver.users.validations import Validations
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +112,7 @@ class Services:
     thread_subscriptions: ThreadSubscriptions
     third_party_invites: ThirdPartyInvites
     typing: Typing
+    third_party_ids: ThirdPartyIds
     user_changes: UserChanges
     user_list: UserList
+    validations: Validations

@@ -44,7 +44,9 @@ from storage.schema import (
     SigningKeyRow,
     ThreadRow,
     ThreadSubscriptionRow,
+    ThreepidRow,
     ToDeviceRow,
+    ValidationRow,
     create_statements,
     create_table,
     table_statements,
@@ -84,6 +86,8 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     DehydratedDeviceRow,
     BackupRow,
     BackupKeyRow,
+    ThreepidRow,
+    ValidationRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (

@@ -1166,3 +1166,40 @@ class AppserviceRoomRow(NamedTuple):
 
     network: str
     room_nid: int
+
+
+# --- Addresses outside of Matrix -----------------------------------------------------------------
+
+
+@table("threepids", key=("medium", "address"), indexes=[Index(("user_nid",))])
+class ThreepidRow(NamedTuple):
+    """An address of an account; `id_servers` is the JSON list of identity servers that know it."""
+
+    medium: str
+    address: str
+    user_nid: int
+    validated_ts: int
+    added_ts: int
+    id_servers: str
+
+
+@table(
+    "validations",
+    key=("sid",),
+    indexes=[Index(("address", "client_secret", "purpose"), unique=True), Index(("expires_ts",))],
+)
+class ValidationRow(NamedTuple):
+    """Whether somebody controls a mail address, which a client wants to know for a purpose.
+
+    Of the token that was mailed only the hash; `validated_ts` is None until it came back.
+    """
+
+    sid: str
+    address: str
+    client_secret: str
+    purpose: str
+    token_hash: bytes
+    attempt: int
+    next_link: str | None
+    validated_ts: int | None
+    expires_ts: int

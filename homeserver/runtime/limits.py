@@ -38,6 +38,7 @@ LimitName = Literal[
     "registration",
     "login_address",
     "login_account",
+    "mail",
     "unknown_token",
 ]
 """The classes of requests; the configuration has a rate for each by the same name."""
@@ -45,7 +46,7 @@ LimitName = Literal[
 NAMES: tuple[LimitName, ...] = get_args(LimitName)
 _BY_DEVICE: frozenset[LimitName] = frozenset({"signal", "read", "read_heavy"})
 _BY_ADDRESS: frozenset[LimitName] = frozenset(
-    {"open", "registration", "login_address", "unknown_token"}
+    {"open", "registration", "login_address", "mail", "unknown_token"}
 )
 MAX_KEYS = 32_768
 """Callers whose buckets one limiter keeps; those unheard of for longest get full ones."""

@@ -27,6 +27,7 @@ from storage.changes import Change, Missed
 from storage.device_keys import user_gone
 from storage.engine import Database
 from storage.schema import INVITE, JOIN, KNOCK
+from storage.threepids import threepids_gone
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,13 @@ class Deactivation:
     ) -> None:
         """Close an account; nothing happens when it is closed already."""
         job = await self._jobs.new(JOB, {"user_nid": user_nid, "erase": erase})
-        changes = [*account_closed(user_nid), *user_gone(user_nid), job, *also]
+        changes = [
+            *account_closed(user_nid),
+            threepids_gone(user_nid),
+            *user_gone(user_nid),
+            job,
+            *also,
+        ]
         try:
             await self._sessions.end_devices(user_nid, None, also=changes, for_ever=True)
         except Missed:

@@ -16,6 +16,7 @@ from storage import accounts as store
 from storage.account_changes import password_renewed
 from storage.engine import Database
 from storage.schema import DEACTIVATED, LOCKED, UserRow
+from storage.threepids import owners
 
 
 class Logins:
@@ -42,7 +43,7 @@ class Logins:
         `MatrixError` M_FORBIDDEN for a wrong password or account, M_USER_DEACTIVATED,
         M_USER_LOCKED, M_LIMIT_EXCEEDED, and those of `localpart_of`.
         """
-        localpart = localpart_of(request, self._server_name)
+        localpart = localpart_of(request, self._server_name) or await self._by_mail(request)
         if localpart is not None:
             # A right password gives it back; so wrong ones are counted also while many are tried.
             self._limits.charge("login_account", localpart.lower())
@@ -84,6 +85,17 @@ class Logins:
         if user.password is not None and self._passwords.is_outdated(user.password):
             hashed = await self._passwords.hash(password)
             await self._commits.commit([password_renewed(user.user_nid, user.password, hashed)])
+
+    async def _by_mail(self, request: JsonObject) -> str | None:
+        """The localpart of the account whose mail address a login names."""
+        named = request.get("identifier") or request
+        medium, address = named.get("medium"), named.get("address")
+        if medium != "email" or not isinstance(address, str):
+            return None
+        row = (await owners(self._database, medium, [address.casefold()])).get(address.casefold())
+        if row is None:
+            return None
+        return (await store.users(self._database, [row.user_nid]))[row.user_nid].localpart
 
     async def find(self, localpart: str) -> UserRow | None:
         """The local account of this localpart; capitals are overlooked if it is not there as is."""

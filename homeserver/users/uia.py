@@ -20,6 +20,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.logins import Logins, localpart_of
 from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.validations import Validations
 from storage import accounts as store
 from storage.account_changes import uia_sessions_expired
 from storage.changes import Change, Delete, Put
@@ -27,6 +28,7 @@ from storage.engine import Database
 from storage.schema import UiaSessionRow, UserRow
 
 DUMMY = "m.login.dummy"
+EMAIL = "m.login.email.identity"
 PASSWORD = "m.login.password"
 REGISTRATION_TOKEN = "m.login.registration_token"
 TERMS = "m.login.terms"
@@ -53,12 +55,14 @@ class Operation:
 class Proven:
     """All stages of a flow are done. `changes` end the session, together with the operation.
 
-    `accepted` are the policies that were shown and accepted, with their versions.
+    `accepted` are the policies that were shown and accepted, with their versions; `address` is the
+    mail address that was shown to be controlled.
     """
 
     registration_token: str | None
     accepted: Mapping[str, str]
     changes: tuple[Change, ...]
+    address: str | None = None
 
 
 class _Progress(msgspec.Struct):
@@ -69,6 +73,7 @@ class _Progress(msgspec.Struct):
     registration_token: str | None = None
     # By policy the version that the client was told of.
     shown: dict[str, str] = {}
+    address: str | None = None
 
 
 class Interactive:
@@ -80,9 +85,11 @@ class Interactive:
         commits: CommitQueue,
         logins: Logins,
         tokens: RegistrationTokens,
+        validations: Validations,
         clock: Clock,
         server_name: str,
     ) -> None:
+        self._validations = validations
         self._database = database
         self._commits = commits
         self._logins = logins
@@ -115,7 +122,7 @@ class Interactive:
         if error is None and tuple(progress.completed) in operation.flows:
             accepted = progress.shown if TERMS in progress.completed else {}
             ended = [Delete(UiaSessionRow, (session_id,))] if session_id is not None else []
-            return Proven(progress.registration_token, accepted, tuple(ended))
+            return Proven(progress.registration_token, accepted, tuple(ended), progress.address)
         raise await self._challenge(operation, session_id, progress, error)
 
     async def fallback(self, session_id: str, stage: str, form: JsonObject) -> None:
@@ -167,11 +174,23 @@ class Interactive:
                 progress.registration_token = token
             else:
                 error = MatrixError("M_UNAUTHORIZED", "The registration token is not valid", 401)
+        elif stage == EMAIL:
+            error = await self._check_mail(progress, auth)
         elif stage == TERMS and not progress.shown:
             return None  # Nobody was told what there is to accept: that comes with the answer.
         if error is None:
             progress.completed.append(stage)
         return error
+
+    async def _check_mail(self, progress: _Progress, auth: JsonObject) -> MatrixError | None:
+        given = auth.get("threepid_creds", auth.get("threepidCreds"))
+        if not isinstance(given, dict):
+            raise MatrixError.missing_param("auth.threepid_creds is missing")
+        validated = await self._validations.proven("password", given)
+        if validated is None:
+            return MatrixError("M_UNAUTHORIZED", "The link in the mail was not followed yet", 401)
+        progress.address = validated.address
+        return None
 
     async def _check_password(self, user: UserRow | None, auth: JsonObject) -> MatrixError | None:
         password = _required(auth, "password")

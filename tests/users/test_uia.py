@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from homeserver.config import Mail
 from homeserver.errors import MatrixError
 from homeserver.runtime.clock import FakeClock
 from homeserver.runtime.limits import RateLimits
+from homeserver.runtime.mail import Mailer
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.logins import Logins
 from homeserver.users.passwords import PasswordCost, Passwords
@@ -21,6 +23,7 @@ from homeserver.users.uia import (
     Operation,
     Proven,
 )
+from homeserver.users.validations import Validations
 from storage.accounts import uia_sessions
 from storage.engine import Database
 from storage.schema import UserRow
@@ -49,8 +52,11 @@ def interactive(
     tokens: RegistrationTokens,
     clock: FakeClock,
 ) -> Interactive:
-    logins = Logins(database, commits, passwords, RateLimits(False, {}, clock), "test.example")
-    return Interactive(database, commits, logins, tokens, clock, "test.example")
+    limits = RateLimits(False, {}, clock)
+    logins = Logins(database, commits, passwords, limits, "test.example")
+    mailer = Mailer(Mail(), "test.example")
+    validations = Validations(database, commits, mailer, limits, clock, "https://test.example")
+    return Interactive(database, commits, logins, tokens, validations, clock, "test.example")
 
 
 async def refused(interactive: Interactive, operation: Operation, auth: Any) -> MatrixError:

@@ -1,0 +1,83 @@
+"""Identity servers: telling them whose address is whose. Implements the port `IdentityServers`.
+
+Owns the requests to them. A stranger names these servers, so they are asked through the client that
+goes to public addresses only. What a user may have published is decided by the caller.
+spec: identity-service-api#establishing-associations
+"""
+
+from federation.authorization import authorise
+from homeserver.errors import RemoteError, Unreachable
+from homeserver.http.outbound import Outbound, OutboundFailed
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Malformed
+from homeserver.matrix.ids import is_server_name
+from homeserver.matrix.sign import SigningKey
+
+SECONDS = 20.0
+MAX_BYTES = 65_536
+_V2 = "/_matrix/identity/v2"
+
+
+class Identity:
+    """See the module."""
+
+    def __init__(self, outbound: Outbound, server_name: str, key: SigningKey) -> None:
+        self._outbound = outbound
+        self._server_name = server_name
+        self._key = key
+
+    async def bind(
+        self, server: str, access_token: str, credentials: JsonObject, user_id: str
+    ) -> JsonObject:
+        """See the port."""
+        body = {
+            "client_secret": credentials.get("client_secret"),
+            "mxid": user_id,
+            "sid": credentials.get("sid"),
+        }
+        headers = {"Authorization": f"Bearer {access_token}"}
+        return await self._post(server, f"{_V2}/3pid/bind", body, headers)
+
+    async def unbind(self, server: str, medium: str, address: str, user_id: str) -> None:
+        """See the port."""
+        target = f"{_V2}/3pid/unbind"
+        body = {"mxid": user_id, "threepid": {"medium": medium, "address": address}}
+        signed = authorise("POST", target, self._server_name, server, body, self._key)
+        try:
+            await self._post(server, target, body, {"Authorization": str(signed)})
+        except RemoteError as error:
+            # Servers that can't forget say so; one that knows nothing has nothing to forget.
+            if error.status != 404 or error.errcode == "M_UNRECOGNIZED":
+                raise
+
+    async def _post(
+        self, server: str, target: str, body: JsonObject, headers: dict[str, str]
+    ) -> JsonObject:
+        if not is_server_name(server):
+            raise Unreachable(server, "this is no server name")
+        try:
+            answer = await self._outbound.fetch(
+                "POST",
+                f"https://{server}{target}",
+                headers={**headers, "Content-Type": "application/json"},
+                body=canonical.encode(body),
+                seconds=SECONDS,
+                max_bytes=MAX_BYTES,
+            )
+        except OutboundFailed as error:
+            raise Unreachable(server, str(error)) from None
+        try:
+            found = canonical.decode_object(answer.body)
+        except Malformed as error:
+            raise RemoteError(server, answer.status, message=str(error)) from None
+        if not 200 <= answer.status < 300:
+            errcode, message = found.get("errcode"), found.get("error")
+            raise RemoteError(
+                server,
+                answer.status,
+                errcode if isinstance(errcode, str) else "",
+                message if isinstance(message, str) else "",
+                body=found,
+            )
+        return found
