@@ -154,7 +154,7 @@ class E2EKeys:
         here = await self._public.of(users)
         exist = await accounts_store.users(self._database, [*users])
         found = {users[nid]: keys for nid, keys in here.items() if nid in exist}
-        failures: JsonObject = {}
+        failures: JsonObject = {} if self._elsewhere is not None else _unasked(remote)
         if remote and self._elsewhere is not None:
             there, failures = await self._elsewhere.query(
                 session, {user_id: wanted[user_id] for user_id in remote}, timeout
@@ -183,7 +183,7 @@ class E2EKeys:
         local, remote = self._apart(wanted)
         here = self.claim_local({user_id: wanted[user_id] for user_id in local})
         if not remote or self._elsewhere is None:
-            return {"one_time_keys": await here, "failures": {}}
+            return {"one_time_keys": await here, "failures": _unasked(remote)}
         there = self._elsewhere.claim({user_id: wanted[user_id] for user_id in remote}, timeout)
         mine, (theirs, failures) = await asyncio.gather(here, there)
         return {"one_time_keys": {**mine, **theirs}, "failures": failures}
@@ -217,6 +217,13 @@ def own_device(session: Session) -> tuple[int, str]:
     if session.device_nid is None or session.device_id is None:
         raise MatrixError.invalid_param("This needs an access token that belongs to a device")
     return session.device_nid, session.device_id
+
+
+def _unasked(user_ids: Collection[str]) -> JsonObject:
+    """The failures when no other server is asked."""
+    servers = sorted({user_id.partition(":")[2] for user_id in user_ids})
+    error = {"errcode": "M_UNKNOWN", "error": "Keys of other servers' users can't be had"}
+    return dict.fromkeys(servers, error)
 
 
 def _check_number(count: int) -> None:

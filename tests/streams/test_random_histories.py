@@ -135,14 +135,14 @@ class House:
     """A server for all examples, each of which has its own people and rooms."""
 
     def __init__(self, running: Running) -> None:
-        self._running = running
+        self.running = running
         self._numbers = itertools.count(1)
         self._devices = itertools.count(1)
 
     async def play(self, history: list[Deed]) -> None:
         number = next(self._numbers)
         names = ("alice", "bob", "carol")
-        people = [await self._running.person(f"{name}{number}") for name in names]
+        people = [await self.running.person(f"{name}{number}") for name in names]
         town = Town(people)
         await town.settle()
         clients = [await self._clients(town, index) for index in range(len(people))]
@@ -159,14 +159,14 @@ class House:
 
     async def _clients(self, town: Town, index: int) -> list[Client]:
         person = town.people[index]
-        sessions = self._running.app.services.sessions
+        sessions = self.running.app.services.sessions
         session = await sessions.authenticate(person.token, _Here("127.0.0.1"))
         made: list[Client] = []
         for kind, (kind_filter, _, _) in KINDS.items():
             filter_ = json.loads(json.dumps(kind_filter).replace(BOB, town.people[1].user_id))
             # Each is a device of its own, as lazy loading remembers what a device was told.
             device = replace(session, device_nid=1_000_000 + next(self._devices))
-            made.append(Client(self._running, Follower(person, filter_), device, kind))
+            made.append(Client(self.running, Follower(person, filter_), device, kind))
         return made
 
 

@@ -1,0 +1,176 @@
+"""Whose keys a client must fetch anew: with whatever happens, what it tracks is the truth."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from storage.engine import DatabaseSettings
+from tests.api.test_devices import second_device
+from tests.e2ee.keyed import Keyed, changed, keyed, left, query
+from tests.serving import Person, Running
+from tests.streams.reading import moved
+from tests.streams.test_random_histories import house
+
+
+async def test_a_new_device_wakes_those_who_share_a_room(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    carol = await server.person("carol")
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    for person in (alice, bob, carol):
+        await person.sync()
+    waiting = asyncio.create_task(bob.sync(timeout=30_000))
+    await server.parked()
+    await keyed(alice)
+    assert changed(await waiting) == {alice.user_id}
+    assert changed(await alice.sync()) == {alice.user_id}
+    assert changed(await carol.sync()) == set()
+
+
+async def test_who_comes_is_changed_and_who_goes_is_left(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await alice.create_room(preset="public_chat")
+    await alice.sync()
+    await bob.sync()
+    await bob.join(room)
+    assert changed(await alice.sync()) == {bob.user_id}
+    assert changed(await bob.sync()) == {alice.user_id}
+    await moved(bob, room, "leave")
+    for person, other in ((alice, bob), (bob, alice)):
+        answer = await person.sync()
+        assert (changed(answer), left(answer)) == (set(), {other.user_id})
+
+
+async def test_a_name_makes_nobody_fetch_keys(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    await alice.sync()
+    member = f"/rooms/{quote(room, safe='')}/state/m.room.member/{quote(bob.user_id, safe='')}"
+    await bob.ok("PUT", member, body={"membership": "join", "displayname": "Robert"})
+    assert changed(await alice.sync()) == set()
+
+
+async def test_changes_between_two_tokens(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    start = (await alice.sync())["next_batch"]
+    await keyed(bob)
+    end = (await alice.sync())["next_batch"]
+    await alice.sync()
+    found = await alice.ok("GET", "/keys/changes", query={"from": start, "to": end})
+    assert found == {"changed": [bob.user_id], "left": []}
+    wrong = {"from": "nonsense", "to": end}
+    await alice.refused("M_INVALID_PARAM", "GET", "/keys/changes", query=wrong)
+
+
+KINDS = ("sync", "sync", "sync", "old", "keys", "end", "rename", "join", "join", "leave", "kick")
+deeds = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1)),
+    min_size=8,
+    max_size=40,
+)
+
+
+class Tracker:
+    """A client that tracks all users it meets, as the specification tells clients to."""
+
+    def __init__(self, person: Person) -> None:
+        self.person = person
+        self.held: dict[str, Any] = {}
+        self.tokens: list[tuple[str, dict[str, Any]]] = []
+
+    async def sync(self, number: int, others: list[Person]) -> None:
+        """Go on from the last token, or one before it with what was held then."""
+        if self.tokens:
+            since, held = self.tokens[max(0, len(self.tokens) - 1 - number)]
+            self.person.since, self.held = since, dict(held)
+        answer = await self.person.sync()
+        for user_id in left(answer):
+            self.held.pop(user_id, None)
+        fetch = {user_id for user_id in changed(answer) if user_id != self.person.user_id}
+        if not self.tokens:
+            fetch = {one.user_id for one in others}
+        for other in others:
+            if other.user_id in fetch:
+                self.held[other.user_id] = await keys_of(self.person, other)
+        self.tokens.append((answer["next_batch"], dict(self.held)))
+
+
+async def keys_of(asker: Person, user: Person) -> Any:
+    return (await query(asker, user))["device_keys"][user.user_id]
+
+
+def compare(database: DatabaseSettings, folder: Path, count: int) -> None:
+    with house(database, folder) as (runner, town):
+        server = town.running
+        numbers = iter(range(10_000))
+
+        async def play(history: list[tuple[str, int, int, int]]) -> None:
+            mark = next(numbers)
+            people = [await server.person(f"{name}{mark}") for name in ("a", "b", "c")]
+            rooms = [await people[0].create_room(preset="public_chat") for _ in range(2)]
+            trackers = [Tracker(person) for person in people]
+            for index, tracker in enumerate(trackers):
+                await tracker.sync(0, _others(people, index))
+            for number, (kind, actor, target, room) in enumerate(history):
+                person, path = people[actor], f"/rooms/{quote(rooms[room], safe='')}"
+                others = _others(people, actor)
+                if kind in ("sync", "old"):
+                    await trackers[actor].sync(target if kind == "old" else 0, others)
+                elif kind == "keys":
+                    await Keyed(person).upload()
+                elif kind == "end":
+                    device_id = f"D{number}"
+                    token = await second_device(person, device_id)
+                    other = Person(server, person.user_id, token, device_id)
+                    await Keyed(other).upload()
+                    if target:
+                        await trackers[(actor + 1) % 3].sync(0, _others(people, (actor + 1) % 3))
+                    await other.ok("POST", "/logout")
+                elif kind == "rename":
+                    body = {"display_name": f"{number}"}
+                    await person.ok("PUT", f"/devices/{person.device_id}", body=body)
+                elif kind == "kick":
+                    body = {"user_id": people[target].user_id}
+                    await person.raw("POST", f"{path}/kick", body=body)
+                else:
+                    await person.raw("POST", f"{path}/{kind}", body={})
+            for index, tracker in enumerate(trackers):
+                others = _others(people, index)
+                await tracker.sync(0, others)
+                mine = set((await people[index].ok("GET", "/joined_rooms"))["joined_rooms"])
+                for other in others:
+                    theirs = set((await other.ok("GET", "/joined_rooms"))["joined_rooms"])
+                    if mine & theirs:
+                        truth = await keys_of(people[index], other)
+                        assert tracker.held[other.user_id] == truth
+
+        @examples(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(deeds)
+        def each(history: list[tuple[str, int, int, int]]) -> None:
+            runner.run(play(history))
+
+        each()
+
+
+def _others(people: list[Person], index: int) -> list[Person]:
+    return [one for one in people if one is not people[index]]
+
+
+def test_what_clients_track_is_the_truth(
+    database_settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    compare(database_settings, tmp_path, 12)
+
+
+@pytest.mark.long
+def test_so_it_is_after_many_histories(database_settings: DatabaseSettings, tmp_path: Path) -> None:
+    compare(database_settings, tmp_path, 300)

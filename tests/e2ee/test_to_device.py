@@ -1,0 +1,105 @@
+"""To-device messages: each comes down, in order, until it was surely received."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from homeserver.users import to_device
+from tests.api.test_devices import second_device
+from tests.e2ee.keyed import messages, write
+from tests.serving import Person, Running
+
+
+@pytest.fixture(params=["ring", "tables"])
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """From memory, and from the tables alone."""
+    return {"sync": {"ring_bytes": 0}} if request.param == "tables" else {}
+
+
+def texts(answer: Any) -> list[Any]:
+    return [event["content"]["text"] for event in messages(answer)]
+
+
+async def test_a_message_wakes_its_device(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.sync()
+    waiting = asyncio.create_task(bob.sync(timeout=30_000))
+    await server.parked()
+    await write(alice, bob, 1, "t1", bob.device_id)
+    (event,) = messages(await waiting)
+    assert event == {
+        "type": "test.message", "sender": alice.user_id, "content": {"text": 1},
+    }  # fmt: skip
+
+
+async def test_messages_stay_until_the_next_token_is_presented(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.sync()
+    start = bob.since
+    await write(alice, bob, 1, "t1")
+    for _ in range(2):
+        assert texts(await bob.sync(since=start)) == [1]
+    await server.restart()
+    assert texts(await bob.sync(since=start)) == [1]
+    assert texts(await bob.sync()) == []
+    assert texts(await bob.sync(since=start)) == []  # it was received
+
+
+async def test_all_devices_are_reached_and_a_transaction_counts_once(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    other = Person(server, bob.user_id, await second_device(bob), "TWO")
+    await bob.sync()
+    await other.sync()
+    for _ in range(2):
+        await write(alice, bob, 1, "t1")
+    assert texts(await bob.sync()) == texts(await other.sync()) == [1]
+    both = {"messages": {bob.user_id: {"*": {"text": "all"}, "TWO": {"text": "two"}}}}
+    await alice.ok("PUT", "/sendToDevice/test.message/t2", body=both)
+    assert texts(await bob.sync()) == ["all"]
+    assert texts(await other.sync()) == ["two"]
+
+
+async def test_a_long_queue_comes_in_pages_of_a_hundred(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.sync()
+    for n in range(250):
+        await write(alice, bob, n, f"t{n}", bob.device_id)
+    told = []
+    for expected in (100, 100, 50, 0):
+        page = texts(await bob.sync(timeout=0))
+        assert len(page) == expected
+        told += page
+    assert told == list(range(250))
+
+
+async def test_who_syncs_for_the_first_time_gets_what_waits(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    for n in range(101):
+        await write(alice, bob, n, f"t{n}", bob.device_id)
+    assert texts(await bob.sync()) == list(range(100))
+    assert texts(await bob.sync()) == [100]
+
+
+async def test_the_messages_go_with_the_device(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    other = Person(server, bob.user_id, await second_device(bob), "TWO")
+    await write(alice, bob, 1, "t1", "TWO")
+    await other.ok("POST", "/logout")
+    again = Person(server, bob.user_id, await second_device(bob), "TWO")
+    assert texts(await again.sync()) == []
+
+
+async def test_a_full_inbox_loses_its_oldest_with_an_alarm(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(to_device, "MAX_INBOX", 5)
+    monkeypatch.setattr(to_device, "_COUNT_EVERY", 1)
+    alice, bob = await server.person("alice"), await server.person("bob")
+    for n in range(7):
+        await write(alice, bob, n, f"t{n}", bob.device_id)
+    await server.app.services.encryption.inboxes.tidy()
+    assert "7 to-device messages wait" in caplog.text
+    assert server.app.services.encryption.inboxes.cut == 2
+    await server.restart()  # memory may still have them
+    assert texts(await bob.sync()) == [2, 3, 4, 5, 6]
