@@ -140,3 +140,21 @@ async def test_profiles_and_aliases_are_found(
     if host == "ours":  # Synapse publishes no rooms unless it is told to
         listed = await bob.ok("GET", f"/publicRooms?server={quote(server_of(alice))}")
         assert room in {one["room_id"] for one in listed["chunk"]}
+
+
+@versions
+@both_roles
+async def test_history_from_before_the_join_is_read(
+    peers: dict[str, Peer], host: str, guest: str, version: str
+) -> None:
+    alice, bob = await pair(peers, host, guest)
+    room = await alice.create_room(preset="public_chat", room_version=version)
+    said = [await alice.say(room, f"line {number}") for number in range(15)]
+    await join(bob, room, alice)
+
+    async def told() -> bool:
+        page = await bob.ok("GET", at(room, "messages"), query={"dir": "b", "limit": 50})
+        found = {event["event_id"] for event in page["chunk"]}
+        return found.issuperset(said)
+
+    await until(told)
