@@ -29,7 +29,11 @@ from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
+from homeserver.push.badges import Badges
+from homeserver.push.gateway import Gateway
+from homeserver.push.pushers import Pushers
 from homeserver.push.rules import Rules
+from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
@@ -463,6 +467,29 @@ class App:
         registration = Registration(
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
+        push = PushSender(
+            database,
+            commits,
+            clock,
+            rooms,
+            names,
+            rules,
+            ignored,
+            Badges(unread, memberships, ignored, rooms, ring),
+            Gateway(federation.outbound),
+            lambda: ring.pos,
+            self._tasks.once,
+        )
+        await push.start()
+        publisher.on_events(push.happened)
+        publisher.on_receipt(push.read)
+        self._tasks.service("push", push.run)
+        self._tasks.service("push cursor", push.keep_saving)
+        self.metrics.gauge(
+            "homeserver_push_waiting",
+            "Notifications that no gateway has taken yet",
+            lambda: push.waiting,
+        )
         self._tasks.service("jobs", jobs.run)
         self._tasks.service("presence", presence.run)
         closing = Deactivation(database, sessions, interactive, jobs, presence)
@@ -557,6 +584,7 @@ class App:
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
             push_rules=push_rules,
+            pushers=Pushers(database, commits, self._inbox, clock, push.user_changed),
             receiver=receiver,
             receipts=receipts,
             registration=registration,

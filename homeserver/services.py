@@ -10,6 +10,7 @@ from homeserver.appservices.network_rooms import NetworkRooms
 from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.ports import Peers, RemoteDirectory
+from homeserver.push.pushers import Pushers
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.create import CreateRoom
@@ -99,6 +100,7 @@ class Services:
     profiles: Profiles
     public_rooms: PublicRooms
     push_rules: PushRules
+    pushers: Pushers
     receiver: Receiver
     receipts: Receipts
     registration: Registration

@@ -82,6 +82,7 @@ def account_closed(user_nid: int) -> list[Do]:
         Do("DELETE FROM profiles WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM presence WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM account_data WHERE user_nid = ?", (user_nid,)),
+        Do("DELETE FROM pushers WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM filters WHERE user_nid = ?", (user_nid,)),
     ]
 

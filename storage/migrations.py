@@ -36,6 +36,8 @@ from storage.schema import (
     MetaRow,
     OneTimeKeyRow,
     PduOutboxRow,
+    PushCursorRow,
+    PusherRow,
     RelationRow,
     RemoteDeviceRow,
     ReportRow,
@@ -88,6 +90,8 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     BackupKeyRow,
     ThreepidRow,
     ValidationRow,
+    PusherRow,
+    PushCursorRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (

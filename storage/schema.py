@@ -591,6 +591,37 @@ class MentionRow(NamedTuple):
     pos: Position
 
 
+@table(
+    "pushers",
+    key=("user_nid", "app_id", "pushkey"),
+    indexes=[Index(("app_id", "pushkey")), Index(("device_nid",))],
+    hot=True,
+)
+class PusherRow(NamedTuple):
+    """Where a user's notifications go; it ends with the device that made it.
+
+    `json` is what the client said of it. `pending_pos`: the gateway fails, and has not been told
+    what came after that position.
+    """
+
+    user_nid: int
+    app_id: str
+    pushkey: str
+    device_nid: int
+    json: bytes
+    enabled: int
+    created_ts: int
+    pending_pos: int | None
+
+
+@table("push_cursor", key=("one",), hot=True)
+class PushCursorRow(NamedTuple):
+    """The single row: all up to `pos` was pushed, or is noted at its pusher."""
+
+    one: int
+    pos: int
+
+
 @table("account_data", key=("user_nid", "room_nid", "type"), indexes=[Index(("user_nid", "pos"))])
 class AccountDataRow(NamedTuple):
     """`room_nid` is 0 for what belongs to no room; `content` is JSON."""

@@ -35,6 +35,7 @@ from storage import accounts as store
 from storage.account_changes import device_seen
 from storage.changes import Change, Delete, Insert, Put
 from storage.engine import Database
+from storage.push import pushers_ended
 from storage.schema import (
     ADMIN,
     DEACTIVATED,
@@ -337,6 +338,8 @@ class Sessions:
             told = Told()
             if self._ends is not None and nids:
                 told = await self._ends.ending(user_nid, nids)
+            if nids:
+                changes.append(pushers_ended(nids))
             if changes:
                 await self._commits.commit([*changes, *told.changes], told.positions, told.publish)
             self._forget(tokens)

@@ -1,0 +1,67 @@
+"""How much a user has not read, in all rooms together.
+
+Owns the sum over the rooms in which the user is joined, moved on room by room.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from homeserver.push.unread import Counted, UnreadCounts, total
+from homeserver.rooms.actor import Rooms
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.ring import Ring
+
+_CACHED = 20_000
+
+
+class _Known(NamedTuple):
+    pos: int
+    ignored: frozenset[str]
+    rooms: dict[int, int]
+
+
+class Badges:
+    """See the module."""
+
+    def __init__(
+        self,
+        unread: UnreadCounts,
+        memberships: Memberships,
+        ignored: Ignored,
+        rooms: Rooms,
+        ring: Ring,
+    ) -> None:
+        self._unread = unread
+        self._memberships = memberships
+        self._ignored = ignored
+        self._rooms = rooms
+        self._ring = ring
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+
+    async def of(self, user_nid: int, user_id: str) -> int:
+        """The number of unread notifications of a user now."""
+        user = await self._memberships.of(user_nid)
+        ignored = await self._ignored.by(user_nid, user_id)
+        until = self._ring.pos
+        known = self._known.get(user_nid)
+        if (
+            known is None
+            or known.pos < self._ring.floor
+            or known.ignored != ignored
+            or self._ring.account_data(user_nid, known.pos, until)
+        ):
+            known = _Known(until, ignored, {})
+        stale = {nid for nid in user.joined if nid not in known.rooms}
+        stale |= self._ring.rooms_since(known.pos, user.joined)
+        rooms = await self._rooms.by_nids(stale)
+        counts = {nid: count for nid, count in known.rooms.items() if nid in user.joined}
+        reader = Counted(user_nid, user_id, ignored)
+        for nid, room in rooms.items():
+            found = await self._unread.count(reader, room, user.rooms[nid].pos, until)
+            counts[nid] = total(found).notifications
+        self._known[user_nid] = _Known(until, ignored, counts)
+        self._known.move_to_end(user_nid)
+        if len(self._known) > _CACHED:
+            self._known.popitem(last=False)
+        return sum(counts.values())

@@ -1,0 +1,352 @@
+"""Sending notifications to the gateways of pushers.
+
+Owns who is told of an event, each pusher's queue, and the durable cursor: what happened up to it
+was pushed, or is noted at the pushers whose gateways fail. So nothing is lost: after a crash the
+last second's notifications may come twice. A gateway that was away for long hears of the newest
+event of each room, unless it was read meanwhile. It follows the stream behind the commit and is
+never called from the way of an event; users without pushers cost nothing.
+spec: client-server-api#push-notifications
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, NamedTuple
+
+from homeserver.matrix.canonical import JsonObject, decode_object
+from homeserver.matrix.pushmatch import Facts, outcome_of, tweaks_of
+from homeserver.push.badges import Badges
+from homeserver.push.gateway import Gateway, GatewayFailed, Notice, wants_badge
+from homeserver.push.rules import Rules, Told
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.append import Appended
+from homeserver.rooms.head import Head
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.numbers import Names
+from homeserver.streams.ring import ReceiptEntry
+from storage import push as store
+from storage.appservices import events_in
+from storage.changes import Put
+from storage.engine import Database
+from storage.events import events
+from storage.memberships import joined_rooms
+from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED, PushCursorRow
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 300.0
+BADGE_SECONDS = 1.0
+SAVE_SECONDS = 1.0
+CONCURRENT = 100
+MAX_WAITING = 50
+"""A pusher's queue beyond this holds the newest event of each room only."""
+_REPLAYED_AT_ONCE = 100
+_LOADED_AT_ONCE = 1_000
+
+Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
+
+
+class Happened(NamedTuple):
+    """An event that may notify; `event` has no `room_id` yet."""
+
+    room_nid: int
+    pos: int
+    nid: int
+    event_id: str
+    flags: int
+    event: JsonObject
+
+
+class _Waiting(NamedTuple):
+    """What one pusher is to be told; a badge has no `notice`."""
+
+    room_nid: int
+    pos: int
+    notice: Notice | None
+
+
+class PushSender:
+    """See the module."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+        rooms: Rooms,
+        names: Names,
+        rules: Rules,
+        ignored: Ignored,
+        badges: Badges,
+        gateway: Gateway,
+        position: Callable[[], int],
+        spawn: Spawn,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._clock = clock
+        self._rooms = rooms
+        self._names = names
+        self._rules = rules
+        self._ignored = ignored
+        self._badges = badges
+        self._gateway = gateway
+        self._position = position
+        self._spawn = spawn
+        self._users: dict[int, str] = {}
+        self._watched: dict[int, set[int]] = {}
+        self._heard: deque[Happened] = deque()
+        self._woken = asyncio.Event()
+        self._queues: dict[store.Key, deque[_Waiting]] = {}
+        self._failing: dict[store.Key, int] = {}
+        self._shown: dict[store.Key, int] = {}
+        self._clearing: set[int] = set()
+        self._busy = asyncio.Semaphore(CONCURRENT)
+        self._done = self._saved = 0
+        self.sent = self.failures = 0
+
+    @property
+    def waiting(self) -> int:
+        """Notifications that no gateway has taken yet."""
+        return sum(map(len, self._queues.values()))
+
+    async def start(self) -> None:
+        """Learn who has pushers, and what they have not been told."""
+        cursor = await store.cursor(self._database)
+        self._done = self._saved = self._position() if cursor is None else cursor
+        last: store.Key = (0, "", "")
+        while rows := await store.pushers_after(self._database, last, _LOADED_AT_ONCE):
+            last = rows[-1][:3]
+            for user_nid in {row.user_nid for row in rows}:
+                await self.user_changed(user_nid)
+            for row in rows:
+                if row.pending_pos is not None:
+                    self._failing[row[:3]] = row.pending_pos
+        since = min([self._done, *self._failing.values()])
+        until = self._position()
+        if self._users and since < until:
+            found = await events_in(self._database, list(self._watched), since, until)
+            for start in range(0, len(found), _REPLAYED_AT_ONCE):
+                await self._replay(found[start : start + _REPLAYED_AT_ONCE])
+
+    async def user_changed(self, user_nid: int) -> None:
+        """The pushers of a user are others now."""
+        if await store.pushers_of(self._database, user_nid):
+            if user_nid not in self._users:
+                self._users[user_nid] = (await self._names.names([user_nid]))[user_nid]
+                rooms = await joined_rooms(self._database, [user_nid])
+                for room_nid in rooms.get(user_nid, ()):
+                    self._watched.setdefault(room_nid, set()).add(user_nid)
+            return
+        self._users.pop(user_nid, None)
+        for room_nid in [nid for nid, users in self._watched.items() if user_nid in users]:
+            self._unwatch(room_nid, user_nid)
+
+    def happened(self, room_nid: int, first_pos: int, appended: Collection[Appended]) -> None:
+        """Events of a room were published."""
+        if not self._users:
+            return
+        for pos, one in enumerate(appended, first_pos):
+            for member in one.members:
+                if member.user_nid in self._users:
+                    if member.membership in (JOIN, INVITE):
+                        self._watched.setdefault(room_nid, set()).add(member.user_nid)
+                    else:
+                        self._unwatch(room_nid, member.user_nid)
+            if room_nid in self._watched:
+                event = one.event
+                shown: JsonObject = {
+                    "type": event.type,
+                    "sender": event.sender,
+                    "content": event.content,
+                }
+                if event.state_key is not None:
+                    shown["state_key"] = event.state_key
+                self._heard.append(
+                    Happened(room_nid, pos, one.nid, event.event_id, one.flags, shown)
+                )
+                self._woken.set()
+
+    def read(self, entry: ReceiptEntry) -> None:
+        """A receipt has moved: its user's badges may be lower."""
+        if entry.user_nid in self._users and entry.user_nid not in self._clearing:
+            self._clearing.add(entry.user_nid)
+            self._clock.call_later(BADGE_SECONDS, self._clear, entry.user_nid)
+
+    async def run(self) -> None:
+        """Tell pushers what happened, until cancelled."""
+        while True:
+            while self._heard:
+                await self._tell_safely(self._heard[0])
+                self._heard.popleft()
+            self._woken.clear()
+            await self._woken.wait()
+
+    async def save(self) -> None:
+        """Keep the cursor."""
+        done = self._position() if not self._heard else self._heard[0].pos - 1
+        for key, queue in self._queues.items():
+            if queue and key not in self._failing:
+                done = min(done, queue[0].pos - 1)
+        if done > self._saved:
+            self._saved = done
+            await self._commits.commit([Put(PushCursorRow(1, done))])
+
+    async def keep_saving(self) -> None:
+        """Keep the cursor now and then, until cancelled."""
+        while True:
+            await self._clock.sleep(SAVE_SECONDS)
+            await self.save()
+
+    def _unwatch(self, room_nid: int, user_nid: int) -> None:
+        users = self._watched.get(room_nid, set())
+        users.discard(user_nid)
+        if not users:
+            self._watched.pop(room_nid, None)
+
+    async def _replay(self, found: list[tuple[int, int, int]]) -> None:
+        stored = await events(self._database, [nid for _, _, nid in found])
+        for pos, room_nid, nid in found:
+            row, text = stored[nid]
+            if not row.flags & REDACTED:
+                event = decode_object(text)
+                await self._tell_safely(
+                    Happened(room_nid, pos, nid, row.event_id, row.flags, event)
+                )
+
+    async def _tell_safely(self, told: Happened) -> None:
+        """`_tell`; an event on which it fails must not keep the others back."""
+        try:
+            await self._tell(told)
+        except Exception:
+            log.exception("nobody could be notified of %s", told.event_id)
+
+    async def _tell(self, told: Happened) -> None:
+        watching = self._watched.get(told.room_nid)
+        if not watching:
+            return
+        room = (await self._rooms.by_nids([told.room_nid]))[told.room_nid]
+        sender: str = told.event["sender"]
+        told.event["room_id"] = room.room_id
+        seen = await self._rooms.read(room, lambda head: _seen(head, sender))
+        facts = Facts(told.event, seen.members, bool(told.flags & HIGHLIGHTS))
+        classes = await self._rules.classes(list(watching))
+        for user_nid, class_ in classes.items():
+            user_id = self._users.get(user_nid, sender)
+            if user_id == sender or sender in await self._ignored.by(user_nid, user_id):
+                continue
+            actions = self._rules.actions(class_, user_id, Told(told.nid, facts))
+            if not outcome_of(actions).notify or actions is None:
+                continue
+            tweaks = tweaks_of(actions)
+            full: JsonObject = {
+                "type": told.event["type"],
+                "sender": sender,
+                "content": told.event["content"],
+                **seen.names,
+            }
+            if told.event["type"] == "m.room.member":
+                full["user_is_target"] = told.event.get("state_key") == user_id
+            urgent = not told.flags & NOTIFIES or bool(tweaks.get("highlight")) or "sound" in tweaks
+            notice = Notice(room.room_id, told.event_id, full, tweaks, urgent)
+            for row in await store.pushers_of(self._database, user_nid):
+                since = self._failing.get(row[:3], self._done)
+                if row.enabled and told.pos > since:
+                    self._add(row[:3], _Waiting(told.room_nid, told.pos, notice))
+
+    def _clear(self, user_nid: int) -> None:
+        self._clearing.discard(user_nid)
+        self._spawn("badge", self._add_badges(user_nid))
+
+    async def _add_badges(self, user_nid: int) -> None:
+        for row in await store.pushers_of(self._database, user_nid):
+            if row.enabled and wants_badge(row) and not self._queues.get(row[:3]):
+                self._add(row[:3], _Waiting(0, self._position(), None))
+
+    def _add(self, key: store.Key, waiting: _Waiting) -> None:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = deque((waiting,))
+            self._spawn("push", self._deliver(key, queue))
+            return
+        queue.append(waiting)
+        if len(queue) > MAX_WAITING or key in self._failing:
+            # The first may be under way.
+            first, *others = queue
+            newest = {one.room_nid: one for one in others}
+            queue.clear()
+            queue.extend((first, *sorted(newest.values(), key=lambda one: one.pos)))
+
+    async def _deliver(self, key: store.Key, queue: deque[_Waiting]) -> None:
+        try:
+            while queue:
+                if not await self._try(key, queue):
+                    self._failing.pop(key, None)
+                    return
+                queue.popleft()
+            if self._failing.pop(key, None) is not None:
+                await self._commits.commit([store.pending_since(key, None)])
+        finally:
+            del self._queues[key]
+
+    async def _try(self, key: store.Key, queue: deque[_Waiting]) -> bool:
+        """Bring the first of the queue to the gateway, however long it takes.
+
+        False: the pusher has ended.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            row = await store.pusher(self._database, key)
+            if row is None or not row.enabled or key[0] not in self._users:
+                await self.user_changed(key[0])
+                return False
+            try:
+                async with self._busy:
+                    return await self._push(row, queue[0])
+            except Exception as failed:
+                if not isinstance(failed, GatewayFailed):
+                    log.exception("a notification could not be made")
+                self.failures += 1
+                if key not in self._failing:
+                    self._failing[key] = queue[0].pos - 1
+                    log.info("a gateway of %s fails: %s", self._users.get(key[0]), failed)
+                    await self._commits.commit([store.pending_since(key, queue[0].pos - 1)])
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _push(self, row: Any, waiting: _Waiting) -> bool:
+        key = row[:3]
+        unread = await self._badges.of(row.user_nid, self._users[row.user_nid])
+        if waiting.notice is None and self._shown.get(key) == unread:
+            return True
+        if waiting.notice is not None and key in self._failing and not unread:
+            # All was read while the gateway was away.
+            waiting = waiting._replace(notice=None)
+        if not await self._gateway.push(row, waiting.notice, unread):
+            await self._commits.commit([store.pusher_ended(key)])
+            await self.user_changed(row.user_nid)
+            return False
+        self._shown[key] = unread
+        self.sent += 1
+        return True
+
+
+class _Seen(NamedTuple):
+    members: int
+    names: JsonObject
+
+
+def _seen(head: Head, sender: str) -> _Seen:
+    """What is said of the room and the sender."""
+    member = head.event("m.room.member", sender)
+    names = {
+        "sender_display_name": member.content.get("displayname") if member is not None else None,
+        "room_name": head.summary.name,
+        "room_alias": head.summary.alias,
+    }
+    said = {name: value for name, value in names.items() if isinstance(value, str)}
+    return _Seen(head.summary.joined, said)

@@ -1,0 +1,78 @@
+"""A push gateway: an HTTP server that remembers what it was told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.serving import Person, Running
+
+
+@dataclass
+class PushGateway:
+    """`fail` is the status of its answers, 200 if all is well; `rejects` the keys that are gone."""
+
+    server: Running
+    url: str = ""
+    fail: int = 200
+    rejects: list[str] = field(default_factory=list)
+    tries: int = 0
+    told: list[dict[str, Any]] = field(default_factory=list)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.tries += 1
+        assert request.path == "/_matrix/push/v1/notify"
+        if self.fail != 200:
+            return web.json_response({}, status=self.fail)
+        self.told.append((await request.json())["notification"])
+        return web.json_response({"rejected": self.rejects})
+
+    async def register(self, person: Person, pushkey: str = "key", **changes: Any) -> None:
+        """Set a pusher; `data` is added to its data."""
+        body = {
+            "app_id": "test.app",
+            "pushkey": pushkey,
+            "kind": "http",
+            "app_display_name": "App",
+            "device_display_name": "Device",
+            "lang": "en",
+            **changes,
+        }
+        body["data"] = {"url": self.url, **changes.get("data", {})}
+        await person.ok("POST", "/pushers/set", body=body)
+
+    async def until(self, enough: Callable[[], bool], seconds: float = 0) -> None:
+        """Wait until `enough()`, while the clock goes on by `seconds` at each look."""
+        async with asyncio.timeout(20):
+            while not enough():
+                await asyncio.sleep(0.005)
+                if seconds:
+                    await self.server.clock.advance(seconds)
+
+    async def quiet(self) -> None:
+        """Long enough for anything on its way to have come."""
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+
+    def events(self) -> list[str]:
+        return [told["event_id"] for told in self.told if "event_id" in told]
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"federation": {"allow_networks": ["127.0.0.0/8"]}}
+
+
+@pytest.fixture
+async def gateway(server: Running) -> AsyncIterator[PushGateway]:
+    made = PushGateway(server)
+    runner = web.ServerRunner(web.Server(made.handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"
+    yield made
+    await runner.cleanup()

@@ -1,0 +1,179 @@
+"""What a gateway is told, and when.
+
+spec: push-gateway-api#post_matrixpushv1notify and client-server-api#push-notifications
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+from tests.push.conftest import PushGateway
+from tests.serving import Person, Running
+from tests.streams.reading import ignore, invite, read
+
+
+async def pair(server: Running, gateway: PushGateway, **pusher: Any) -> tuple[Person, Person, str]:
+    """Alice with a pusher, bob, and a room of both."""
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await bob.create_room(preset="public_chat", name="Tea")
+    await alice.join(room)
+    await gateway.register(alice, **pusher)
+    return alice, bob, room
+
+
+async def test_a_message_is_told_in_full(server: Running, gateway: PushGateway) -> None:
+    alice, bob, room = await pair(server, gateway)
+    content = {"msgtype": "m.text", "body": "hi", "m.mentions": {"user_ids": [alice.user_id]}}
+    event_id = await bob.send(room, "m.room.message", content)
+    await gateway.until(lambda: bool(gateway.told))
+    told = gateway.told[0]
+    device = told.pop("devices")[0]
+    assert told == {
+        "event_id": event_id,
+        "room_id": room,
+        "type": "m.room.message",
+        "sender": bob.user_id,
+        "room_name": "Tea",
+        "content": content,
+        "prio": "high",
+        "counts": {"unread": 1},
+    }
+    assert device["tweaks"] == {"sound": "default", "highlight": True}
+    assert (device["app_id"], device["pushkey"]) == ("test.app", "key")
+    assert device["data"] == {}
+    await alice.say(room, "my own")
+    await bob.send(room, "m.room.message", {"msgtype": "m.notice", "body": "x"})
+    await ignore(alice, bob)
+    await bob.say(room, "ignored")
+    await gateway.quiet()
+    assert gateway.events() == [event_id]
+
+
+async def test_only_ids_and_no_badge(server: Running, gateway: PushGateway) -> None:
+    data = {"format": "event_id_only", "org.matrix.msc4076.disable_badge_count": True, "x": 1}
+    alice, bob, room = await pair(server, gateway, data=data)
+    event_id = await bob.say(room, "hi")
+    await gateway.until(lambda: bool(gateway.told))
+    (told,) = gateway.told
+    device = told.pop("devices")[0]
+    assert told == {"event_id": event_id, "room_id": room, "prio": told["prio"]}
+    assert device["data"] == data
+    await read(alice, room, event_id)
+    await server.clock.advance(5)
+    await gateway.quiet()
+    assert len(gateway.told) == 1
+
+
+async def test_an_invite_is_told(server: Running, gateway: PushGateway) -> None:
+    alice, bob, _ = await pair(server, gateway)
+    other = await bob.create_room()
+    await invite(bob, other, alice)
+    await gateway.until(lambda: bool(gateway.told))
+    assert gateway.told[0]["room_id"] == other
+    assert gateway.told[0]["user_is_target"] is True
+
+
+async def test_reading_elsewhere_clears_the_badge(server: Running, gateway: PushGateway) -> None:
+    alice, bob, room = await pair(server, gateway)
+    await bob.say(room, "1")
+    last = await bob.say(room, "2")
+    await gateway.until(lambda: len(gateway.told) == 2)
+    assert [told["counts"]["unread"] for told in gateway.told][-1] == 2
+    await read(alice, room, last)
+    await server.clock.advance(1.5)
+    await gateway.until(lambda: len(gateway.told) == 3)
+    assert gateway.told[2]["counts"] == {"unread": 0}
+    assert "event_id" not in gateway.told[2]
+
+
+async def test_rejected_keys_and_ended_sessions(server: Running, gateway: PushGateway) -> None:
+    alice, bob, room = await pair(server, gateway)
+    await gateway.register(alice, "other")
+    gateway.rejects = ["key"]
+    await bob.say(room, "1")
+    await gateway.until(lambda: len(gateway.told) == 2)
+    await gateway.quiet()
+    listed = (await alice.ok("GET", "/pushers"))["pushers"]
+    assert [pusher["pushkey"] for pusher in listed] == ["other"]
+    await alice.ok("POST", "/logout")
+    await bob.say(room, "2")
+    await gateway.quiet()
+    assert len(gateway.told) == 2
+
+
+async def test_a_gateway_that_was_away_misses_nothing_and_is_not_flooded(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    other = await bob.create_room(preset="public_chat")
+    await alice.join(other)
+    gateway.fail = 502
+    first = await bob.say(room, "0")
+    await gateway.until(lambda: gateway.tries >= 3, 1)
+    for number in range(20):
+        last = await bob.say(room, f"{number}")
+    beside = await bob.say(other, "beside")
+    await server.clock.advance(3_600)
+    await gateway.quiet()
+    await server.restart()
+    gateway.fail = 200
+    await gateway.until(lambda: {last, beside} <= set(gateway.events()), 60)
+    assert len(gateway.events()) <= 3
+    assert gateway.told[-1]["counts"] == {"unread": 22}
+    assert first not in gateway.events()[1:]
+    await gateway.quiet()
+    told = len(gateway.told)
+    await server.clock.advance(2)
+    await gateway.quiet()
+    await server.restart()
+    await gateway.quiet()
+    assert len(gateway.told) == told
+
+
+async def test_a_muted_room_is_not_told(server: Running, gateway: PushGateway) -> None:
+    alice, bob, room = await pair(server, gateway)
+    path = f"/pushrules/global/room/{quote(room, safe='')}"
+    await alice.ok("PUT", path, body={"actions": []})
+    await bob.say(room, "muted")
+    await gateway.register(alice, enabled=False)
+    await alice.ok("DELETE", path)
+    await bob.say(room, "switched off")
+    await gateway.register(alice, enabled=True)
+    wanted = await bob.say(room, "switched on")
+    await gateway.until(lambda: bool(gateway.told))
+    assert gateway.events() == [wanted]
+
+
+async def test_pushers_are_set_listed_and_removed(server: Running, gateway: PushGateway) -> None:
+    alice, bob, _ = await pair(server, gateway)
+    (shown,) = (await alice.ok("GET", "/pushers"))["pushers"]
+    assert shown["data"] == {"url": gateway.url}
+    assert (shown["kind"], shown["enabled"], shown["device_id"]) == ("http", True, alice.device_id)
+    # The same key of another user is taken from them, unless it is appended.
+    await gateway.register(bob, append=True)
+    assert (await alice.ok("GET", "/pushers"))["pushers"]
+    await gateway.register(bob)
+    assert (await alice.ok("GET", "/pushers"))["pushers"] == []
+    gone = {"app_id": "test.app", "pushkey": "key", "kind": None}
+    await bob.ok("POST", "/pushers/set", body=gone)
+    assert (await bob.ok("GET", "/pushers"))["pushers"] == []
+    for wrong in (
+        {"app_id": "x" * 65},
+        {"pushkey": "x" * 513},
+        {"kind": "pigeon"},
+        {"data": {"url": "ftp://x.example/_matrix/push/v1/notify"}},
+        {"data": {"url": "https://x.example/"}},
+        {"lang": 7},
+        {"data": {"format": "other"}},
+    ):
+        body = {
+            "app_id": "a",
+            "pushkey": "k",
+            "kind": "http",
+            "app_display_name": "a",
+            "device_display_name": "d",
+            "lang": "en",
+            **wrong,
+        }
+        body["data"] = {"url": gateway.url, **wrong.get("data", {})}  # type: ignore[dict-item]
+        assert (await alice.raw("POST", "/pushers/set", body=body)).status == 400, wrong
+    assert (await alice.ok("GET", "/pushers"))["pushers"] == []
