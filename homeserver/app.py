@@ -32,6 +32,7 @@ from homeserver.http.service import health_endpoints, metrics_endpoints, welcome
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway
 from homeserver.push.pushers import Pushers
+from homeserver.media.wiring import Media
 from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
@@ -196,6 +197,7 @@ class App:
         self._appservices: Appservices | None = None
         self._elsewhere: Elsewhere | None = None
         self._room_federation: RoomFederation | None = None
+        self._media: Media | None = None
 
     @property
     def federation(self) -> Federation:
@@ -274,6 +276,8 @@ class App:
             if self._past is not None:
                 ends.append(("the past of rooms", self._past.close))
             ends.append(("federation", self._federation.close))
+        if self._media is not None:
+            ends.append(("media", self._media.close))
         if self._commits is not None:
             ends.append(("commit queue", self._commits.close))
         if self._database is not None:
@@ -323,6 +327,9 @@ class App:
                 presence.on_change(out.changed)
                 self._tasks.service("presence elsewhere", out.run)
         author = Author(server_name, keys[0], clock, numbers)
+        media = await Media.build(config, database, commits, clock)
+        self._media = media
+        self._tasks.service("media", media.tidy)
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(
@@ -568,6 +575,7 @@ class App:
             limits=self.limits,
             login_tokens=login_tokens,
             logins=logins,
+            media=media,
             members=members,
             memberships=memberships,
             moderation=Moderation(database, commits, sessions, server_name),

@@ -31,6 +31,7 @@ from homeserver.options import (
 
 Api = Literal["client", "federation", "admin", "metrics"]
 MEGABYTE = 1_048_576
+GIGABYTE = 1_024 * MEGABYTE
 _OPAQUE = re.compile(r"[0-9A-Za-z._~-]{1,255}")
 NEARLY = 0.9
 """How like a known variable an unknown one must be to count as a slip of the pen."""
@@ -439,6 +440,33 @@ class Compat:
     )
 
 
+@dataclass(frozen=True)
+class Media:
+    dir: Path = option(
+        Path("media"), reason="The folder of uploaded and cached files, from the data directory."
+    )
+    max_upload_bytes: int = option(
+        100 * MEGABYTE, reason="The longest file that a user may upload.", least=0
+    )
+    user_bytes: int = option(
+        10 * GIGABYTE, reason="How much a user may keep here; 0: without a limit.", least=0
+    )
+    user_files: int = option(100_000, reason="How many files a user may keep here.", least=1)
+    max_pending: int = option(
+        50, reason="How many addresses for later uploads a user may hold.", least=1, most=10_000
+    )
+    keep_free_bytes: int = option(
+        256 * MEGABYTE,
+        reason="Uploads are refused when the disk has less space than this, before it is full.",
+        least=0,
+    )
+    unauthenticated: bool = option(
+        False,
+        reason="Whether files can be had without an access token by the old addresses. Off: only "
+        "those that were there before, when a server was taken over.",
+    )
+
+
 SECTIONS: dict[str, type] = {
     "server": Server,
     "database": Database,
@@ -449,6 +477,7 @@ SECTIONS: dict[str, type] = {
     "limits": Limits,
     "sync": Sync,
     "federation": Federation,
+    "media": Media,
     "presence": Presence,
     "logging": Logging,
     "metrics": Metrics,
@@ -475,6 +504,7 @@ class Config:
     limits: Limits
     sync: Sync
     federation: Federation
+    media: Media
     presence: Presence
     logging: Logging
     metrics: Metrics
@@ -572,7 +602,8 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         mail = replace(mail, from_address=f"noreply@{server.name.partition(':')[0]}")
     elif not all(mail.from_address.partition("@")):
         raise ConfigError(f"{source}: mail.from_address must be an e-mail address")
-    return replace(config, server=server, database=database, mail=mail)
+    media = replace(config.media, dir=data_dir / config.media.dir)
+    return replace(config, server=server, database=database, mail=mail, media=media)
 
 
 def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:

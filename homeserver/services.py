@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from homeserver.appservices.network_rooms import NetworkRooms
 from homeserver.appservices.running import Appservices
 from homeserver.config import Config
+from homeserver.media.wiring import Media
 from homeserver.ports import Peers, RemoteDirectory
 from homeserver.push.pushers import Pushers
 from homeserver.rooms.actor import Rooms
@@ -84,6 +85,7 @@ class Services:
     limits: RateLimits
     login_tokens: LoginTokens
     logins: Logins
+    media: Media
     members: Members
     memberships: Memberships
     moderation: Moderation

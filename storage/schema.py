@@ -1234,3 +1234,88 @@ class ValidationRow(NamedTuple):
     next_link: str | None
     validated_ts: int | None
     expires_ts: int
+
+
+# --- Media ---------------------------------------------------------------------------------------
+
+MEDIA_QUARANTINED = 1
+MEDIA_OPEN = 2
+
+
+@table(
+    "media",
+    key=("server", "media_id"),
+    indexes=[
+        Index(("hash",), where="hash IS NOT NULL"),
+        Index(("uploader_nid", "created_ts"), where="uploader_nid IS NOT NULL"),
+        Index(("used_ts",), where="used_ts IS NOT NULL"),
+        Index(("expires_ts",), where="expires_ts IS NOT NULL"),
+    ],
+)
+class MediaRow(NamedTuple):
+    """What an mxc:// URI names; `hash` is None while nothing was uploaded, until `expires_ts` (ms).
+
+    `uploader_nid` is None for what is only cached (files of other servers, pictures of previews),
+    which is dropped when it was not used for long: `used_ts` (ms) is set for it alone. flags: 1
+    MEDIA_QUARANTINED, 2 MEDIA_OPEN (readable without an access token).
+    """
+
+    server: str
+    media_id: str
+    hash: bytes | None
+    size: int
+    content_type: str
+    filename: str | None
+    uploader_nid: int | None
+    created_ts: int
+    used_ts: int | None
+    expires_ts: int | None
+    flags: int
+
+
+@table("media_usage", key=("user_nid",), hot=True)
+class MediaUsageRow(NamedTuple):
+    """How many bytes in how many files a user has uploaded that are still there."""
+
+    user_nid: int
+    bytes: int
+    files: int
+
+
+@table("blobs", key=("hash",))
+class BlobRow(NamedTuple):
+    """A stored file by the SHA-256 of its content; `place` 0: the local disk, 1: S3."""
+
+    hash: bytes
+    size: int
+    place: int
+    created_ts: int
+
+
+@table("blobs_in_doubt", key=("hash", "place"))
+class BlobInDoubtRow(NamedTuple):
+    """A file that is being written or removed; who finds this at a start decides by `blobs`."""
+
+    hash: bytes
+    place: int
+
+
+@table("thumbnails", key=("hash", "spec"), indexes=[Index(("thumb_hash",))])
+class ThumbnailRow(NamedTuple):
+    """A smaller form of a picture; `spec` says which. The hash itself: the picture is small."""
+
+    hash: bytes
+    spec: str
+    thumb_hash: bytes
+    size: int
+    content_type: str
+
+
+@table("judged_hashes", key=("hash",))
+class JudgedHashRow(NamedTuple):
+    """A content that is not shown; `blocked` 1: nor kept or taken. `ts` in ms."""
+
+    hash: bytes
+    blocked: int
+    reason: str
+    ts: int

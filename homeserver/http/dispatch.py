@@ -6,7 +6,6 @@ with the same number that the client sees. What an endpoint does is not its busi
 spec: client-server-api#standard-error-response
 """
 
-import asyncio
 import itertools
 import logging
 import secrets
@@ -16,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.client_exceptions import ClientError
-from aiohttp.http_exceptions import HttpProcessingError
 
 from homeserver.errors import MatrixError
+from homeserver.http.bodies import CloseAfter, Incoming, whole
 from homeserver.http.endpoint import Admin, Call, Client, NoAuth, Request, Server
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Route, Router
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BODY_SECONDS = 60.0
-"""A body that has not come whole by then is given up, so slow senders hold nothing for ever."""
 GONE = 499
 """The status in the metrics of a request whose client went away."""
 
@@ -117,7 +113,7 @@ class Dispatcher:
                 path, _, query_string = _target(raw).partition("?")
                 route, values = self._router.find(method, path)
                 call = self._call(raw, route, values, query_string, cost)
-                reply = _reply(await Measured(call, cost))
+                reply = await _reply(await Measured(call, cost))
             except Exception as error:
                 reply = _error_reply(error, raw)
             if len(reply.content) > COMPRESS_FROM:
@@ -149,7 +145,7 @@ class Dispatcher:
         auth = endpoint.auth
         session = origin = data = None
         if type(auth) is Server:
-            data = await _read(raw, endpoint.max_body or self.max_body)
+            data = await whole(raw, endpoint.max_body or self.max_body)
             origin = await self._origin(raw, data)
         elif type(auth) is not NoAuth:
             session = await self._session(auth, request)
@@ -163,16 +159,18 @@ class Dispatcher:
             arguments[parameter.name] = text
         cost.room = arguments.get("room_id")
         call = Call(self._services, endpoint, request, session, arguments, origin)
-        if endpoint.query is None and endpoint.body is None:
+        if endpoint.query is None and endpoint.body_type is None:
             return await endpoint.handler(call, **arguments)
         given = arguments.copy()
         if endpoint.query is not None:
             given["query"] = endpoint.query.read(request.take_query())
         if endpoint.body is not None:
             if data is None:
-                data = await _read(raw, endpoint.max_body or self.max_body)
+                data = await whole(raw, endpoint.max_body or self.max_body)
             if data or not endpoint.body_optional:
                 given["body"] = endpoint.body.read(data)
+        elif endpoint.body_type is Incoming:
+            given["body"] = Incoming(raw)
         handling = endpoint.handler(call, **given)
         # Many requests wait long for what they ask: what is not needed for that goes now.
         del given, arguments, data, values
@@ -211,10 +209,6 @@ class Dispatcher:
         return session
 
 
-class _CloseAfter(MatrixError):
-    """An error after which the rest of the connection can't be understood or is not wanted."""
-
-
 def _target(raw: web.BaseRequest) -> str:
     """The path and query of the request as they came; the absolute form loses its origin."""
     target = raw.raw_path
@@ -224,48 +218,29 @@ def _target(raw: web.BaseRequest) -> str:
     return target.partition("#")[0] if "#" in target else target
 
 
-async def _read(raw: web.BaseRequest, cap: int) -> bytes:
-    """The whole body, at most `cap` bytes of it."""
-    payload = raw.content
-    try:
-        if payload.is_eof():
-            data = payload.read_nowait()
-            if len(data) > cap:
-                raise _too_large(cap)
-            return data
-        if (raw.content_length or 0) > cap:
-            raise _too_large(cap)
-        if raw.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and raw.transport is not None:
-            raw.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        parts = []
-        size = 0
-        async with asyncio.timeout(BODY_SECONDS):
-            while part := await payload.readany():
-                size += len(part)
-                if size > cap:
-                    raise _too_large(cap)
-                parts.append(part)
-        return b"".join(parts)
-    except TimeoutError:
-        raise _CloseAfter("M_UNKNOWN", "The body did not come in time", 408) from None
-    except (ClientError, HttpProcessingError):
-        raise _CloseAfter("M_UNKNOWN", "The body could not be read", 400) from None
-
-
-def _too_large(cap: int) -> MatrixError:
-    return _CloseAfter("M_TOO_LARGE", f"The body is longer than {cap} bytes", 413)
+def _token(request: Request, in_query: bool) -> str | None:
+    """The access token from the header, or else from the query if it may stand there."""
+    header = request.raw.headers.get(hdrs.AUTHORIZATION)
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme == "Bearer" or scheme.lower() == "bearer":
+            return token.strip() or None
+    if in_query and "access_token=" in request.query_string:
+        tokens = request.query.get("access_token")
+        return (tokens[0] or None) if tokens else None
+    return None
 
 
 _EMPTY = b"{}"
 
 
-def _reply(result: Any) -> Reply:
+async def _reply(result: Any) -> Reply:
+    if isinstance(result, Streamed):
+        return await StreamedReply.begun(result)
     if isinstance(result, Raw):
         return Reply(result.status, result.body, result.content_type, result.headers)
     if isinstance(result, Empty):
         return Reply(200, _EMPTY)
-    if isinstance(result, Streamed):
-        return StreamedReply(result.chunks, result.content_type)
     return Reply(200, canonical.encode(result))
 
 
@@ -287,5 +262,5 @@ def _error_reply(error: Exception, raw: web.BaseRequest) -> Reply:
         error.status,
         content,
         headers=error.headers,
-        close=isinstance(error, _CloseAfter),
+        close=isinstance(error, CloseAfter),
     )

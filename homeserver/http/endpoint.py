@@ -18,6 +18,7 @@ from urllib.parse import unquote_plus
 from aiohttp import hdrs, web
 
 from homeserver.errors import MatrixError
+from homeserver.http.bodies import Incoming
 from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape, Streamed
 from homeserver.runtime.limits import LimitName
 
@@ -220,7 +221,8 @@ def endpoint(
     parameter missing there needs a default). The function takes `call: Call` first, each path
     parameter by name (typed `str` or one of the id types of `shape`; it may be empty in the path
     only when it has a default), and may take `query: <Shape>` and `body: <Shape> | JsonObject`
-    (with a default: an absent body is allowed and gives the default). `max_body` in bytes
+    (with a default: an absent body is allowed and gives the default) or `body: Incoming`, which is
+    read piece by piece. `max_body` in bytes
     overrides the server's limit. `limit` names the rate limit that counts its requests; without it
     reads of users count as `read`, other requests of users as `write`, and those of everybody as
     `open`. Raises TypeError for a declaration that does not hold together.
@@ -326,6 +328,9 @@ def _declare(
             raise TypeError(f"{where}: {name} has a type that no path can give")
         parameters[name] = PathParameter(name, VALIDATORS.get(types[name]), not required)
     query_type, body_type = types.get("query"), _without_none(types.get("body"))
+    if body_type is Incoming and isinstance(auth, Server):
+        raise TypeError(f"{where}: what a server signs is read whole")
+    is_read = body_type is not None and body_type is not Incoming
     body_default = signature["body"].default if body_type is not None else None
     body_optional = body_default is not inspect.Parameter.empty
     return Endpoint(
@@ -338,7 +343,7 @@ def _declare(
         parameters=parameters,
         query=QueryReader(query_type) if query_type is not None else None,
         query_type=query_type,
-        body=BodyReader(body_type) if body_type is not None else None,
+        body=BodyReader(body_type) if is_read else None,
         body_type=body_type,
         body_optional=body_optional,
         body_default=body_default if body_optional else None,

@@ -12,8 +12,12 @@ from urllib.parse import unquote_to_bytes
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Endpoint, PathParameter
 
-STABLE = "/_matrix/client/v3/"
-OLD = "/_matrix/client/r0/"
+OLD = (
+    ("/_matrix/client/v3/", "/_matrix/client/r0/"),
+    ("/_matrix/media/v3/", "/_matrix/media/r0/"),
+    ("/_matrix/media/v3/", "/_matrix/media/v1/"),
+)
+"""Old twins of paths, by what they begin with."""
 
 
 class Route:
@@ -47,8 +51,9 @@ class Router:
         for endpoint in endpoints:
             for path in (endpoint.path, *endpoint.also):
                 self._add(endpoint, path)
-                if r0_paths and path.startswith(STABLE):
-                    self._add(endpoint, OLD + path.removeprefix(STABLE))
+                for begin, old in OLD if r0_paths else ():
+                    if path.startswith(begin):
+                        self._add(endpoint, old + path.removeprefix(begin))
 
     def find(self, method: str, path: str) -> tuple[Route, list[str]]:
         """The route of a raw path and the decoded values of its parameters, in path order.

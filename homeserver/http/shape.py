@@ -72,18 +72,29 @@ class Raw:
 
 
 class Streamed:
-    """A reply that is written piece by piece, each when the client has taken most of those before.
+    """A reply that is written piece by piece as `chunks` yields it, never whole in memory.
 
-    When `chunks` fails, the connection is cut off, so that nobody takes a part for the whole.
+    `length` in bytes where it is known; without it the pieces are framed one by one. What `chunks`
+    raises before its first piece becomes an error's reply, later it breaks the connection off.
+    A generator is closed in any case, also when the client goes.
     """
 
-    __slots__ = ("chunks", "content_type")
+    __slots__ = ("chunks", "content_type", "headers", "length", "status")
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], content_type: str = "application/json"
+        self,
+        chunks: AsyncIterator[bytes],
+        content_type: str = "application/json",
+        *,
+        length: int | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.chunks = chunks
         self.content_type = content_type
+        self.length = length
+        self.status = status
+        self.headers = headers or {}
 
 
 class Html(Raw):

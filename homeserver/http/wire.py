@@ -2,22 +2,29 @@
 
 Owns status line, headers and compression. A reply is one head and one body, written at once: this
 takes a third of what the library's general response object costs. Every reply, errors included,
-carries the headers for browsers. Replies that come piece by piece are written as they come.
+carries the headers for browsers. A reply that is too long for that follows its head in pieces.
 spec: client-server-api#web-browser-clients
 """
 
 import asyncio
+import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from homeserver.http.shape import Streamed
+
+log = logging.getLogger(__name__)
+
+SILENT_SECONDS = 30.0
+"""How long a client may take nothing of a reply that is sent in pieces."""
 COMPRESS_FROM = 4_096
 """Bytes of body from which compression pays."""
 COMPRESS_INLINE_TO = 32_768
@@ -83,8 +90,21 @@ class Reply(web.StreamResponse):
         self._more = {**(self._more or {}), "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        status = self.code
         body = self.content
+        length = None if self.code in {204, 304} else len(body)
+        head = self._head(request, length)
+        if request.method == "HEAD":
+            body = b""
+        _transport(request).write(b"%b\r\n%b" % (head, body))
+        # The library keeps the last reply of a connection for as long as the next request waits.
+        self.content = b""
+        if len(body) > COMPRESS_FROM:
+            await request.writer.drain()
+        return None
+
+    def _head(self, request: web.BaseRequest, length: int | None) -> bytes:
+        """The head but for its last line; it says whether the connection stays."""
+        status = self.code
         if status == 200 and self._kind == "application/json":
             head = _JSON_OK
         else:
@@ -98,51 +118,83 @@ class Reply(web.StreamResponse):
         if self._more:
             for name, value in self._more.items():
                 lines += f"{name}: {_safe(value)}\r\n"
-        if status not in {204, 304}:
-            lines += f"Content-Length: {len(body)}\r\n"
-        if request.method == "HEAD":
-            body = b""
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        transport.write(b"%b%b\r\n%b" % (head, lines.encode("latin-1"), body))
-        # The library keeps the last reply of a connection for as long as the next request waits.
-        self.content = b""
-        if len(body) > COMPRESS_FROM:
-            await request.writer.drain()
-        return None
+        if length is not None:
+            lines += f"Content-Length: {length}\r\n"
+        return head + lines.encode("latin-1")
 
     async def write_eof(self, data: Any = b"") -> None:
         """Everything was written by `prepare`."""
 
 
 class StreamedReply(Reply):
-    """A reply whose length nobody knows yet, in chunks."""
+    """A reply whose body follows piece by piece."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], content_type: str) -> None:
-        super().__init__(200, b"", content_type)
-        self._chunks = chunks
+    def __init__(self, streamed: Streamed, first: bytes | None) -> None:
+        super().__init__(streamed.status, b"", streamed.content_type, streamed.headers)
+        self._first: bytes | None = first
+        self._chunks = streamed.chunks
+        self._length = streamed.length
+
+    @classmethod
+    async def begun(cls, streamed: Streamed) -> "StreamedReply":
+        """The reply once its first piece is there; raises what keeps that from coming."""
+        return cls(streamed, await anext(streamed.chunks, None))
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        chunked = request.version.minor > 0
-        self._stays = chunked and request.keep_alive is not False
-        lines = _date(int(time.time()))
-        lines += "Transfer-Encoding: chunked\r\n" if chunked else "Connection: close\r\n"
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        transport.write(b"%b%b\r\n" % (_head(200, self._kind), lines.encode("latin-1")))
         try:
-            async for chunk in self._chunks:
-                if chunk and request.method != "HEAD":
-                    transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-                    await request.writer.drain()
-        except BaseException:
-            transport.abort()
-            raise
-        if chunked and request.method != "HEAD":
-            transport.write(b"0\r\n\r\n")
+            # Before version 1.1 the end of the connection is the end of what has no length.
+            framed = self._length is None and request.version >= HttpVersion11
+            if self._length is None and not framed:
+                self._closes = True
+            head = self._head(request, self._length)
+            if framed:
+                head += b"Transfer-Encoding: chunked\r\n"
+            transport = _transport(request)
+            if request.method == "HEAD":
+                transport.write(head + b"\r\n")
+            else:
+                await self._pass_on(request, transport, head + b"\r\n", framed=framed)
+        finally:
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()
         return None
+
+    async def _pass_on(
+        self, request: web.BaseRequest, transport: asyncio.Transport, head: bytes, *, framed: bool
+    ) -> None:
+        piece, sent = self._first, 0
+        self._first = None
+        try:
+            if not piece:
+                transport.write(head)
+                head = b""
+            while piece is not None:
+                sent += len(piece)
+                written = b"%x\r\n%b\r\n" % (len(piece), piece) if framed and piece else piece
+                transport.write(head + written if head else written)
+                head = written = b""
+                async with asyncio.timeout(SILENT_SECONDS):
+                    await request.writer.drain()
+                if request.transport is None:
+                    raise ConnectionResetError("the client has gone")
+                piece = await anext(self._chunks, None)
+            if self._length not in {None, sent}:
+                raise ConnectionResetError("the reply is shorter or longer than it says")
+        except Exception as error:
+            # What was promised can't be kept: the client must not take it for whole.
+            transport.abort()
+            if not isinstance(error, ConnectionError | TimeoutError):
+                log.warning("a reply broke off", exc_info=error)
+            raise ConnectionResetError("the reply broke off") from None
+        if framed:
+            transport.write(b"0\r\n\r\n")
+
+
+def _transport(request: web.BaseRequest) -> asyncio.Transport:
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has gone")
+    return transport
 
 
 def preflight() -> Reply:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from homeserver.http import dispatch, server
+from homeserver.http import bodies, server
 from homeserver.http.dispatch import Dispatcher
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
@@ -107,7 +107,7 @@ async def test_a_unix_socket_is_for_owner_and_group_and_goes_away(tmp_path: Path
 async def test_a_body_that_does_not_come_is_given_up(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "BODY_SECONDS", 0.02)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.02)
     connection = await edge.connect()
     await connection.send(
         b"POST /_matrix/client/v3/join/!r:test HTTP/1.1\r\nHost: t\r\n"

@@ -1,0 +1,163 @@
+"""The stored files: each content once, by its hash.
+
+Owns the rows of `blobs` and the files that they promise, in whichever place. Invariants: a row
+exists only for a file that is there; a file without a row is written down as in doubt before it
+exists, so that the next start removes it; what is done to one hash is done one thing at a time.
+Who refers to a file stands in the changes that callers add.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from homeserver.errors import MatrixError
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from storage import media as store
+from storage.blobs import BlobMissing, Blobs, Disk, Draft, NoSpace
+from storage.changes import Change, Insert, Put
+from storage.engine import Database
+from storage.schema import BlobInDoubtRow, BlobRow, JudgedHashRow
+
+log = logging.getLogger(__name__)
+
+DISK = 0
+S3 = 1
+PLACES = {"disk": DISK, "s3": S3}
+
+
+class Files:
+    """All stored files; new ones go to the place `keep_in`."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+        disk: Disk,
+        places: Mapping[int, Blobs],
+        keep_in: int,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._clock = clock
+        self.disk = disk
+        self._places = places
+        self._keep_in = keep_in
+        self._turns: dict[bytes, _Turn] = {}
+        self._judged: dict[bytes, JudgedHashRow] = {}
+
+    async def open(self) -> None:
+        """Make the folders, and finish or undo what an earlier run was at; raises OSError."""
+        await self.disk.open()
+        for digest, place in await store.in_doubt(self._database):
+            blob = await store.blob(self._database, digest)
+            if blob is None or blob.place != place:
+                await self._at(place).delete(digest)
+            await self._commits.commit([store.decided(digest, place)])
+        self._judged = {row.hash: row for row in await store.judged(self._database)}
+
+    async def close(self) -> None:
+        """Let go of the disk and of the network."""
+        for place in self._places.values():
+            await place.close()
+
+    @asynccontextmanager
+    async def draft(self) -> AsyncIterator[Draft]:
+        """A new draft; a full disk becomes a refusal that says so."""
+        try:
+            async with self.disk.draft() as draft:
+                yield draft
+        except NoSpace as error:
+            log.error("a file could not be stored: %s", error)
+            raise MatrixError("M_UNKNOWN", "The server has no space for this file", 507) from None
+
+    async def keep(self, draft: Draft, changes: Sequence[Change]) -> None:
+        """Store a finished draft together with the rows that refer to it.
+
+        Raises MatrixError M_FORBIDDEN for a content that is blocked, and what `commit` raises.
+        """
+        digest = draft.digest
+        judgement = self._judged.get(digest)
+        if judgement is not None and judgement.blocked:
+            raise MatrixError.forbidden("This content is not allowed here")
+        # What was begun must reach its end: a caller that goes away would leave a doubt behind.
+        storing = asyncio.ensure_future(self._keep(draft, digest, changes))
+        try:
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            await asyncio.wait([storing])
+            raise
+
+    async def _keep(self, draft: Draft, digest: bytes, changes: Sequence[Change]) -> None:
+        async with self._turn(digest):
+            if await store.blob(self._database, digest) is not None:
+                await self._commits.commit(changes)
+            else:
+                await self._store(draft, digest, changes)
+
+    async def _store(self, draft: Draft, digest: bytes, changes: Sequence[Change]) -> None:
+        place = self._keep_in
+        await self._commits.commit([Put(BlobInDoubtRow(digest, place))])
+        try:
+            await self._at(place).put(draft)
+            row = BlobRow(digest, draft.size, place, self._clock.now_ms())
+            await self._commits.commit([Insert(row), store.decided(digest, place), *changes])
+        except BaseException:
+            await self._undo(digest, place)
+            raise
+
+    async def _undo(self, digest: bytes, place: int) -> None:
+        try:
+            if await store.blob(self._database, digest) is None:
+                await self._at(place).delete(digest)
+            await self._commits.commit([store.decided(digest, place)])
+        except Exception:
+            log.exception("a file that was not stored is looked at again at the next start")
+
+    async def blob(self, digest: bytes) -> BlobRow | None:
+        """The row of a file."""
+        return await store.blob(self._database, digest)
+
+    async def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Bytes of a file from `start` up to `stop`; raises BlobMissing."""
+        blob = await store.blob(self._database, digest)
+        if blob is None:
+            raise BlobMissing(digest.hex())
+        pieces = self._at(blob.place).read(digest, start, stop)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    def judgement(self, digest: bytes) -> JudgedHashRow | None:
+        """Why a content is not shown, if it isn't."""
+        return self._judged.get(digest)
+
+    def _at(self, place: int) -> Blobs:
+        found = self._places.get(place)
+        if found is None:
+            raise OSError("a file lies in S3, which is not configured (any more)")
+        return found
+
+    @asynccontextmanager
+    async def _turn(self, digest: bytes) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(digest, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[digest]
+
+
+class _Turn:
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0

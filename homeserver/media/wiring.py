@@ -1,0 +1,56 @@
+"""What media are made of, built and connected once.
+
+Owns the order in which the parts of this package are made and ended. Nothing here has behaviour of
+its own.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.config import Config
+from homeserver.media.downloads import Downloads
+from homeserver.media.files import DISK, Files
+from homeserver.media.uploads import Uploads
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from storage.blobs import Disk
+from storage.engine import Database
+
+TIDY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Media:
+    """The parts that endpoints and others use."""
+
+    clock: Clock
+    files: Files
+    uploads: Uploads
+    downloads: Downloads
+
+    @classmethod
+    async def build(
+        cls, config: Config, database: Database, commits: CommitQueue, clock: Clock
+    ) -> "Media":
+        """Make everything; raises OSError when the folder can't be used."""
+        options, name = config.media, config.server.name
+        durable = config.database.synchronous == "full"
+        disk = Disk(options.dir, durable=durable, keep_free=options.keep_free_bytes)
+        files = Files(database, commits, clock, disk, {DISK: disk}, DISK)
+        await files.open()
+        uploads = Uploads(options, files, database, commits, clock, name)
+        return cls(
+            clock=clock,
+            files=files,
+            uploads=uploads,
+            downloads=Downloads(options, files, uploads, database, name),
+        )
+
+    async def tidy(self) -> None:
+        """Forget what is over, now and then, until cancelled."""
+        while True:
+            await self.clock.sleep(TIDY_SECONDS)
+            await self.uploads.forget_expired()
+
+    async def close(self) -> None:
+        """Let go of files and processes."""
+        await self.files.close()

@@ -1,0 +1,97 @@
+"""Reading and changing what is known of media: URIs, stored files, thumbnails, usage."""
+
+from collections.abc import Collection
+
+from storage.changes import Delete, Do
+from storage.engine import Database
+from storage.schema import (
+    BlobInDoubtRow,
+    BlobRow,
+    JudgedHashRow,
+    MediaRow,
+    MediaUsageRow,
+    ThumbnailRow,
+)
+
+
+async def media(db: Database, server: str, media_ids: Collection[str]) -> dict[str, MediaRow]:
+    """What URIs of one server name, by their media id."""
+    rows = await db.fetch(
+        "SELECT server, media_id, hash, size, content_type, filename, uploader_nid, created_ts,"
+        " used_ts, expires_ts, flags FROM media WHERE server = ? AND media_id IN (??)",
+        server,
+        media_ids,
+    )
+    return {row[1]: MediaRow(*row) for row in rows}
+
+
+async def pending(db: Database, user_nid: int, now: int) -> int:
+    """How many URIs a user has made that wait for their content."""
+    rows = await db.fetch(
+        "SELECT count(*) FROM media WHERE expires_ts > ? AND uploader_nid = ?", now, user_nid
+    )
+    return int(rows[0][0])
+
+
+async def usage(db: Database, user_nids: Collection[int]) -> dict[int, MediaUsageRow]:
+    """What users have uploaded; those who have nothing are absent."""
+    rows = await db.fetch(
+        "SELECT user_nid, bytes, files FROM media_usage WHERE user_nid IN (??)", user_nids
+    )
+    return {row[0]: MediaUsageRow(*row) for row in rows}
+
+
+def used(user_nid: int, size: int, files: int) -> Do:
+    """Add to what a user has uploaded, or take from it."""
+    return Do(
+        "INSERT INTO media_usage (user_nid, bytes, files) VALUES (?, ?, ?)"
+        " ON CONFLICT (user_nid) DO UPDATE SET bytes = media_usage.bytes + excluded.bytes,"
+        " files = media_usage.files + excluded.files",
+        (user_nid, size, files),
+    )
+
+
+def filled(row: MediaRow) -> Do:
+    """Give a URI its content; the item fails with `Missed` when it has one or is gone."""
+    return Do(
+        "UPDATE media SET hash = ?, size = ?, content_type = ?, filename = ?, expires_ts = NULL"
+        " WHERE server = ? AND media_id = ? AND hash IS NULL",
+        (row.hash, row.size, row.content_type, row.filename, row.server, row.media_id),
+        expect=1,
+    )
+
+
+def pending_forgotten(now: int) -> Do:
+    """Drop the URIs whose content never came."""
+    return Do("DELETE FROM media WHERE expires_ts <= ?", (now,))
+
+
+async def blob(db: Database, digest: bytes) -> BlobRow | None:
+    """The stored file of a hash, if there is one."""
+    rows = await db.fetch("SELECT hash, size, place, created_ts FROM blobs WHERE hash = ?", digest)
+    return BlobRow(*rows[0]) if rows else None
+
+
+async def in_doubt(db: Database) -> list[BlobInDoubtRow]:
+    """Files of which an earlier run did not say whether they are there."""
+    rows = await db.scan("SELECT hash, place FROM blobs_in_doubt ORDER BY hash")
+    return [BlobInDoubtRow(*row) for row in rows]
+
+
+def decided(digest: bytes, place: int) -> Delete:
+    """A file is there or not, as `blobs` says."""
+    return Delete(BlobInDoubtRow, (digest, place))
+
+
+async def thumbnails(db: Database, digest: bytes) -> dict[str, ThumbnailRow]:
+    """The smaller forms of a picture by their spec."""
+    rows = await db.fetch(
+        "SELECT hash, spec, thumb_hash, size, content_type FROM thumbnails WHERE hash = ?", digest
+    )
+    return {row[1]: ThumbnailRow(*row) for row in rows}
+
+
+async def judged(db: Database) -> list[JudgedHashRow]:
+    """Every content that is quarantined or blocked."""
+    rows = await db.scan("SELECT hash, blocked, reason, ts FROM judged_hashes ORDER BY hash")
+    return [JudgedHashRow(*row) for row in rows]
