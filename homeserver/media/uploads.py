@@ -141,6 +141,8 @@ class Uploads:
 
     async def arrival(self, media_id: str, seconds: float) -> None:
         """Wait until the content of a URI is there, at most so long."""
+        if seconds <= 0:
+            return
         waiters = self._awaited.setdefault(media_id, set())
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters.add(arrived)
