@@ -14,11 +14,13 @@ from homeserver.matrix.ids import is_server_name
 from homeserver.matrix.mxc import Mxc, is_media_id
 from homeserver.media.files import Files
 from homeserver.media.uploads import Uploads
+from homeserver.runtime.clock import Clock
 from storage import media as store
 from storage.engine import Database
 from storage.schema import MEDIA_OPEN, MEDIA_QUARANTINED, MediaRow
 
 MAX_WAIT_MS = 60_000
+_NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ class Downloads:
         files: Files,
         uploads: Uploads,
         database: Database,
+        clock: Clock,
         server_name: str,
     ) -> None:
         self._options = options
         self._files = files
         self._uploads = uploads
         self._database = database
+        self._clock = clock
         self._server_name = server_name
 
     async def find(self, wanted: Wanted) -> Content:
@@ -84,7 +88,7 @@ class Downloads:
     async def _local(self, wanted: Wanted) -> MediaRow:
         name = wanted.name
         row = await self._row(name)
-        if row is None:
+        if row is None or (row.expires_ts or _NEVER) <= self._clock.now_ms():
             raise _not_found()
         if row.hash is None and not row.flags & MEDIA_QUARANTINED:
             await self._uploads.arrival(name.media_id, min(wanted.wait_ms, MAX_WAIT_MS) / 1000)

@@ -42,7 +42,7 @@ class Media:
             clock=clock,
             files=files,
             uploads=uploads,
-            downloads=Downloads(options, files, uploads, database, name),
+            downloads=Downloads(options, files, uploads, database, clock, name),
         )
 
     async def tidy(self) -> None:

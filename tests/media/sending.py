@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from tests.serving import Person, Running
@@ -31,7 +32,7 @@ async def upload(
         person,
         "POST",
         f"{V3}/upload",
-        data=content,
+        data=BytesIO(content),
         headers={"Content-Type": content_type} if content_type else {},
         params={"filename": filename} if filename is not None else {},
     )

