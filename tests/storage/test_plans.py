@@ -43,6 +43,8 @@ SMALL = {
     "deliveries",
     "blocked_servers",
     "joins_under_way",
+    "blobs_in_doubt",
+    "judged_hashes",
 }
 OF_WHOLE_TABLES = (
     "DELETE FROM one_time_keys WHERE claim_nid IS NULL",
