@@ -29,10 +29,10 @@ from homeserver.http.proxies import Proxies
 from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
+from homeserver.media.wiring import Media
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway
 from homeserver.push.pushers import Pushers
-from homeserver.media.wiring import Media
 from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
