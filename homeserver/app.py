@@ -382,7 +382,7 @@ class App:
             }
         )
 
-        timeline, readers = Timeline(database, views), Readers(database, names, erased)
+        timeline, readers = Timeline(database, views), Readers(database, names, states, erased)
         aggregations = Aggregations(database, timeline, names)
         past = self._past = Past(database, clock)
         rules = Rules(database)

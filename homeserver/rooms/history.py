@@ -139,6 +139,7 @@ class History:
                 views = await self._timeline.after(
                     room.nid, room.rules, pos, wanted, NEWEST if to is None else to
                 )
+            await looking.reader.ready(views)
             for view in views:
                 here = view.pos or 0
                 pos = here - 1 if backwards else here
@@ -161,6 +162,8 @@ class History:
     async def event(self, looking: Looking, event_id: str) -> EventView:
         """One event. Raises `MatrixError` M_NOT_FOUND, the same for absent and hidden ones."""
         view = await self._timeline.event(looking.room, event_id)
+        if view is not None:
+            await looking.reader.ready([view])
         if view is None or looking.ignores(view) or not looking.reader.sees(view):
             raise _no_event()
         return view
@@ -170,7 +173,9 @@ class History:
 
         spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
         """
-        for view in await self._timeline.near(looking.room, ts, _MOST_NEAR, backwards=backwards):
+        views = await self._timeline.near(looking.room, ts, _MOST_NEAR, backwards=backwards)
+        await looking.reader.ready(views)
+        for view in views:
             if not looking.ignores(view) and looking.reader.sees(view):
                 return view
         raise MatrixError.not_found("There is no event on that side of that time")
@@ -222,6 +227,7 @@ class History:
         if pos is not None:
             room, pos = looking.room, self._bounded(looking, pos) or pos
             last = await self._timeline.before(room.nid, room.rules, pos, 1)
+            await looking.reader.ready(last)
             if not last or not looking.reader.sees(last[0]):
                 raise MatrixError.forbidden("You may not see who was in this room then")
         state = await self._state_nids(looking, pos)

@@ -7,20 +7,34 @@ spec: client-server-api#room-history-visibility
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
 
+from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.versions import RoomRules
 from homeserver.matrix.visibility import Visibility, allows, visibility_of, visible
 from homeserver.rooms.actor import Room
 from homeserver.rooms.erased import Erased
 from homeserver.rooms.membership import NAME_OF
+from homeserver.rooms.states import State, States
 from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView
 from homeserver.streams.numbers import Names
 from storage.engine import Database
+from storage.events import event_rows
 from storage.memberships import history_of_user_in, of_user_in
-from storage.schema import FORGOTTEN, JOIN
+from storage.schema import FORGOTTEN, JOIN, LINEAR
 from storage.state import key_history
+
+
+class Before(NamedTuple):
+    """What a room was before an event: its history visibility, and one user's membership."""
+
+    visibility: Visibility
+    membership: str
+
+
+LoadForks = Callable[[Sequence[int]], Awaitable[dict[int, Before]]]
 
 
 class Reader:
@@ -28,7 +42,9 @@ class Reader:
 
     __slots__ = (
         "_erased",
+        "_forks",
         "_joins",
+        "_load_forks",
         "_memberships",
         "_positions",
         "_visibilities",
@@ -40,9 +56,15 @@ class Reader:
         memberships: Iterable[tuple[int, int]],
         visibilities: Iterable[tuple[int, Visibility]],
         erased: Erased | None = None,
+        load_forks: LoadForks | None = None,
     ) -> None:
-        """Both are (position, value from there on), in order of position."""
+        """Both are (position, value from there on), in order of position.
+
+        `load_forks` says what the room was before events that do not stand in one line with others.
+        """
         self._erased = erased
+        self._load_forks = load_forks
+        self._forks: dict[int, Before] = {}
         self._memberships: list[str] = []
         self._positions: list[int] = []
         self._joins: list[int] = []
@@ -97,8 +119,18 @@ class Reader:
             return view
         return view if self._knew(view, since) else view.erased(rules)
 
+    async def ready(self, views: Iterable[EventView]) -> None:
+        """Read what `sees` must know of these events: of those in forks the state before them."""
+        forks = [
+            view.nid
+            for view in views
+            if not view.flags & LINEAR and (view.pos or 0) > 0 and view.nid not in self._forks
+        ]
+        if forks and self._load_forks is not None:
+            self._forks |= await self._load_forks(forks)
+
     def sees(self, view: EventView) -> bool:
-        """Whether the user may read the event."""
+        """Whether the user may read the event, for which the reader was made `ready`."""
         return self._sees(view, len(self._joins))
 
     def _knew(self, view: EventView, pos: int) -> bool:
@@ -112,6 +144,11 @@ class Reader:
         if pos is None:
             return False
         joined_later = bisect_right(self._joins, pos) < joins
+        fork = self._forks.get(view.nid)
+        if fork is not None and view.state_key is None:
+            # When it was sent the room was another than when it came here.
+            now = self._at(bisect_right(self._positions, pos)) == "join"
+            return allows(fork.visibility, fork.membership, joined_later or now)
         before = bisect_left(self._positions, pos)
         after = bisect_right(self._positions, pos)
         seen_before = bisect_left(self._visibility_positions, pos)
@@ -138,7 +175,8 @@ class Reader:
 class Readers:
     """Loads readers."""
 
-    def __init__(self, database: Database, names: Names, erased: Erased) -> None:
+    def __init__(self, database: Database, names: Names, states: States, erased: Erased) -> None:
+        self._states = states
         self._database = database
         self._names = names
         self._erased = erased
@@ -157,6 +195,10 @@ class Readers:
         events = await load_events(
             self._database, [nid for _, nid in changes if nid is not None], room.rules
         )
+
+        async def load_forks(nids: Sequence[int]) -> dict[int, Before]:
+            return await self._before(user_nid, room, nids)
+
         return Reader(
             [(row.pos, row.membership) for row in history.get(room.nid, ())],
             [
@@ -164,4 +206,30 @@ class Readers:
                 for pos, nid in changes
             ],
             self._erased,
+            load_forks,
         )
+
+    async def _before(self, user_nid: int, room: Room, nids: Sequence[int]) -> dict[int, Before]:
+        """What the room was for the user before each of these events."""
+        rows = await event_rows(self._database, nids)
+        snaps = {row.snap_nid for row in rows.values() if row.snap_nid is not None}
+        states = await self._states.of_snapshots(snaps)
+        user_id = (await self._names.names([user_nid]))[user_nid]
+        keys = [("m.room.history_visibility", ""), ("m.room.member", user_id)]
+        await self._names.load(keys=keys)
+        shown, member = (self._names.key_nid(*key) for key in keys)
+        wanted = {
+            state[key] for state in states.values() for key in (shown, member) if key in state
+        }
+        events = await load_events(self._database, wanted, room.rules)
+
+        def content(state: State, key: int) -> JsonObject | None:
+            return events[state[key]].content if key in state else None
+
+        found: dict[int, Before] = {}
+        for nid, row in rows.items():
+            if row.snap_nid in states:
+                state = states[row.snap_nid]
+                membership = (content(state, member) or {}).get("membership", "leave")
+                found[nid] = Before(visibility_of(content(state, shown)), str(membership))
+        return found

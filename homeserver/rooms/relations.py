@@ -104,6 +104,7 @@ class Relations:
             rest = rows[-1][0] - 1 if len(rows) == limit else None
             nids = [nid for _, _, nid in rows if nid is not None]
             views = await self._timeline.views(nids, looking.room.rules)
+            await looking.reader.ready(views.values())
             own = await self._own(looking, views.values()) if participated else None
             for last_pos, root_id, nid in rows:
                 view = views.get(nid) if nid is not None else None
@@ -173,6 +174,7 @@ class Relations:
                 rows.sort(reverse=backwards)
                 rows = rows[: limit + 1]
             views = await self._timeline.views([nid for _, nid in rows], looking.room.rules)
+            await looking.reader.ready(views.values())
             for here, nid in rows:
                 if len(shown) == limit:
                     return shown, pos

@@ -201,6 +201,7 @@ class Search:
         if looking.reader.copy(view, looking.room.rules) is not view:
             # What an erased user said is not to be guessed by its words.
             return False
+        await looking.reader.ready([view])
         return looking.shows(view, query.filter)
 
     async def _context(self, looking: Looking, view: EventView, query: Query) -> bytes:

@@ -231,6 +231,7 @@ class Sections:
         pos = until
         for _ in range(_PAGES):
             page = await self._timeline.before(room.nid, room.rules, pos, limit + 1, after)
+            await reader.ready(page)
             for view in page:
                 pos = (view.pos or 0) - 1
                 if not asker.shows(view, room.room_id) or not reader.sees(view):
@@ -257,6 +258,8 @@ class Sections:
         cut = len(views) > most
         if cut:
             views = views[-most:]
+        if reader is not None:
+            await reader.ready(views)
         if reader is None and event_filter.plain and not asker.ignored:
             shown = views
         else:
