@@ -8,11 +8,12 @@ spec: server-server-api#edus
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.streams.commit import CommitQueue, Publish
-from storage.changes import Change
+from storage.changes import Change, Conflict
 
 log = logging.getLogger(__name__)
 
@@ -60,4 +61,5 @@ class Edus:
                 continue
             waiting += [self._commits.submit(*one) for one in taken if one.changes]
         for done in waiting:
-            await done
+            with suppress(Conflict):  # it was taken just now, in another transaction
+                await done

@@ -6,7 +6,9 @@ its own.
 
 from dataclasses import dataclass
 
+from federation.api import devices as devices_api
 from federation.api.transactions import transaction_endpoints
+from federation.devices import RemoteDevices
 from federation.edus import Edus
 from federation.ephemera import Ephemera
 from federation.gaps import Gaps
@@ -15,11 +17,12 @@ from federation.rooms import RoomFederation
 from federation.staging import Staging
 from federation.transactions import Transactions
 from federation.wiring import Federation
-from homeserver.http.endpoint import Endpoint
+from homeserver.http.endpoint import Endpoint, endpoints_of
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Receiver
-from homeserver.streams.numbers import Numbers
+from homeserver.streams.numbers import Names, Numbers
+from homeserver.users.encryption import Encryption
 from homeserver.users.presence import Presence
 from homeserver.users.receipts import Receipts
 from homeserver.users.typing import Typing
@@ -47,10 +50,12 @@ class Receiving:
         receiver: Receiver,
         elsewhere: Elsewhere,
         database: Database,
+        names: Names,
         numbers: Numbers,
         typing: Typing,
         receipts: Receipts,
         presence: Presence,
+        encryption: Encryption,
     ) -> "Receiving":
         """Make everything."""
         verifier, commits, clock = room_federation.verifier, federation.commits, federation.clock
@@ -64,6 +69,20 @@ class Receiving:
         edus.handle("m.typing", ephemera.typing)
         edus.handle("m.receipt", ephemera.receipts)
         edus.handle("m.presence", ephemera.presence)
+        devices = RemoteDevices(
+            federation.requests,
+            federation.outbox,
+            encryption.inboxes,
+            encryption.lists,
+            names,
+            database,
+            clock,
+        )
+        edus.handle("m.direct_to_device", devices.take)
+        edus.handle("m.device_list_update", devices.list_changed)
+        edus.handle("m.signing_key_update", devices.list_changed)
+        encryption.inboxes.send_elsewhere(devices)
+        encryption.keys.ask_elsewhere(devices)
         transactions = Transactions(
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
@@ -72,7 +91,7 @@ class Receiving:
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""
-        return transaction_endpoints(self.transactions)
+        return [*transaction_endpoints(self.transactions), *endpoints_of(devices_api)]
 
     async def tidy(self) -> None:
         """Forget what nobody asks for any more, every hour, until cancelled."""

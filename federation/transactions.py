@@ -113,12 +113,10 @@ class Transactions:
             else:
                 await self._verify(room, listed, answers, staged)
         await self._edus.take(origin, edus)
+        rows = await self._staging.rows(origin, staged, answers)
         answer = canonical.encode({"pdus": answers})
-        changes = [
-            *await self._staging.rows(origin, staged, answers),
-            Put(InboundTxnRow(origin, txn_id, answer, self._clock.now_ms())),
-        ]
-        await self._commits.commit(changes)
+        txn = InboundTxnRow(origin, txn_id, answer, self._clock.now_ms())
+        await self._commits.commit([*rows, Put(txn)])
         for room in {room.nid: room for room, _, _ in staged}.values():
             self._staging.wake(room)
         return answer

@@ -459,10 +459,12 @@ class App:
             receiver,
             elsewhere,
             database,
+            names,
             numbers,
             typing,
             receipts,
             presence,
+            encryption,
         )
         past.connect(self._receiving.history)
         self._tasks.service("staged events", self._receiving.staging.run)

@@ -25,6 +25,7 @@ from homeserver.users.key_changes import KeyChanges
 from homeserver.users.one_time_keys import OneTimeKeys
 from homeserver.users.public_keys import PublicKeys
 from homeserver.users.sessions import Sessions
+from homeserver.users.shown_devices import ShownDevices
 from homeserver.users.to_device import Inboxes
 from homeserver.users.uia import Interactive
 from storage.engine import Database
@@ -45,6 +46,7 @@ class Encryption:
     lists: DeviceLists
     one_time: OneTimeKeys
     public: PublicKeys
+    shown: ShownDevices
 
     @classmethod
     def build(
@@ -88,4 +90,5 @@ class Encryption:
             lists=lists,
             one_time=one_time,
             public=public,
+            shown=ShownDevices(keys, names, database),
         )

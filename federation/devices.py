@@ -1,0 +1,241 @@
+"""Keys and messages of devices across servers: asked for, sent, taken.
+
+Owns what another server is believed of its users' keys (their form, and that a device signs for
+itself) and the bounds of asking: every server is asked at once, and one that does not answer in
+time is named as a failure. Copies of others' keys are not kept: whoever asks gets them anew.
+spec: server-server-api#end-to-end-encryption, server-server-api#send-to-device-messaging
+"""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+
+from federation.edus import Taken
+from federation.requests import Requests, path_of
+from homeserver.errors import RemoteError, Unreachable
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.devicekeys import check_device_keys, check_signing_key, signs_itself
+from homeserver.matrix.errors import Malformed
+from homeserver.matrix.ids import is_user_id, server_of
+from homeserver.ports import Outbox
+from homeserver.runtime.clock import Clock
+from homeserver.streams.numbers import Names
+from homeserver.users.device_lists import DeviceLists, Told
+from homeserver.users.e2e_keys import Claims, Wanted
+from homeserver.users.public_keys import UserKeys
+from homeserver.users.sessions import Session
+from homeserver.users.to_device import Inboxes, Messages
+from storage.changes import Insert
+from storage.engine import Database
+from storage.memberships import joined_rooms
+from storage.schema import MessageIdRow
+from storage.to_device import known_messages
+
+MAX_MESSAGE_ID = 255
+MAX_RECIPIENTS = 10_000
+MAX_DEVICES = 1_000
+MAX_BYTES = 8 * 1_048_576
+
+
+class RemoteDevices:
+    """See the module."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        outbox: Outbox,
+        inboxes: Inboxes,
+        lists: DeviceLists,
+        names: Names,
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        self._lists = lists
+        self._names = names
+        self._requests = requests
+        self._outbox = outbox
+        self._inboxes = inboxes
+        self._database = database
+        self._clock = clock
+
+    # --- messages
+
+    def messages(self, sender: str, type: str, messages: Messages) -> Told:  # noqa: A002
+        """What sends messages to users of other servers, to be committed at one position."""
+        by_server: dict[str, JsonObject] = {}
+        for user_id, devices in messages.items():
+            by_server.setdefault(server_of(user_id), {})[user_id] = devices
+        changes = [
+            change
+            for server, given in by_server.items()
+            for change in self._outbox.edu(
+                [server],
+                "m.direct_to_device",
+                {
+                    "message_id": secrets.token_hex(12),
+                    "messages": given,
+                    "sender": sender,
+                    "type": type,
+                },
+            )
+        ]
+        return Told(changes, 1, lambda _: self._outbox.wake(list(by_server)))
+
+    async def take(self, origin: str, content: JsonObject) -> Sequence[Taken]:
+        """`m.direct_to_device`: messages for devices of ours, each taken once.
+
+        spec: server-server-api#send-to-device-messaging
+        """
+        sender, type_ = content.get("sender"), content.get("type")
+        message_id, messages = content.get("message_id"), content.get("messages")
+        if (
+            not isinstance(sender, str)
+            or not is_user_id(sender)
+            or server_of(sender) != origin
+            or not isinstance(type_, str)
+            or not isinstance(message_id, str)
+            or not 0 < len(message_id) <= MAX_MESSAGE_ID
+            or not isinstance(messages, dict)
+        ):
+            return ()
+        given = {
+            user_id: {name: one for name, one in devices.items() if isinstance(one, dict)}
+            for user_id, devices in messages.items()
+            if is_user_id(user_id) and isinstance(devices, dict)
+        }
+        if sum(len(devices) for devices in given.values()) > MAX_RECIPIENTS:
+            return ()
+        if await known_messages(self._database, origin, [message_id]):
+            return ()
+        seen = Insert(MessageIdRow(origin, message_id, self._clock.now_ms()))
+        told = await self._inboxes.arriving(sender, type_, given)
+        return [Taken([seen, *told.changes], told.positions, told.publish)]
+
+    # --- lists
+
+    async def list_changed(self, origin: str, content: JsonObject) -> Sequence[Taken]:
+        """`m.device_list_update` and `m.signing_key_update`: a user's keys are others now.
+
+        Of users who share no room with ours nobody hears.
+        """
+        user_id = content.get("user_id")
+        if not isinstance(user_id, str) or not is_user_id(user_id) or server_of(user_id) != origin:
+            return ()
+        nid = (await self._names.find([user_id])).get(user_id)
+        if nid is None or not (await joined_rooms(self._database, [nid])).get(nid):
+            return ()
+        return [Taken(*await self._lists.changed_elsewhere(nid, origin))]
+
+    # --- keys
+
+    async def query(
+        self, asker: Session, wanted: Wanted, timeout: float
+    ) -> tuple[dict[str, UserKeys], JsonObject]:
+        """See `homeserver.users.e2e_keys.Elsewhere`."""
+        by_server: dict[str, JsonObject] = {}
+        for user_id, devices in wanted.items():
+            by_server.setdefault(server_of(user_id), {})[user_id] = list(devices)
+        answers, failures = await self._ask(
+            "query",
+            {server: {"device_keys": asked} for server, asked in by_server.items()},
+            timeout,
+        )
+        found: dict[str, UserKeys] = {}
+        for server, answer in answers.items():
+            for user_id in by_server[server]:
+                found[user_id] = _keys(user_id, answer)
+        return found, failures
+
+    async def claim(self, wanted: Claims, timeout: float) -> tuple[JsonObject, JsonObject]:
+        """See `homeserver.users.e2e_keys.Elsewhere`."""
+        by_server: dict[str, JsonObject] = {}
+        for user_id, devices in wanted.items():
+            by_server.setdefault(server_of(user_id), {})[user_id] = dict(devices)
+        answers, failures = await self._ask(
+            "claim",
+            {server: {"one_time_keys": asked} for server, asked in by_server.items()},
+            timeout,
+        )
+        found: JsonObject = {}
+        for server, answer in answers.items():
+            told = _object(answer.get("one_time_keys"))
+            for user_id, devices in by_server[server].items():
+                given = _object(told.get(user_id))
+                mine = {name: given[name] for name in devices if isinstance(given.get(name), dict)}
+                if mine:
+                    found[user_id] = mine
+        return found, failures
+
+    async def _ask(
+        self, what: str, bodies: Mapping[str, JsonObject], timeout: float
+    ) -> tuple[dict[str, JsonObject], JsonObject]:
+        """The answers by server; which servers gave none, and why."""
+
+        async def one(server: str) -> JsonObject | Exception:
+            path = path_of("federation/v1", "user", "keys", what)
+            try:
+                return await self._requests.request(
+                    server,
+                    "POST",
+                    path,
+                    body=bodies[server],
+                    timeout=max(timeout, 0.1),
+                    max_bytes=MAX_BYTES,
+                )
+            except (Unreachable, RemoteError) as error:
+                return error
+
+        servers = list(bodies)
+        found = await asyncio.gather(*(one(server) for server in servers))
+        answers: dict[str, JsonObject] = {}
+        failures: JsonObject = {}
+        for server, answer in zip(servers, found, strict=True):
+            if isinstance(answer, Exception):
+                reason = answer.reason if isinstance(answer, Unreachable) else str(answer)
+                failures[server] = {"errcode": "M_UNKNOWN", "error": reason, "status": 503}
+            else:
+                answers[server] = answer
+        return answers, failures
+
+
+def _keys(user_id: str, answer: JsonObject) -> UserKeys:
+    """What is believed of an answer about one user."""
+    devices: dict[str, bytes] = {}
+    names: dict[str, str] = {}
+    told = _object(_object(answer.get("device_keys")).get(user_id))
+    for device_id, keys in list(told.items())[:MAX_DEVICES]:
+        if not isinstance(keys, dict):
+            continue
+        try:
+            check_device_keys(keys, user_id, device_id)
+        except Malformed:
+            continue
+        if not signs_itself(keys):
+            continue
+        name = _object(keys.get("unsigned")).get("device_display_name")
+        if isinstance(name, str):
+            names[device_id] = name[:100]
+        bare = {key: value for key, value in keys.items() if key != "unsigned"}
+        devices[device_id] = canonical.encode(bare)
+    return UserKeys(
+        devices,
+        names,
+        _signing(user_id, answer, "master"),
+        _signing(user_id, answer, "self_signing"),
+    )
+
+
+def _signing(user_id: str, answer: JsonObject, usage: str) -> bytes | None:
+    key = _object(answer.get(f"{usage}_keys")).get(user_id)
+    if not isinstance(key, dict):
+        return None
+    try:
+        check_signing_key(key, user_id, usage)
+        return canonical.encode(key)
+    except Malformed:
+        return None
+
+
+def _object(value: object) -> JsonObject:
+    return value if isinstance(value, dict) else {}
