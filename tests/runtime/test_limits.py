@@ -26,9 +26,14 @@ if TYPE_CHECKING:
 RATES: dict[str, Rate] = dict.fromkeys(NAMES, Rate.of("1/s, 3 at once"))
 
 
-def session(user_nid: int, device_nid: int | None, *, admin: bool = False) -> "Session":
+def session(
+    user_nid: int, device_nid: int | None, *, admin: bool = False, unlimited: bool = False
+) -> "Session":
     names = {"user_id": f"@u{user_nid}:test", "user_nid": user_nid}
-    return cast("Session", SimpleNamespace(**names, device_nid=device_nid, is_admin=admin))
+    return cast(
+        "Session",
+        SimpleNamespace(**names, device_nid=device_nid, is_admin=admin, is_unlimited=unlimited),
+    )
 
 
 @dataclasses.dataclass
@@ -108,7 +113,7 @@ def test_a_network_of_ipv6_is_one_caller() -> None:
 def test_administrators_and_application_services_are_exempt() -> None:
     limits = RateLimits(True, RATES, FakeClock())
     assert passed(limits, "send", session(1, 10, admin=True), 99) == 99
-    assert passed(limits, "send", session(2, None), 99) == 99
+    assert passed(limits, "send", session(2, None, unlimited=True), 99) == 99
 
 
 async def test_accounts_are_charged_and_forgiven() -> None:
