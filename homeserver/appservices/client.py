@@ -68,7 +68,7 @@ class ServiceClient:
         try:
             return await self._ask(service, method, path, query, body, seconds)
         except ServiceFailed as error:
-            if older is None or error.status not in _UNKNOWN_PATH:
+            if older is None or not _unknown_path(error):
                 raise
             answer = await self._ask(service, method, older, query, body, seconds)
             self._older[service.id] = now + _NEW_AGAIN_SECONDS
@@ -102,6 +102,18 @@ class ServiceClient:
             return decode(answer.body)
         except Malformed:
             return None
+
+
+def _unknown_path(error: ServiceFailed) -> bool:
+    """Whether the service does not know the path: an error with a code of its own is an answer."""
+    if error.status not in _UNKNOWN_PATH:
+        return False
+    try:
+        answer = decode(error.body.encode())
+    except Malformed:
+        return True
+    code = answer.get("errcode") if isinstance(answer, dict) else None
+    return code in (None, "M_UNRECOGNIZED")
 
 
 class _SystemNames:

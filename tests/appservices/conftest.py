@@ -18,7 +18,10 @@ HS_TOKEN = "the token of the server"
 
 @dataclass
 class Bridge:
-    """What arrives; `fail` is the status of the answers to transactions, 200 if all is well."""
+    """What arrives, `older` by the paths of before version 1.
+
+    `fail` is the status of the answers to transactions, 200 if all is well.
+    """
 
     server: Running
     url: str = ""
@@ -28,6 +31,7 @@ class Bridge:
     transactions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     tries: int = 0
     asked: list[str] = field(default_factory=list)
+    older: list[str] = field(default_factory=list)
     pings: list[Any] = field(default_factory=list)
     makes: Callable[[str], Any] | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -81,6 +85,8 @@ class Bridge:
             return web.json_response({"errcode": "M_FORBIDDEN", "error": "no"}, status=403)
         if self.old_paths and path.startswith("/_matrix/app/v1"):
             return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "old"}, status=404)
+        if not path.startswith("/_matrix/app/v1"):
+            self.older.append(path)
         path = path.removeprefix("/_matrix/app/v1")
         if path.startswith("/transactions/"):
             body = await request.json()
@@ -102,7 +108,9 @@ class Bridge:
         if path.startswith("/thirdparty/"):
             return web.json_response([{"protocol": "irc", "fields": {}, "alias": "#_bridge_a:b"}])
         made = await self.makes(path) if self.makes is not None else False
-        return web.json_response({}, status=200 if made else 404)
+        if made:
+            return web.json_response({})
+        return web.json_response({"errcode": "M_NOT_FOUND", "error": "no"}, status=404)
 
 
 @pytest.fixture

@@ -81,6 +81,17 @@ async def test_services_of_before_version_1_are_sent_to_on_their_paths(
     await bridge.until(lambda: "hello" in bridge.bodies())
 
 
+async def test_a_service_that_knows_no_alias_is_not_taken_for_an_old_one(
+    bridge: Bridge, server: Running
+) -> None:
+    alice, room = await room_with_bot(bridge, server)
+    await alice.refused("M_NOT_FOUND", "GET", "/directory/room/%23_bridge_no:test.example")
+    await alice.say(room, "hello")
+    await bridge.until(lambda: "hello" in bridge.bodies())
+    assert bridge.asked == ["/rooms/#_bridge_no:test.example"]
+    assert not bridge.older
+
+
 async def test_receipts_and_typing_come_as_ephemeral(bridge: Bridge, server: Running) -> None:
     alice, room = await room_with_bot(bridge, server)
     event_id = await alice.say(room, "read me")
