@@ -390,7 +390,7 @@ class App:
         publisher.on_lost(rules.clear)
         unread = UnreadCounts(database, ring, names, rules)
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
-        sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations)
+        sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations, readers)
         answers = RoomAnswers(
             database,
             rooms,
@@ -484,6 +484,8 @@ class App:
             names,
             rules,
             ignored,
+            readers,
+            timeline,
             Badges(unread, memberships, ignored, rooms, ring),
             Gateway(federation.outbound),
             lambda: ring.pos,

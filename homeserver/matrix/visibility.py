@@ -12,6 +12,8 @@ from homeserver.matrix.canonical import JsonObject
 
 Visibility = Literal["world_readable", "shared", "invited", "joined"]
 _VISIBILITIES: frozenset[str] = frozenset(("world_readable", "shared", "invited", "joined"))
+OPEN: frozenset[Visibility] = frozenset(("world_readable", "shared"))
+"""What those may read who join later, too."""
 
 
 def visibility_of(content: JsonObject | None) -> Visibility:

@@ -22,6 +22,8 @@ from homeserver.push.rules import Rules, Told
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.append import Appended
 from homeserver.rooms.head import Head
+from homeserver.rooms.readable import Readers
+from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.ignored import Ignored
@@ -81,6 +83,8 @@ class PushSender:
         names: Names,
         rules: Rules,
         ignored: Ignored,
+        readers: Readers,
+        timeline: Timeline,
         badges: Badges,
         gateway: Gateway,
         position: Callable[[], int],
@@ -93,6 +97,8 @@ class PushSender:
         self._names = names
         self._rules = rules
         self._ignored = ignored
+        self._readers = readers
+        self._timeline = timeline
         self._badges = badges
         self._gateway = gateway
         self._position = position
@@ -234,6 +240,8 @@ class PushSender:
         told.event["room_id"] = room.room_id
         seen = await self._rooms.read(room, lambda head: _seen(head, sender))
         facts = Facts(told.event, seen.members, bool(told.flags & HIGHLIGHTS))
+        view = (await self._timeline.views([told.nid], room.rules))[told.nid]
+        hides = await self._readers.hides(room, [view])
         classes = await self._rules.classes(list(watching))
         for user_nid, class_ in classes.items():
             user_id = self._users.get(user_nid, sender)
@@ -242,6 +250,11 @@ class PushSender:
             actions = self._rules.actions(class_, user_id, Told(told.nid, facts))
             if not outcome_of(actions).notify or actions is None:
                 continue
+            if hides:
+                reader = await self._readers.of(user_nid, room)
+                await reader.ready([view])
+                if not reader.sees(view):
+                    continue
             tweaks = tweaks_of(actions)
             full: JsonObject = {
                 "type": told.event["type"],

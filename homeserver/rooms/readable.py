@@ -2,17 +2,18 @@
 
 Owns the loading of a reader's memberships and of the room's history visibility over time, and the
 question for each event. Invariant: no event leaves the server towards a user without having been
-asked here or lying in a stretch in which the user was joined all along.
+asked here or lying in a stretch in which the user was joined all along and `hides` finds nothing.
 spec: client-server-api#room-history-visibility
 """
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.versions import RoomRules
-from homeserver.matrix.visibility import Visibility, allows, visibility_of, visible
+from homeserver.matrix.visibility import OPEN, Visibility, allows, visibility_of, visible
 from homeserver.rooms.actor import Room
 from homeserver.rooms.erased import Erased
 from homeserver.rooms.membership import NAME_OF
@@ -25,6 +26,9 @@ from storage.events import event_rows
 from storage.memberships import history_of_user_in, of_user_in
 from storage.schema import FORGOTTEN, JOIN, LINEAR
 from storage.state import key_history
+
+# Of so many messages in forks it is remembered whether the room was open.
+_MAX_OPEN = 10_000
 
 
 class Before(NamedTuple):
@@ -121,11 +125,7 @@ class Reader:
 
     async def ready(self, views: Iterable[EventView]) -> None:
         """Read what `sees` must know of these events: of those in forks the state before them."""
-        forks = [
-            view.nid
-            for view in views
-            if not view.flags & LINEAR and (view.pos or 0) > 0 and view.nid not in self._forks
-        ]
+        forks = [view.nid for view in views if _in_fork(view) and view.nid not in self._forks]
         if forks and self._load_forks is not None:
             self._forks |= await self._load_forks(forks)
 
@@ -180,6 +180,7 @@ class Readers:
         self._database = database
         self._names = names
         self._erased = erased
+        self._open: OrderedDict[int, bool] = OrderedDict()
 
     async def has_forgotten(self, user_nid: int, room: Room) -> bool:
         """Whether the user has left the room and wants it out of sight."""
@@ -209,11 +210,46 @@ class Readers:
             load_forks,
         )
 
-    async def _before(self, user_nid: int, room: Room, nids: Sequence[int]) -> dict[int, Before]:
-        """What the room was for the user before each of these events."""
+    async def hides(self, room: Room, views: Iterable[EventView]) -> bool:
+        """Whether somebody who was in the room when these came may have to be kept from one.
+
+        That is so with messages in forks, when the room was not open to later members where they
+        were sent. Of each event it is asked once for all readers.
+        """
+        forks = [view.nid for view in views if view.state_key is None and _in_fork(view)]
+        known = {nid: self._open[nid] for nid in forks if nid in self._open}
+        unknown = [nid for nid in forks if nid not in known]
+        if unknown:
+            found = await self._opened(room, unknown)
+            known |= found
+            self._open |= found
+            while len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+        return not all(known.values())
+
+    async def _opened(self, room: Room, nids: Sequence[int]) -> dict[int, bool]:
+        """Whether before each of these events the history was open to those who came later."""
+        states = await self._states_before(nids)
+        key = ("m.room.history_visibility", "")
+        await self._names.load(keys=[key])
+        key_nid = self._names.key_nid(*key)
+        named = {nid: state[key_nid] for nid, state in states.items() if key_nid in state}
+        events = await load_events(self._database, set(named.values()), room.rules)
+        return {
+            nid: visibility_of(events[named[nid]].content if nid in named else None) in OPEN
+            for nid in nids
+        }
+
+    async def _states_before(self, nids: Sequence[int]) -> dict[int, State]:
+        """The state before each of these events that has one."""
         rows = await event_rows(self._database, nids)
         snaps = {row.snap_nid for row in rows.values() if row.snap_nid is not None}
         states = await self._states.of_snapshots(snaps)
+        return {nid: states[row.snap_nid] for nid, row in rows.items() if row.snap_nid in states}
+
+    async def _before(self, user_nid: int, room: Room, nids: Sequence[int]) -> dict[int, Before]:
+        """What the room was for the user before each of these events."""
+        states = await self._states_before(nids)
         user_id = (await self._names.names([user_nid]))[user_nid]
         keys = [("m.room.history_visibility", ""), ("m.room.member", user_id)]
         await self._names.load(keys=keys)
@@ -226,10 +262,15 @@ class Readers:
         def content(state: State, key: int) -> JsonObject | None:
             return events[state[key]].content if key in state else None
 
-        found: dict[int, Before] = {}
-        for nid, row in rows.items():
-            if row.snap_nid in states:
-                state = states[row.snap_nid]
-                membership = (content(state, member) or {}).get("membership", "leave")
-                found[nid] = Before(visibility_of(content(state, shown)), str(membership))
-        return found
+        return {
+            nid: Before(
+                visibility_of(content(state, shown)),
+                str((content(state, member) or {}).get("membership", "leave")),
+            )
+            for nid, state in states.items()
+        }
+
+
+def _in_fork(view: EventView) -> bool:
+    """Whether the room was another where the event was sent than when it came here."""
+    return not view.flags & LINEAR and (view.pos or 0) > 0

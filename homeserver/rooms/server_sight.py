@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from homeserver.matrix import canonical
 from homeserver.matrix.redact import redact
-from homeserver.matrix.visibility import visibility_of
+from homeserver.matrix.visibility import OPEN, visibility_of
 from homeserver.rooms.actor import Room
 from homeserver.rooms.pdus import stored_pdus
 from homeserver.rooms.stored import load_events
@@ -25,7 +25,6 @@ from storage.schema import OUTLIER, REJECTED, EventRow
 from storage.state import key_history
 
 _VISIBILITY = ("m.room.history_visibility", "")
-_OPEN = ("world_readable", "shared")
 
 
 class ServerSight:
@@ -61,7 +60,7 @@ class ServerSight:
             if stay and stays[stay - 1][1]:
                 return True
             index = bisect_right(positions, row.pos)
-            return not index or visibilities[index - 1][1] in _OPEN
+            return not index or visibilities[index - 1][1] in OPEN
 
         return {nid: seen(row) for nid, row in rows.items() if row.room_nid == room.nid}
 

@@ -15,7 +15,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import Filter, select_fields
 from homeserver.rooms.actor import Room
 from homeserver.rooms.aggregations import Aggregations, Viewer
-from homeserver.rooms.readable import Reader
+from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import OLDEST, Timeline
 from homeserver.rooms.views import EventView
@@ -80,13 +80,15 @@ class Asker(NamedTuple):
 class Stretch(NamedTuple):
     """The events a section shows, oldest first; all after position `start` were looked at.
 
-    `counted` when some that are not shown may have changed the number of unread ones.
+    `counted` when some that are not shown may have changed the number of unread ones; `own` when
+    others who were joined all along may be shown others.
     """
 
     views: list[EventView]
     limited: bool
     start: int
     counted: bool = False
+    own: bool = False
 
 
 class Told(NamedTuple):
@@ -115,6 +117,7 @@ class Sections:
         timelines: Timelines,
         lazy: LazyMembers,
         aggregations: Aggregations,
+        readers: Readers,
     ) -> None:
         self._timeline = timeline
         self._state = state
@@ -122,6 +125,7 @@ class Sections:
         self._timelines = timelines
         self._lazy = lazy
         self._aggregations = aggregations
+        self._readers = readers
         self._shared_news: News | None = None
         self._shared: dict[tuple[int, Filter, StateName], _Shared] = {}
 
@@ -164,7 +168,8 @@ class Sections:
     ) -> Told:
         """`timeline`, `state` and `summary` for a client that knows the room up to `news.since`.
 
-        `reader` is None when the user was joined all along: then it may read everything. `own` is
+        `reader` is None when the user was joined all along: then it may read everything but what
+        was sent to another fork of the room, where it perhaps was not. `own` is
         the user's member event (number) where it came after `until`, the end of the user's stay.
         What is the same for all who ask for the same news at one moment is made once.
         """
@@ -198,7 +203,7 @@ class Sections:
         silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
         told = told._replace(silent=silent)
         # Aggregations are of one user; only what is cut short has them.
-        share = share and not stretch.limited
+        share = share and not stretch.limited and not stretch.own
         if share and summary is None and stretch.views and self._shared_news is news:
             senders = frozenset(view.txn[0] for view in stretch.views if view.txn is not None)
             if asker.device_nid not in senders:
@@ -258,6 +263,9 @@ class Sections:
         cut = len(views) > most
         if cut:
             views = views[-most:]
+        own = reader is None and await self._readers.hides(room, views)
+        if own:
+            reader = await self._readers.of(asker.user_nid, room)
         if reader is not None:
             await reader.ready(views)
         if reader is None and event_filter.plain and not asker.ignored:
@@ -270,18 +278,18 @@ class Sections:
                     told.hide(view)
                     continue
                 if len(shown) == limit or told.outdated(view):
-                    return _cut(shown, view)
+                    return _cut(shown, view)._replace(own=own)
                 shown.append(view)
                 told.show(view)
             shown.reverse()
         if cut:
-            return Stretch(shown, True, (views[0].pos or 0) - 1)
+            return Stretch(shown, True, (views[0].pos or 0) - 1, own=own)
         counted = not shown and any(
             view.flags & NOTIFIES or view.sender == asker.user_id or view.type == _REDACTION
             for view in views
             if view.sender not in asker.ignored
         )
-        return Stretch(shown, limited=False, start=news.since, counted=counted)
+        return Stretch(shown, limited=False, start=news.since, counted=counted, own=own)
 
     async def _with_own(
         self,
