@@ -7,6 +7,8 @@ spec: server-server-api#typing-notifications, server-server-api#receipts,
 server-server-api#presence
 """
 
+import asyncio
+
 from federation.outbound import RoomEdu, Sender
 from federation.outbox import Outbox
 from homeserver.matrix.canonical import JsonObject, encode
@@ -93,16 +95,20 @@ class LocalPresence:
         self._database = database
         self._clock = clock
         self._changed: dict[int, None] = {}
+        self._woken = asyncio.Event()
 
     def changed(self, user_nid: int) -> None:
         """A user's presence has changed."""
         if len(self._changed) < MAX_GATHERED:
             self._changed[user_nid] = None
+            self._woken.set()
 
     async def run(self) -> None:
         """Tell of what has changed, until cancelled."""
         while True:
+            await self._woken.wait()
             await self._clock.sleep(PRESENCE_SECONDS)
+            self._woken.clear()
             changed, self._changed = self._changed, {}
             for user_nid in changed:
                 await self._tell(user_nid)

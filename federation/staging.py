@@ -74,6 +74,7 @@ class Staging:
         self._stored: Stored = _nobody
         self._held: Callable[[str], bool] = _never
         self._closed = False
+        self._put_off = asyncio.Event()
 
     def hold(self, held: Callable[[str], bool]) -> None:
         """Judge nothing of a room (its id) while it is `held`; who lets it go calls `wake`."""
@@ -137,6 +138,9 @@ class Staging:
             for room in (await self._rooms.by_nids(nids)).values():
                 if room.nid not in self._filling:
                     self.wake(room)
+            self._put_off.clear()
+            if not await store.is_staged(self._database):
+                await self._put_off.wait()
             await self._clock.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
@@ -165,6 +169,7 @@ class Staging:
             log.warning("events of %s wait: %s", room.room_id, error)
         except Exception:
             log.exception("the staged events of %s can't be judged", room.room_id)
+        self._put_off.set()
 
     async def _judge(self, room: Room) -> bool:
         """Judge a run of staged events; whether there may be more that can be judged now."""
@@ -260,6 +265,7 @@ class Staging:
 
     def _later(self, rows: Sequence[InboundPduRow]) -> list[Change]:
         """Try these again after a pause, or give them up."""
+        self._put_off.set()
         now = self._clock.now_ms()
         changes: list[Change] = []
         for row in rows:

@@ -39,6 +39,11 @@ async def rooms_staged(db: Database, now: int, limit: int) -> set[int]:
     return {room_nid for (room_nid,) in rows}
 
 
+async def is_staged(db: Database) -> bool:
+    """Whether any event is staged, to be tried now or later."""
+    return bool(await db.fetch("SELECT 1 FROM inbound_pdus LIMIT 1"))
+
+
 async def answered(db: Database, server: str, txn_id: str) -> bytes | None:
     """The answer that a transaction was given."""
     rows = await db.fetch(

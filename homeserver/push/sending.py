@@ -112,6 +112,7 @@ class PushSender:
         self._shown: dict[store.Key, int] = {}
         self._clearing: set[int] = set()
         self._busy = asyncio.Semaphore(CONCURRENT)
+        self._moved = asyncio.Event()
         self._done = self._saved = 0
         self.sent = self.failures = 0
 
@@ -189,6 +190,7 @@ class PushSender:
             while self._heard:
                 await self._tell_safely(self._heard[0])
                 self._heard.popleft()
+                self._moved.set()
             self._woken.clear()
             await self._woken.wait()
 
@@ -203,9 +205,11 @@ class PushSender:
             await self._commits.commit([Put(PushCursorRow(1, done))])
 
     async def keep_saving(self) -> None:
-        """Keep the cursor now and then, until cancelled."""
+        """Keep the cursor, some time after it has moved, until cancelled."""
         while True:
+            await self._moved.wait()
             await self._clock.sleep(SAVE_SECONDS)
+            self._moved.clear()
             await self.save()
 
     def _unwatch(self, room_nid: int, user_nid: int) -> None:
@@ -301,6 +305,7 @@ class PushSender:
                     self._failing.pop(key, None)
                     return
                 queue.popleft()
+                self._moved.set()
             if self._failing.pop(key, None) is not None:
                 await self._commits.commit([store.pending_since(key, None)])
         finally:

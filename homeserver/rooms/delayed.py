@@ -157,7 +157,9 @@ class DelayedEvents:
         next_at = await store.next_delayed_at(self._database)
         seconds = _LOOK_AGAIN_SECONDS
         if next_at is not None:
-            seconds = min(max((next_at - self._clock.now_ms()) / 1000, 0.001), seconds)
+            seconds = min((next_at - self._clock.now_ms()) / 1000, seconds)
+        if seconds <= 0:
+            return
         timer = self._clock.call_later(seconds, self._wake.set)
         try:
             await self._wake.wait()
