@@ -103,9 +103,9 @@ class _Life:
 
 
 async def replay(
-    config: Config, events: int, members: int, tell: Callable[[str], None]
+    config: Config, events: int, members: int, tell: Callable[[str], None], days: int = DAYS
 ) -> Replayed:
-    """Live until the room has so many events; then stop the server and measure."""
+    """Live so many days until the room has so many events; then stop the server and measure."""
     clock = FakeClock()
     app = App(config, clock)
     await app.start()
@@ -119,7 +119,7 @@ async def replay(
         for person in people[1:]:
             await services.members.join(person.user_id, room.room_id)
         life = _Life(app, room, people, Traffic(members))
-        pause = DAYS * 86_400 / events * _AT_ONCE
+        pause = days * 86_400 / events * _AT_ONCE
         told = 0
         while (done := await services.rooms.read(room, lambda head: head.depth)) < events:
             await asyncio.gather(*(life.act() for _ in range(_AT_ONCE)))
