@@ -160,7 +160,7 @@ _TAKE_NUMBERS = (
     " ON CONFLICT (counter) DO UPDATE SET next = numbers.next + ?2 RETURNING next - ?2"
 )
 _VERSION = "SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE key = 'schema_version'"
-_ADD_WORKER = "INSERT INTO workers (id, batch, pos, lease_until) VALUES (?, ?, 0, 0)"
+_ADD_WORKER = "INSERT INTO workers (id, batch, pos, lease_until) VALUES (?, 0, 0, 0)"
 _VIEW = "SELECT view FROM stream WHERE one = 1"
 _RAISE_VIEW = "UPDATE stream SET view = view + 1 WHERE one = 1 RETURNING pos, view"
 _ADD_VIEW = "INSERT INTO views (view, members) VALUES (?, ?)"
@@ -180,7 +180,7 @@ def _prepare(connection: apsw.Connection) -> Batches:
             connection.execute(version_table("sqlite"))
             for statement in statements_from(_number(connection, _VERSION), "sqlite"):
                 connection.execute(statement)
-            connection.execute(_ADD_WORKER, (batches.worker_id, batches.batch))
+            connection.execute(_ADD_WORKER, (batches.worker_id,))
             batches.view = _number(connection, _VIEW)
     except (apsw.Error, CommitFailed) as error:
         raise StorageError(f"The database can't be prepared: {error}") from error
@@ -243,7 +243,7 @@ def _start(connection: apsw.Connection, batches: Batches) -> list[TimelineRow]:
         pos, view = raised[0]
         connection.execute(_ADD_VIEW, (view, json.dumps([batches.worker_id])))
         connection.execute(_NO_WORKERS)
-        connection.execute(_ADD_WORKER, (batches.worker_id, batches.batch))
+        connection.execute(_ADD_WORKER, (batches.worker_id,))
         connection.execute(_ADD_TIMELINE, (secrets.token_hex(8), pos))
         rows = connection.execute(_TIMELINES, (TIMELINES_KEPT,)).fetchall()
     batches.view = view

@@ -38,7 +38,6 @@ _CHECKPOINT_PAGES = 1_000
 _FINISH_PAGES = 8_000
 
 _TAKE_POSITIONS = "UPDATE stream SET pos = pos + ? WHERE one = 1 AND view = ? RETURNING pos"
-_TAKE_BATCH = "UPDATE workers SET batch = ?, pos = ? WHERE id = ? AND batch = ?"
 
 
 class Statements:
@@ -80,27 +79,20 @@ class Batches:
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
         self.view = 0
-        self.batch = 0
 
     def commit(self, connection: apsw.Connection, items: Sequence[Item]) -> list[int]:
         """One transaction; the first position of each item."""
         total = sum(item.positions for item in items)
-        batch = self.batch + 1
         with transaction(connection):
             taken = connection.execute(_TAKE_POSITIONS, (total, self.view)).fetchone()
             if taken is None:
                 raise Fenced("another process has taken the database over")
-            pos = taken[0]
-            connection.execute(_TAKE_BATCH, (batch, pos, self.worker_id, batch - 1))
-            if connection.changes() != 1:
-                raise Fenced("this process is no longer known to the database")
-            start = pos - total + 1
+            start = taken[0] - total + 1
             for step in plan(items, start):
                 if isinstance(step, Rows):
                     _write(connection, step)
                 else:
                     _do(connection, step)
-        self.batch = batch
         return first_positions(items, start)
 
 

@@ -289,6 +289,9 @@ async def test_who_lost_the_database_may_not_write(database: Database) -> None:
 
 
 async def test_a_process_that_is_no_longer_known_may_not_write(database: Database) -> None:
+    """SQLite has one process only; whichever came last has raised the view."""
+    if database.dialect == "sqlite":
+        return
     await database.commit([Item([Do("DELETE FROM workers WHERE id <> ?", ("",), expect=1)])])
     with pytest.raises(Fenced):
         await database.commit([meta("b", "1")])
