@@ -47,6 +47,7 @@ from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.entering import Entering
 from homeserver.rooms.erased import Erased
 from homeserver.rooms.history import History
+from homeserver.rooms.indexing import Indexing
 from homeserver.rooms.members import Members
 from homeserver.rooms.outside import Outside
 from homeserver.rooms.pages import Pages
@@ -510,6 +511,9 @@ class App:
         )
         self._tasks.service("to-device messages", encryption.inboxes.run)
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
+        indexing = Indexing(database, commits, clock)
+        publisher.on_events(indexing.happened)
+        self._tasks.service("words", indexing.run)
         self._tasks.service("tidy up", lambda: self._tidy_up(sessions, interactive, login_tokens))
         self.metrics.gauge(
             "homeserver_stream_position", "The last position published", lambda: ring.pos
@@ -526,7 +530,7 @@ class App:
             config.rooms.default_version,
             members.invite_to_new,
         )
-        posting = Posting(rooms, database, Relating(database, timeline, names))
+        posting = Posting(rooms, database, Relating(database, timeline, names), clock)
         push_rules = PushRules(account_data, self._inbox)
         summaries = Summaries(rooms, database, restricted, elsewhere, federation.directory)
         upgrades = Upgrades(

@@ -196,7 +196,10 @@ class ViewRow(NamedTuple):
 
 @table("workers", key=("id",), hot=True)
 class WorkerRow(NamedTuple):
-    """A process: number of its last batch, the stream's position after it, lease in ms."""
+    """A process: number of its last batch, the stream's position after it, lease in ms.
+
+    SQLite's one process leaves these as they are: whether a batch was committed is never in doubt.
+    """
 
     id: str
     address: str | None
@@ -340,6 +343,14 @@ class MessageIndexRow(NamedTuple):
     """The words of a message, name or topic (`rowid` its event's number), see `storage.search`."""
 
     rowid: int
+    tokens: str
+
+
+@table("waiting_words", key=("event_nid",))
+class WaitingWordsRow(NamedTuple):
+    """What soon becomes a row of `message_index`: many at once cost a fraction of one by one."""
+
+    event_nid: int
     tokens: str
 
 

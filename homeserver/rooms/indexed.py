@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from homeserver.matrix.event import Event
 from homeserver.rooms import words
-from storage.changes import Change, Delete, Insert
-from storage.schema import MessageIndexRow
+from storage.changes import Change, Insert
+from storage.schema import WaitingWordsRow
+from storage.search import forgotten
 
 KEYS: Mapping[str, tuple[str, str]] = {
     "content.body": ("m.room.message", "body"),
@@ -29,9 +30,9 @@ def indexed(room_nid: int, event: Event, nid: int, sender_nid: int) -> list[Chan
     if not found:
         return []
     tokens = " ".join((f"r{room_nid}", f"s{sender_nid}", known[1], *found))
-    return [Insert(MessageIndexRow(nid, tokens))]
+    return [Insert(WaitingWordsRow(nid, tokens))]
 
 
 def unindexed(nid: int, event: Event) -> list[Change]:
     """A redacted event (as it was before) can't be found any more."""
-    return [Delete(MessageIndexRow, (nid,))] if event.type in FIELDS else []
+    return forgotten(nid) if event.type in FIELDS else []

@@ -10,17 +10,22 @@ from collections.abc import Awaitable, Callable
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_event_id
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
 from homeserver.rooms.relations import Relating
 from homeserver.rooms.send import Draft, Sending, unchanged
+from homeserver.runtime.clock import Clock
 from storage.changes import Conflict
 from storage.engine import Database
 from storage.events import event_ids, event_numbers, sent_event
 from storage.rooms import aliases
 
+# So many of the last answers are remembered so long: who repeats a request does so soon.
+_ANSWERS = 4_096
+_ANSWERS_SECONDS = 600.0
 _REDACTION = "m.room.redaction"
 # Without the one nobody knows any more what room this is, without the other it is closed to all.
 _NOT_REDACTABLE = ("m.room.create", "m.room.server_acl")
@@ -29,11 +34,13 @@ _NOT_REDACTABLE = ("m.room.create", "m.room.server_acl")
 class Posting:
     """See the module."""
 
-    def __init__(self, rooms: Rooms, database: Database, relating: Relating) -> None:
+    def __init__(self, rooms: Rooms, database: Database, relating: Relating, clock: Clock) -> None:
         self._rooms = rooms
         self._relating = relating
         self._database = database
+        self._clock = clock
         self._pending: dict[Txn, asyncio.Future[None]] = {}
+        self._answered: dict[Txn, tuple[str, float]] = {}
 
     async def send(
         self,
@@ -141,28 +148,34 @@ class Posting:
                 raise misled(alias)
 
     async def _once(self, txn: Txn | None, run: Callable[[], Awaitable[str]]) -> str:
-        """The event id of the transaction, running `run` only if nobody has done so."""
+        """The event id of the transaction, which `run` makes unless it is there already.
+
+        Nobody looks first: a transaction that was committed before can't be again, and then, or
+        when the event isn't allowed any more, the answer is that of the first time.
+        """
         if txn is None:
             return await run()
         while (pending := self._pending.get(txn)) is not None:
             await asyncio.wait([pending])
+        answered = self._answered.get(txn)
+        if answered is not None and self._clock.monotonic() < answered[1]:
+            return answered[0]
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending[txn] = mine
         try:
+            event_id = await run()
+        except (MatrixError, Rejected, Conflict):
             stored = await self._stored(txn)
-            if stored is not None:
-                return stored
-            try:
-                return await run()
-            except Conflict:
-                # It was committed by a request whose client had gone.
-                stored = await self._stored(txn)
-                if stored is None:
-                    raise
-                return stored
+            if stored is None:
+                raise
+            event_id = stored
         finally:
             del self._pending[txn]
             mine.set_result(None)
+        if len(self._answered) >= _ANSWERS:
+            del self._answered[next(iter(self._answered))]
+        self._answered[txn] = event_id, self._clock.monotonic() + _ANSWERS_SECONDS
+        return event_id
 
     async def _stored(self, txn: Txn) -> str | None:
         nid = await sent_event(self._database, txn.device_nid, txn.path_hash, txn.txn_id)

@@ -160,7 +160,7 @@ async def test_a_transaction_stored_by_somebody_else_is_found(
     assert database is not None
     names = Names(database)
     relating = Relating(database, Timeline(database, Views(database, names)), names)
-    others = [Posting(services.rooms, database, relating) for _ in range(4)]
+    others = [Posting(services.rooms, database, relating, server.clock) for _ in range(4)]
     txn = Txn(1, 2, "t")
     content: dict[str, Any] = {"msgtype": "m.text", "body": "once"}
 

@@ -1,5 +1,6 @@
 """Searching messages: every language, filters, order, groups, context, and what may be found."""
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -7,6 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.rooms import words
+from storage.changes import Item, Missed
+from storage.engine import Database
+from storage.search import Words, found, moved, waiting_words
 from tests.serving import Person, Running
 
 
@@ -100,6 +104,81 @@ async def test_what_was_redacted_or_ignored_is_not_found(server: Running) -> Non
     user = quote(alice.user_id, safe="")
     await alice.ok("PUT", f"/user/{user}/account_data/m.ignored_user_list", body=body)
     assert texts(await search(alice, "needle")) == []
+
+
+async def rows_of_words(server: Running) -> tuple[int, int]:
+    """How many events' words wait, and how many are in the index."""
+    database = opened(server)
+    rows = await waiting_words(database, 1_000)
+    every = await found(database, [Words(["kbody"])], 2**62, 1_000)
+    return len(rows), len(every) - len(rows)
+
+
+def opened(server: Running) -> Database:
+    database = server.app._database  # noqa: SLF001 (where words are shows in no answer)
+    assert database is not None
+    return database
+
+
+async def test_words_are_found_before_and_after_they_are_in_the_index(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    events = [await alice.say(room, f"needle {number}") for number in range(3)]
+    assert texts(await search(alice, "needle")) == ["needle 2", "needle 1", "needle 0"]
+    await server.clock.advance(6)
+    await until_moved(server)
+    assert await rows_of_words(server) == (0, 3)
+    events.append(await alice.say(room, "needle 3"))
+    assert len(texts(await search(alice, "needle"))) == 4
+    page = await search(alice, "needle", filter={"limit": 2})
+    assert texts(page) == ["needle 3", "needle 2"]
+    assert texts(await search(alice, "needle", page["next_batch"], filter={"limit": 2})) == [
+        "needle 1",
+        "needle 0",
+    ]
+    # Wherever the words are, they go with the event.
+    for number in (0, 3):
+        path = f"/rooms/{quote(room, safe='')}/redact/{quote(events[number], safe='')}/{number}"
+        await alice.ok("PUT", path, body={})
+    assert texts(await search(alice, "needle")) == ["needle 2", "needle 1"]
+    assert await rows_of_words(server) == (0, 2)
+
+
+async def test_words_that_waited_when_the_server_stopped_move_when_it_starts(
+    server: Running,
+) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    await alice.say(room, "needle")
+    await server.restart()
+    await until_moved(server)
+    assert await rows_of_words(server) == (0, 1)
+    assert texts(await search(alice, "needle")) == ["needle"]
+
+
+async def test_words_that_go_while_they_move_are_gone(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    event = await alice.say(room, "needle")
+    await alice.say(room, "hay")
+    database = opened(server)
+    rows = await waiting_words(database, 10)
+    assert len(rows) == 2
+    path = f"/rooms/{quote(room, safe='')}/redact/{quote(event, safe='')}/1"
+    await alice.ok("PUT", path, body={})
+    with pytest.raises(Missed):
+        await database.commit([Item(moved(rows))])
+    assert await rows_of_words(server) == (1, 0)
+    assert texts(await search(alice, "needle")) == []
+    assert texts(await search(alice, "hay")) == ["hay"]
+
+
+async def until_moved(server: Running) -> None:
+    for _ in range(6_000):
+        if not (await rows_of_words(server))[0]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("words still wait to be moved into the index")
 
 
 async def test_names_and_topics_are_found_by_their_keys(server: Running) -> None:

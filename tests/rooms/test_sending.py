@@ -35,6 +35,31 @@ async def test_a_transaction_is_carried_out_once(server: Running) -> None:
     assert await count(alice, room) == before + 2
 
 
+async def test_who_may_not_send_any_more_can_still_ask_for_the_answer(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    first = await send(bob, room, "1")
+    reaction = {"m.relates_to": {"rel_type": "m.annotation", "event_id": first, "key": "+"}}
+    second = await bob.send(room, "m.reaction", reaction, "2")
+    await bob.ok("POST", at(room, "leave"), body={})
+    for _ in range(2):
+        assert await send(bob, room, "1") == first
+        assert await bob.send(room, "m.reaction", reaction, "2") == second
+        await bob.refused("M_FORBIDDEN", "PUT", at(room, "send", "m.custom", "3"), body=TEXT)
+        await server.restart()
+
+
+async def test_a_transaction_is_a_new_one_a_day_later(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    first = await send(alice, room, "1")
+    await server.clock.advance(24 * 3_600 + 1_200)
+    second = await send(alice, room, "1")
+    assert second != first
+    assert await send(alice, room, "1") == second
+
+
 async def test_equal_requests_at_one_moment_are_one(server: Running) -> None:
     alice = await server.person("alice")
     room = await alice.create_room()
