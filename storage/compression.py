@@ -51,14 +51,14 @@ _FIRST: Final = (
 )
 _DICTIONARIES: Final = {1: _FIRST}
 _NEWEST: Final = max(_DICTIONARIES)
+# Copied for each event: a copy is cheaper than reading the dictionary anew.
+_OF_SHORT: Final = zlib.compressobj(1, zlib.DEFLATED, -12, 5, zdict=_DICTIONARIES[_NEWEST])
+_OF_LONG: Final = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=_DICTIONARIES[_NEWEST])
 
 
 def pack_json(json: bytes) -> bytes:
     """An event's canonical JSON as it is stored."""
-    if len(json) <= _SHORT:
-        deflate = zlib.compressobj(1, zlib.DEFLATED, -12, 5, zdict=_DICTIONARIES[_NEWEST])
-    else:
-        deflate = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=_DICTIONARIES[_NEWEST])
+    deflate = (_OF_SHORT if len(json) <= _SHORT else _OF_LONG).copy()
     packed = bytes((_NEWEST,)) + deflate.compress(json) + deflate.flush()
     return packed if len(packed) < len(json) or json[:1] != b"{" else json
 

@@ -66,7 +66,10 @@ class Router:
         if node is None:
             segments = path.split("/")
             if "%" in path or not path.isascii():
-                segments = [_decoded(segment) for segment in segments]
+                segments = [
+                    segment if "%" not in segment and segment.isascii() else _decoded(segment)
+                    for segment in segments
+                ]
             node = self._walk(self._root, segments, 1, values)
         if node is None:
             raise MatrixError("M_UNRECOGNIZED", "There is nothing at this path", 404)

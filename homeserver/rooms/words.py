@@ -28,6 +28,9 @@ _PLAIN = re.compile(r"[a-z0-9]+")
 
 def written(text: str) -> list[str]:
     """The words to keep of a text, each once, at most 500."""
+    if text.isascii():
+        plain = _PLAIN.findall(text[:_MOST_TEXT].lower())
+        return list(dict.fromkeys("w" + word[:_LONGEST] for word in plain))[:_MOST_WORDS]
     found: dict[str, None] = {}
     for run, unspaced in _runs(text[:_MOST_TEXT]):
         if unspaced:

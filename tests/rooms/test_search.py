@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from homeserver.rooms import words
 from storage.changes import Item, Missed
@@ -55,6 +57,11 @@ async def test_words_of_every_language_are_found(server: Running, said: str, ask
     assert "next_batch" not in found
     # All words must be there.
     assert texts(await search(alice, f"{asked} nowhere")) == []
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_text_has_the_words_that_it_has_within_any_other(text: str) -> None:
+    assert [*words.written(text), *words.written("é")] == words.written(text + " é")
 
 
 async def test_only_who_may_read_finds(server: Running) -> None:
