@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from federation.destinations import Destinations
 from federation.outbound_events import Pdu, Pdus, RoomServers
+from federation.outbound_lists import OwnLists, notes_of
 from federation.outbound_queue import Means, Queue
 from federation.outbox import Outbox
 from federation.requests import Requests
@@ -24,10 +25,11 @@ from homeserver.matrix.ids import is_server_name, server_of
 from homeserver.rooms.append import Appended
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
+from homeserver.users.device_lists import OwnChange
 from storage import outbound as store
 from storage.changes import Change, Delete, Put
 from storage.engine import Database
-from storage.schema import LOCAL, DeliveryRow, EduOutboxRow
+from storage.schema import JOIN, LOCAL, DeliveryRow, EduOutboxRow
 
 SAVE_SECONDS = 1.0
 MAX_QUEUES = 5_000
@@ -48,11 +50,14 @@ class RoomEdu(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something that goes to the servers of a room; all before it stands at or below `after`."""
+    """Something that goes to the servers of a room; all before it stands at or below `after`.
+
+    A change of a user's devices has no room, and goes to all servers beside the user.
+    """
 
     after: int
     room_nid: int
-    what: Appended | RoomEdu | None
+    what: Appended | RoomEdu | OwnChange | None
 
 
 class Sender:
@@ -67,12 +72,14 @@ class Sender:
         requests: Requests,
         destinations: Destinations,
         outbox: Outbox,
+        lists: OwnLists,
     ) -> None:
         self._server_name = server_name
         self._database = database
         self._commits = commits
         self._clock = clock
         self._outbox = outbox
+        self._suffix = ":" + server_name
         self._notes: deque[Note] = deque()
         self._noted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -88,6 +95,7 @@ class Sender:
             destinations,
             clock,
             Pdus(database),
+            lists,
             lambda: self.position,
             self._changed.set,
         )
@@ -108,6 +116,11 @@ class Sender:
         if len(self._notes) < MAX_NOTED_EDUS:
             self._notes.append(Note(self._published(), room_nid, edu))
             self._noted.set()
+
+    def list_changed(self, change: OwnChange) -> None:
+        """Devices or signing keys of a local user have changed; called in the stream's order."""
+        self._notes.append(Note(change.pos - 1, 0, change))
+        self._noted.set()
 
     def lost(self) -> None:
         """Events were committed that nobody was told of: look for them in the database.
@@ -143,7 +156,7 @@ class Sender:
                 self._noted.clear()
                 await self._noted.wait()
             note = self._notes[0]
-            if not note.room_nid:
+            if note.what is None:
                 await self._begin()
                 continue
             await self._hand_out(note)
@@ -177,6 +190,12 @@ class Sender:
             rooms = {event.room_nid for event in page}
             for server in await store.servers_ever_in(self._database, rooms):
                 self._made(server).fall_behind(after)
+        pos = after
+        while changed := await self._means.lists.changed(pos, until, _AT_ONCE):
+            pos = changed[-1].pos
+            for row in changed:
+                for server in await self._means.lists.servers(row.user_nid):
+                    self._made(server).fall_behind(after)
         async for server in self._with_pdus():
             self._made(server).fall_behind(after)
         async for server in self._with_edus():
@@ -188,6 +207,11 @@ class Sender:
         self._changed.set()
 
     async def _hand_out(self, note: Note) -> None:
+        if isinstance(note.what, OwnChange):
+            notes = notes_of(note.what)
+            for server in await self._means.lists.servers(note.what.user_nid):
+                self._made(server).add_list(notes)
+            return
         servers = await self._rooms.before(note.room_nid, note.after + 1)
         if isinstance(note.what, RoomEdu):
             if servers:
@@ -206,6 +230,12 @@ class Sender:
             for server in servers:
                 if server != maker:
                     self._made(server).add(pdu)
+        for member in appended.members:
+            came = member.membership == JOIN and member.was != JOIN
+            if came and servers and member.user_id.endswith(self._suffix):
+                notes, known = await self._means.lists.met(member.user_nid, note.room_nid, pos)
+                for server in servers - known if notes else ():
+                    self._made(server).add_list(notes)
         for server, nid in appended.letters:
             if nid != appended.nid or server not in servers:
                 queue = self._made(server)

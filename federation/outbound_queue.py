@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from federation.destinations import FIRST_PAUSE_MS, Destinations
 from federation.outbound_catchup import missed
 from federation.outbound_events import Pdu, Pdus
+from federation.outbound_lists import ListNote, OwnLists
 from federation.outbound_transactions import (
     MAX_EDU_BYTES,
     MAX_EDUS,
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 MAX_PENDING = 1_000
 """Events in memory for one server; when more wait, it is behind."""
 MAX_EPHEMERAL = 500
+MAX_LISTS = 1_000
+"""Changes of device lists in memory for one server."""
+MAX_FOUND = 400
+"""Users whose lists are looked for at once."""
 MAX_BUSY_MS = 3_600_000
 TASKS = 250
 """Transactions under way at the same time, to all servers together that answered last time."""
@@ -61,6 +66,7 @@ class Means:
     destinations: Destinations
     clock: Clock
     pdus: Pdus
+    lists: OwnLists
     position: Callable[[], int]
     changed: Callable[[], None]
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TASKS))
@@ -78,6 +84,7 @@ class Queue:
         "_edus_done",
         "_ephemeral",
         "_goes_back",
+        "_lists",
         "_looking",
         "_means",
         "_missed",
@@ -117,6 +124,7 @@ class Queue:
         self._means = means
         self._pending: deque[Pdu] = deque()
         self._missed: deque[Pdu] = deque()
+        self._lists: deque[ListNote] = deque()
         self._caught_up = 0
         self._looking = False
         self._goes_back = False
@@ -139,6 +147,14 @@ class Queue:
                 self.acked = max(self.acked, self._pending[0].pos - 1)
                 self._pending.clear()
                 self.behind, self._looking = True, False
+        self.wake()
+
+    def add_list(self, notes: Sequence[ListNote]) -> None:
+        """A list of devices has changed; later than all that was added before."""
+        if not self.behind or self._looking:
+            self._lists.extend(notes)
+            if len(self._lists) > MAX_LISTS:
+                self.fall_behind(self._lists[0].pos - 1)
         self.wake()
 
     def add_edus(self) -> None:
@@ -164,6 +180,7 @@ class Queue:
         self.behind, self._looking, self._goes_back = True, False, True
         self._pending.clear()
         self._missed.clear()
+        self._lists.clear()
         if self._task is None:
             self._transaction = None
         self._means.changed()
@@ -181,6 +198,7 @@ class Queue:
             self.behind
             or self._pending
             or self._missed
+            or self._lists
             or self._transaction is not None
             or self.edus
             or self._ephemeral
@@ -188,12 +206,14 @@ class Queue:
 
     @property
     def floor(self) -> int | None:
-        """The position after which events are not delivered; None when all are."""
-        held = self._transaction.pdus if self._transaction is not None else ()
-        for waiting in (held, self._missed, () if self._looking else self._pending):
-            if waiting:
-                return waiting[0].pos - 1
-        return self.acked if self.behind else None
+        """The position after which something is not delivered; None when all is."""
+        held = self._transaction
+        events = (held.pdus if held is not None else (), self._missed, self._pending)
+        lists = (held.lists if held is not None else (), self._lists)
+        floors = [waiting[0].pos - 1 for waiting in (*events, *lists) if waiting]
+        if self.behind:
+            floors.append(self.acked)
+        return min(floors, default=None)
 
     @property
     def is_slow(self) -> bool:
@@ -258,7 +278,8 @@ class Queue:
         try:
             await means.destinations.check(self.server)
             while not self._stopped:
-                if self._transaction is None and self.behind and not self._missed:
+                told = not self._missed and not self._lists
+                if self._transaction is None and self.behind and told:
                     if self._is_failing:
                         # Whether it is there at all is asked first: looking up is dear.
                         await self._deliver(Transaction(self._id(), self.acked))
@@ -308,6 +329,7 @@ class Queue:
         """Try smaller pieces, down to the one thing that the server can't take."""
         if transaction.size <= 1:
             names = [str(pdu.nid) for pdu in transaction.pdus]
+            names += [note.type for note in transaction.lists]
             names += [edu.type for edu in transaction.edus]
             names += [edu.type for edu in transaction.ephemeral]
             log.warning("%s refuses %s, which is left out: %s", self.server, names, error)
@@ -316,6 +338,7 @@ class Queue:
             return
         self._size = min(MAX_PDUS - 1, transaction.size // 2)
         self._put_back(transaction.pdus)
+        self._lists.extendleft(reversed(transaction.lists))
         for edu in transaction.ephemeral:
             self._ephemeral.setdefault((edu.type, edu.key), edu.content)
         self.edus = self.edus or bool(transaction.edus)
@@ -368,10 +391,15 @@ class Queue:
             self._looking, self._goes_back = True, False
             until = means.position()
             try:
+                notes = await means.lists.missed(self.server, self.acked, MAX_FOUND)
+                more = len({note.user_nid for note in notes}) >= MAX_FOUND
+                if more:
+                    until = min(until, notes[-1].pos)
                 found = await missed(means.database, self.server, self.acked, until)
             finally:
-                whole, self._looking = self._looking, False
+                whole, self._looking = self._looking and not more, False
         self._missed = found
+        self._lists = deque(sorted({*notes, *self._lists}))
         self._caught_up = until
         self.behind = not whole
         self.edus = self.letters = True
@@ -393,23 +421,40 @@ class Queue:
         if whole or not pdus:
             more = bool(self._missed or self._pending)
             last = pdus[-1].pos if pdus and more else END
-            transaction.edus, all_of_them = await self._waiting_edus(last)
-            if not all_of_them:
-                until = transaction.edus[-1].row.pos
+            transaction.lists = self._take_lists(last)
+            if transaction.lists and self._lists and self._lists[0].pos <= last:
+                last = transaction.lists[-1].pos
+            transaction.edus, all_of_them = await self._waiting_edus(last, len(transaction.lists))
+            until = last if all_of_them else transaction.edus[-1].row.pos
+            if pdus and until < pdus[-1].pos:
                 transaction.pdus = [pdu for pdu in pdus if pdu.pos <= until]
                 self._put_back([pdu for pdu in pdus if pdu.pos > until])
+        if transaction.lists:
+            transaction.told = await self._means.lists.contents(transaction.lists)
         if transaction.pdus:
             transaction.json = await self._means.pdus.json(transaction.pdus)
         if whole or not transaction.size:
-            left = min(self._size, MAX_EDUS) - len(transaction.edus)
+            left = min(self._size, MAX_EDUS) - len(transaction.edus) - len(transaction.lists)
             transaction.ephemeral = self._take_ephemeral(left)
         transaction.ready = True
 
-    async def _waiting_edus(self, last: int) -> tuple[list[WaitingEdu], bool]:
-        """The next EDUs up to position `last`, and whether these are all of them."""
-        if not self.edus:
+    def _take_lists(self, last: int) -> list[ListNote]:
+        """The next changes of lists up to position `last`, half as many as EDUs may be."""
+        found: list[ListNote] = []
+        while self._lists and self._lists[0].pos <= last:
+            if len(found) >= max(1, min(self._size, MAX_EDUS) // 2):
+                break
+            found.append(self._lists.popleft())
+        return found
+
+    async def _waiting_edus(self, last: int, taken_up: int) -> tuple[list[WaitingEdu], bool]:
+        """The next EDUs up to position `last`, and whether these are all of them.
+
+        So many of the places in the transaction are taken up.
+        """
+        limit = min(self._size, MAX_EDUS) - taken_up
+        if not self.edus or limit <= 0:
             return [], True
-        limit = min(self._size, MAX_EDUS)
         self.edus = False
         try:
             rows = await store.edus_waiting(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from federation.outbound_events import Pdu
+from federation.outbound_lists import ListNote
 from federation.requests import Requests
 from homeserver.errors import RemoteError
 from homeserver.matrix.canonical import encode
@@ -39,14 +40,16 @@ class Transaction:
     """What goes to one server together; it keeps its id however often it is tried.
 
     `pdus` without JSON among `json` are gone and left out; `until` is the position up to which the
-    server has had all events when the last one that it missed has arrived. It is `ready` when all
-    that goes with its events was added.
+    server has had all events when the last one that it missed has arrived. `told` are the EDUs of
+    `lists`. It is `ready` when all that goes with its events was added.
     """
 
     id: str
     until: int
     pdus: Sequence[Pdu] = ()
     json: dict[int, bytes] = field(default_factory=dict)
+    lists: Sequence[ListNote] = ()
+    told: Sequence[tuple[str, bytes]] = ()
     edus: Sequence[WaitingEdu] = ()
     ephemeral: Sequence[Ephemeral] = ()
     ready: bool = False
@@ -54,11 +57,12 @@ class Transaction:
     @property
     def size(self) -> int:
         """How many things it holds."""
-        return len(self.pdus) + len(self.edus) + len(self.ephemeral)
+        return len(self.pdus) + len(self.lists) + len(self.edus) + len(self.ephemeral)
 
     def body(self, origin: str, now: int) -> bytes:
         """Its canonical JSON."""
-        edus = [_edu(edu.type, edu.content) for edu in self.edus]
+        edus = [_edu(*told) for told in self.told]
+        edus += [_edu(edu.type, edu.content) for edu in self.edus]
         edus += [_edu(edu.type, edu.content) for edu in self.ephemeral]
         pdus = [self.json[pdu.nid] for pdu in self.pdus if pdu.nid in self.json]
         head = b'"edus":[%b],' % b",".join(edus) if edus else b""

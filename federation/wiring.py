@@ -20,6 +20,7 @@ from federation.keyring import Keyring
 from federation.lookups import Lookups
 from federation.notary import NotaryService
 from federation.outbound import Sender
+from federation.outbound_lists import OwnLists
 from federation.outbox import Outbox
 from federation.own_keys import OwnKeys
 from federation.peers import PeersDesk
@@ -68,6 +69,7 @@ class Federation:
         database: Database,
         commits: CommitQueue,
         clock: Clock,
+        lists: OwnLists,
         *,
         web_port: int = 443,
         default_port: int = DEFAULT_PORT,
@@ -96,7 +98,7 @@ class Federation:
         keyring.trust(options.notaries)
         requests = Requests(name, keys[0], client, options.request_seconds, enabled=options.enabled)
         outbox = Outbox(name, clock)
-        sender = Sender(name, database, commits, clock, requests, destinations, outbox)
+        sender = Sender(name, database, commits, clock, requests, destinations, outbox, lists)
         return cls(
             clock=clock,
             commits=commits,

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import client_api
 from federation.outbound_edus import LocalEdus, LocalPresence
+from federation.outbound_lists import OwnLists
 from federation.peers import PeersDesk
 from federation.receiving import Receiving
 from federation.rooms import RoomFederation
@@ -121,6 +122,7 @@ from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.presence import Presence
 from homeserver.users.profile_spread import ProfileSpread
 from homeserver.users.profiles import Profiles
+from homeserver.users.public_keys import PublicKeys
 from homeserver.users.push_rules import PushRules
 from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
@@ -310,7 +312,9 @@ class App:
 
         key_file = config.server.signing_key_file or config.server.data_dir / "signing.key"
         keys = signing_keys(key_file)
-        federation = await Federation.build(config, keys, database, commits, clock)
+        public_keys = PublicKeys(database, names, server_name)
+        own_lists = OwnLists(database, names, public_keys)
+        federation = await Federation.build(config, keys, database, commits, clock, own_lists)
         self._federation = federation
         self._tasks.service("federation", federation.tidy)
         if config.federation.enabled:
@@ -423,6 +427,7 @@ class App:
         )
         desk = NewsDesk(ring, database, names, timeline, self.metrics)
         encryption = Encryption.build(
+            public_keys,
             database,
             commits,
             names,
@@ -438,6 +443,8 @@ class App:
             clock,
             server_name,
         )
+        if config.federation.enabled:
+            encryption.lists.on_own_change(federation.sender.list_changed)
         sync = Sync(
             desk,
             answers,

@@ -10,7 +10,8 @@ from storage.schema import DeviceListRow, RemoteDeviceRow
 async def lists(db: Database, user_nids: Collection[int]) -> dict[int, DeviceListRow]:
     """The rows of users' lists; those that never changed are absent."""
     rows = await db.fetch(
-        "SELECT user_nid, server, pos, version, stale FROM device_lists WHERE user_nid IN (??)",
+        "SELECT user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos"
+        " FROM device_lists WHERE user_nid IN (??)",
         user_nids,
     )
     return {row[0]: DeviceListRow(*row) for row in rows}
@@ -22,6 +23,51 @@ async def changed_between(db: Database, after: int, until: int) -> list[int]:
         "SELECT user_nid FROM device_lists WHERE pos > ? AND pos <= ? ORDER BY pos", after, until
     )
     return [user_nid for (user_nid,) in rows]
+
+
+async def own_changed(db: Database, after: int, until: int, limit: int) -> list[DeviceListRow]:
+    """Up to `limit` lists of local users that last changed in (after, until], in order."""
+    rows = await db.scan(
+        "SELECT user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos"
+        " FROM device_lists WHERE pos > ? AND pos <= ? AND server = '' ORDER BY pos LIMIT ?",
+        after,
+        until,
+        limit,
+    )
+    return [DeviceListRow(*row) for row in rows]
+
+
+async def own_changed_beside(
+    db: Database, server: str, after: int, limit: int
+) -> list[DeviceListRow]:
+    """Up to `limit` lists of local users who share a room with a server, changed since, in order.
+
+    Such a list has changed at a position above `after`.
+    """
+    rows = await db.scan(
+        "SELECT user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos"
+        " FROM device_lists WHERE pos > ? AND server = '' AND EXISTS (SELECT 1 FROM memberships"
+        " JOIN room_servers ON room_servers.room_nid = memberships.room_nid"
+        " WHERE memberships.user_nid = device_lists.user_nid AND membership = 1"
+        " AND server_nid = (SELECT name_nid FROM names WHERE name = ?)) ORDER BY pos LIMIT ?",
+        after,
+        server,
+        limit,
+    )
+    return [DeviceListRow(*row) for row in rows]
+
+
+async def servers_beside(db: Database, user_nid: int, without_room: int = 0) -> set[str]:
+    """The other servers that share a room with a local user; one room may be left out."""
+    rows = await db.scan(
+        "SELECT DISTINCT name FROM memberships"
+        " JOIN room_servers ON room_servers.room_nid = memberships.room_nid"
+        " JOIN names ON name_nid = server_nid"
+        " WHERE user_nid = ? AND membership = 1 AND memberships.room_nid <> ?",
+        user_nid,
+        without_room,
+    )
+    return {name for (name,) in rows}
 
 
 async def signed_between(db: Database, signer_nid: int, after: int, until: int) -> list[int]:
@@ -39,8 +85,8 @@ async def signed_between(db: Database, signer_nid: int, after: int, until: int) 
 async def stale(db: Database, after: int, limit: int) -> list[DeviceListRow]:
     """Up to `limit` lists that must be fetched anew, of users behind a number."""
     rows = await db.scan(
-        "SELECT user_nid, server, pos, version, stale FROM device_lists"
-        " WHERE stale > 0 AND user_nid > ? ORDER BY user_nid LIMIT ?",
+        "SELECT user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos"
+        " FROM device_lists WHERE stale > 0 AND user_nid > ? ORDER BY user_nid LIMIT ?",
         after,
         limit,
     )

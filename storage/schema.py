@@ -855,7 +855,9 @@ class DeviceListRow(NamedTuple):
     """A user whose devices or signing keys changed, last at `pos`; nothing is kept by recipient.
 
     `version` is the stream id of the last change as servers tell each other. `server` is empty for
-    a local user; of others a copy is kept, which must be fetched anew while `stale` is 1.
+    a local user, of whom `device_id` is the device that changed last, at `devices_pos`, and
+    `signing_pos` where the signing keys did. Of others a copy is kept (`version` 0: of unknown
+    stream id), which must be fetched anew while `stale` is 1.
     """
 
     user_nid: int
@@ -863,6 +865,9 @@ class DeviceListRow(NamedTuple):
     pos: Position
     version: int
     stale: int
+    device_id: str
+    devices_pos: Position
+    signing_pos: Position
 
 
 @table("device_keys", key=("device_nid",))

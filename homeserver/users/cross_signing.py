@@ -128,7 +128,7 @@ class CrossSigning:
                 Put(SigningKeyRow(session.user_nid, usage, canonical.encode(key)))
                 for usage, key in given.items()
             ]
-            told = await self._lists.changed(session.user_nid)
+            told = await self._lists.changed(session.user_nid, signing=True)
             await self._commits.commit([*changes, *told.changes], told.positions, told.publish)
 
         await self._inbox.run(session.user_nid, turn)
@@ -167,7 +167,8 @@ class CrossSigning:
                         for key_id, text in found.items()
                         if before.get(key_id) != text
                     ]
-            await self._keep(session, own, others)
+            mine = known.get(session.user_nid)
+            await self._keep(session, mine.devices if mine is not None else {}, own, others)
 
         await self._inbox.run(session.user_nid, turn)
         return failures
@@ -206,10 +207,18 @@ class CrossSigning:
         return made
 
     async def _keep(
-        self, session: Session, own: list[KeySignatureRow], others: list[KeySignatureRow]
+        self,
+        session: Session,
+        devices: Mapping[str, bytes],
+        own: list[KeySignatureRow],
+        others: list[KeySignatureRow],
     ) -> None:
         if own:
-            told = await self._lists.changed(session.user_nid)
+            names = {row.key_name for row in own}
+            signed = sorted(names & devices.keys())
+            told = await self._lists.changed(
+                session.user_nid, signed, signing=len(signed) < len(names)
+            )
             changes: list[Change] = [*map(Put, own), *told.changes]
             await self._commits.commit(changes, told.positions, told.publish)
         if others:

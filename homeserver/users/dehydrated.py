@@ -85,7 +85,14 @@ class DehydratedDevices:
                 changes = [*ended.changes, Delete(DeviceRow, (before.device_nid,))]
             nid = await self._numbers.take_soon("device")
             added = await self._keys.uploading(
-                session.user_nid, session.user_id, nid, device_id, device_keys, one_time, fallback
+                session.user_nid,
+                session.user_id,
+                nid,
+                device_id,
+                device_keys,
+                one_time,
+                fallback,
+                ahead=ended.positions,
             )
             changes += [
                 Insert(DeviceRow(nid, session.user_nid, device_id, name, None, None)),

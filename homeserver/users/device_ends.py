@@ -43,7 +43,8 @@ class DeviceEnds:
         if set(await self.spared(user_nid)) & devices.keys():
             changes.append(Delete(DehydratedDeviceRow, (user_nid,)))
         keyed = await store.device_keys(self._database, [*devices])
-        listed = await self._lists.changed(user_nid) if keyed else Told()
+        ended = [device_id for nid, device_id in devices.items() if nid in keyed]
+        listed = await self._lists.changed(user_nid, ended) if ended else Told()
 
         def publish(pos: int) -> None:
             self._one_time.forget([*devices])
@@ -53,8 +54,8 @@ class DeviceEnds:
 
         return Told([*changes, *listed.changes], listed.positions, publish)
 
-    async def renamed(self, user_nid: int, device_nid: int) -> Told:
+    async def renamed(self, user_nid: int, device_nid: int, device_id: str) -> Told:
         """What tells others of a device's new name; nothing for one without keys."""
         if device_nid not in await store.device_keys(self._database, [device_nid]):
             return Told()
-        return await self._lists.changed(user_nid)
+        return await self._lists.changed(user_nid, [device_id])

@@ -20,6 +20,20 @@ from storage.schema import DeviceListRow
 Watcher = Callable[[int], None]
 
 
+class OwnChange(NamedTuple):
+    """A local user's list has changed at a position.
+
+    `device_ids` are the devices that did, in the order of the versions that end with `version`;
+    `signing` says whether the signing keys did.
+    """
+
+    pos: int
+    user_nid: int
+    version: int
+    device_ids: Sequence[str]
+    signing: bool
+
+
 class Told(NamedTuple):
     """Changes to be committed with what they tell of: `commit(changes, positions, publish)`."""
 
@@ -35,24 +49,51 @@ class DeviceLists:
         self._database = database
         self._publisher = publisher
         self._watchers: list[Watcher] = []
+        self._told: Callable[[OwnChange], None] = _nobody
 
     def on_change(self, watcher: Watcher) -> None:
         """Call `watcher(user number)` when a change of a list was committed."""
         self._watchers.append(watcher)
 
-    async def changed(self, user_nid: int) -> Told:
-        """The user's list has changed; call it in the user's turn."""
+    def on_own_change(self, told: Callable[[OwnChange], None]) -> None:
+        """Have `told` called, in the order of the stream, with what other servers must hear."""
+        self._told = told
+
+    async def changed(
+        self,
+        user_nid: int,
+        device_ids: Sequence[str] = (),
+        *,
+        signing: bool = False,
+        ahead: int = 0,
+    ) -> Told:
+        """Devices of a local user, or the signing keys, have changed; call it in the user's turn.
+
+        Every device takes a version; `ahead` are those that the same commit has taken before.
+        """
         row = (await lists(self._database, [user_nid])).get(user_nid)
-        version = row.version if row is not None else 0
-        changes: list[Change] = [Put(DeviceListRow(user_nid, "", Pos(0), version + 1, 0))]
-        return Told(changes, 1, await self.publishing(user_nid))
+        if row is None:
+            row = DeviceListRow(user_nid, "", Pos(0), 0, 0, "", 0, 0)
+        version = row.version + ahead + len(device_ids)
+        new = row._replace(pos=Pos(0), version=version)
+        if device_ids:
+            new = new._replace(device_id=device_ids[-1], devices_pos=Pos(0))
+        if signing:
+            new = new._replace(signing_pos=Pos(0))
+        publish = await self.publishing(user_nid)
+
+        def publish_and_tell(pos: int) -> None:
+            publish(pos)
+            self._told(OwnChange(pos, user_nid, version, device_ids, signing))
+
+        return Told([Put(new)], 1, publish_and_tell)
 
     async def changed_elsewhere(self, user_nid: int, server: str) -> Told:
         """Another server says that the list of its user has changed.
 
         Nothing of it is kept: who hears of it asks for it anew.
         """
-        changes: list[Change] = [Put(DeviceListRow(user_nid, server, Pos(0), 0, 1))]
+        changes: list[Change] = [Put(DeviceListRow(user_nid, server, Pos(0), 0, 1, "", 0, 0))]
         return Told(changes, 1, await self.publishing(user_nid))
 
     async def publishing(self, user_nid: int) -> Callable[[int], None]:
@@ -73,3 +114,7 @@ class DeviceLists:
         """What is kept in memory of the user's keys is no longer true."""
         for watcher in self._watchers:
             watcher(user_nid)
+
+
+def _nobody(change: OwnChange) -> None:
+    """There are no other servers."""

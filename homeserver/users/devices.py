@@ -28,7 +28,7 @@ MAX_REMOVED = 1_000
 class DeviceKeysOf(Protocol):
     """The keys of devices, as far as their names stand beside them."""
 
-    async def renamed(self, user_nid: int, device_nid: int) -> Told:
+    async def renamed(self, user_nid: int, device_nid: int, device_id: str) -> Told:
         """What tells others of a device's new name, in the user's turn."""
 
 
@@ -77,7 +77,7 @@ class Devices:
             return
 
         async def turn() -> None:
-            told = await self._keys.renamed(user_nid, row.device_nid)
+            told = await self._keys.renamed(user_nid, row.device_nid, row.device_id)
             changes = [device_named(row.device_nid, name), *told.changes]
             await self._commits.commit(changes, told.positions, told.publish)
 

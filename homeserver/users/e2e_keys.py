@@ -116,8 +116,12 @@ class E2EKeys:
         device_keys: JsonObject | None,
         one_time: JsonObject,
         fallback: JsonObject,
+        ahead: int = 0,
     ) -> Told:
-        """The changes of an upload for a device, to be committed in the user's turn."""
+        """The changes of an upload for a device, to be committed in the user's turn.
+
+        `ahead` are the changes of the user's list that the same commit makes before.
+        """
         stored = (await store.device_keys(self._database, [device_nid])).get(device_nid)
         present = canonical.decode_object(stored) if stored is not None else None
         changes: list[Change] = []
@@ -130,7 +134,7 @@ class E2EKeys:
             json = canonical.encode(device_keys)
             if json != stored:
                 changes.append(Put(DeviceKeysRow(device_nid, json)))
-                listed = await self._lists.changed(user_nid)
+                listed = await self._lists.changed(user_nid, [device_id], ahead=ahead)
         signer = device_key(present) if present is not None else None
         changes += await self._one_time.added(device_nid, user_id, signer, one_time, fallback)
 

@@ -51,6 +51,7 @@ class Encryption:
     @classmethod
     def build(
         cls,
+        public: PublicKeys,
         database: Database,
         commits: CommitQueue,
         names: Names,
@@ -69,7 +70,6 @@ class Encryption:
         """Make everything."""
         lists = DeviceLists(database, publisher)
         one_time = OneTimeKeys(database, commits, numbers)
-        public = PublicKeys(database, names, server_name)
         lists.on_change(public.forget)
         inboxes = Inboxes(database, commits, names, publisher, ring, clock, server_name)
         keys = E2EKeys(database, commits, names, inbox, lists, one_time, public, server_name)

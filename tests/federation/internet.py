@@ -16,12 +16,15 @@ from typing import Any
 import trustme
 from aiohttp import web
 
+from federation.outbound_lists import OwnLists
 from federation.wiring import Federation
 from homeserver.config import Config
 from homeserver.matrix.canonical import JsonObject, encode, encode_unpadded
 from homeserver.matrix.sign import SigningKey, sign_json
 from homeserver.runtime.clock import Clock, FakeClock
 from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
+from homeserver.users.public_keys import PublicKeys
 from storage.engine import Database
 from tests.federation.name_server import NameServer
 
@@ -199,6 +202,7 @@ class Internet:
             self.database,
             self.commits,
             self.clock,
+            own_lists(self.database, OURS),
             web_port=self.web_port or _refusing_port(),
             default_port=self.matrix_port or _refusing_port(),
         )
@@ -209,6 +213,12 @@ class Internet:
         """Let these names stand for the loopback address."""
         for name in names:
             self.names.put(name, "A", "127.0.0.1")
+
+
+def own_lists(database: Database, server_name: str) -> OwnLists:
+    """What is told of devices, read from a database."""
+    names = Names(database)
+    return OwnLists(database, names, PublicKeys(database, names, server_name))
 
 
 def _refusing_port() -> int:

@@ -19,7 +19,7 @@ from homeserver.config import Config
 from homeserver.errors import MatrixError, RemoteError
 from homeserver.matrix.sign import SigningKey
 from homeserver.runtime.clock import SystemClock
-from tests.federation.internet import Internet, TlsServer, nothing_here
+from tests.federation.internet import Internet, TlsServer, nothing_here, own_lists
 from tests.federation.servers import FederatedServer, FederatedSynapse
 from tests.processes import Server, running
 from tests.synapse_env import SynapseUnavailable, synapse_python
@@ -117,7 +117,9 @@ async def ours_for(net: Internet, synapse: FederatedSynapse) -> tuple[Ours, str]
     }
     config = Config.read(document, "the test", net.folder, {})
     keys = [SigningKey.generate()]
-    federation = await Federation.build(config, keys, net.database, net.commits, SystemClock())
+    federation = await Federation.build(
+        config, keys, net.database, net.commits, SystemClock(), own_lists(net.database, name)
+    )
     net.parts.append(federation)
     return Ours(federation, server), name
 
