@@ -60,7 +60,7 @@ class DeviceNews:
                 asker.device_nid, token.messages, news.until, stored=asker.stored
             )
         if news.since >= 0:
-            if news.until > news.since:
+            if news.stirred:
                 changed, left = await self.moved(asker.user_nid, news, user)
                 names = await self._names.names(changed | left)
                 answer.changed_devices = [names[nid] for nid in changed]

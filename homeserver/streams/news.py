@@ -62,6 +62,8 @@ class News(Protocol):
 
     since: int
     until: int
+    stirred: bool
+    """Whether anybody may have come or gone anywhere, or changed keys."""
 
     async def rooms(self, joined: Collection[int]) -> set[int]:
         """Which of the joined rooms have events or receipts."""
@@ -103,6 +105,7 @@ class RingNews:
     def __init__(self, ring: Ring, database: Database, since: int, until: int) -> None:
         self.since = since
         self.until = until
+        self.stirred = ring.stirred > since
         self._ring = ring
         self._database = database
         self._events: dict[tuple[int, int], list[EventEntry]] = {}
@@ -192,6 +195,7 @@ class StoredNews:
     ) -> None:
         self.since = since
         self.until = until
+        self.stirred = until > since
         self._database = database
         self._names = names
         self._timeline = timeline

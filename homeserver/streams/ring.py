@@ -105,6 +105,8 @@ class Ring:
     def __init__(self, max_bytes: int, pos: int) -> None:
         self.pos = pos
         self.floor = pos
+        self.stirred = pos
+        """The last position at which anybody came or went, or changed keys; `pos` at first."""
         self._max_bytes = max_bytes
         self._bytes = 0
         self._order: deque[tuple[int, int, _Kind, int]] = deque()  # pos, size, kind, number
@@ -119,6 +121,8 @@ class Ring:
         view = entry.view
         self._rooms.setdefault(view.room_nid, deque()).append(entry)
         self._views[view.nid] = view
+        if entry.moves:
+            self.stirred = entry.pos
         self._grow(entry.pos, len(view.body) + len(view.extra), "room", view.room_nid)
 
     def add_receipt(self, entry: ReceiptEntry) -> None:
@@ -139,6 +143,7 @@ class Ring:
     def add_device_list(self, entry: DeviceListEntry) -> None:
         """Append a change of a user's devices."""
         self._lists.setdefault(0, deque()).append(entry)
+        self.stirred = entry.pos
         self._grow(entry.pos, 0, "list", 0)
 
     def advance(self, pos: int) -> None:
