@@ -64,6 +64,10 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="hs-pg-"))
         self._numbers = itertools.count(1)
         self._template: str | None = None
+        self._first_rows: dict[str, list[tuple[Any, ...]]] = {}
+        self._form = ""
+        self._lent: set[str] = set()
+        self._free: list[str] = []
         if self._user is not None:
             os.chown(self.folder, self._user, self._user)
         data = self.folder / "data"
@@ -99,6 +103,27 @@ class PostgresServer:
             with ThreadPoolExecutor(1) as thread:  # a loop may be running in this one
                 thread.submit(asyncio.run, _migrate(self.dsn(self._template))).result()
         return self.dsn(self._create(self._template))
+
+    def lend_database(self) -> str:
+        """The DSN of a migrated, empty database, for `take_back`: making one takes long."""
+        dsn = self.dsn(self._free.pop()) if self._free else self.new_database()
+        self._lent.add(dsn)
+        return dsn
+
+    def take_back(self, dsn: str) -> None:
+        """Empty a lent database for the next one; one whose form has changed is removed."""
+        self._lent.remove(dsn)
+        name = dsn.rpartition("=")[2]
+        with psycopg.connect(dsn) as connection:
+            connection.execute(_END_OTHERS)
+            if not self._first_rows:
+                assert self._template is not None
+                self._form, self._first_rows = _as_made(self.dsn(self._template))
+            if _form(connection) == self._form:
+                _empty(connection, self._first_rows)
+                self._free.append(name)
+        if name not in self._free:
+            self.drop(dsn)
 
     def blank_database(self) -> str:
         """The DSN of a new database without any table."""
@@ -139,6 +164,52 @@ class PostgresServer:
         if self._user is not None:
             identity |= {"user": self._user, "group": self._user, "extra_groups": []}
         return identity
+
+
+# Tables, indexes and columns; nothing is like new that has statistics.
+_FORM = """
+SELECT md5(string_agg(concat_ws(' ', relname, relkind, attname, atttypid), ','
+                      ORDER BY relname, attnum))
+    || (SELECT count(*) FROM pg_statistic JOIN pg_class ON oid = starelid
+        WHERE relnamespace = 'public'::regnamespace)
+FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+WHERE relnamespace = 'public'::regnamespace
+"""
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_USED = """
+SELECT relname FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND pg_relation_size(oid) > 0
+"""
+
+
+def _form(connection: psycopg.Connection[Any]) -> str:
+    ((form,),) = connection.execute(_FORM).fetchall()
+    return str(form)
+
+
+def _as_made(template: str) -> tuple[str, dict[str, list[tuple[Any, ...]]]]:
+    """The form of a new database and the rows that are in it."""
+    with psycopg.connect(template) as connection:
+        tables = [table for (table,) in connection.execute(_USED).fetchall()]
+        rows = {
+            table: connection.execute(f"SELECT * FROM {table}".encode()).fetchall()
+            for table in tables
+        }
+        return _form(connection), rows
+
+
+def _empty(
+    connection: psycopg.Connection[Any], first_rows: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    used = [table for (table,) in connection.execute(_USED).fetchall()]
+    connection.execute(f"TRUNCATE {', '.join(used)}".encode())
+    for table, rows in first_rows.items():
+        for row in rows:
+            places = ", ".join(["%s"] * len(row))
+            connection.execute(f"INSERT INTO {table} VALUES ({places})".encode(), row)
 
 
 async def _migrate(dsn: str) -> None:
@@ -184,9 +255,9 @@ def database_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         yield DatabaseSettings(path=tmp_path / "test.db", durable=False)
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    dsn = server.new_database()
+    dsn = server.lend_database()
     yield DatabaseSettings(dsn=dsn, durable=False)
-    server.drop(dsn)
+    server.take_back(dsn)
 
 
 @pytest.fixture
