@@ -1,7 +1,9 @@
-"""Uploads and downloads.
+"""Uploads, downloads and thumbnails.
 
 spec: client-server-api#content-repository
 """
+
+from typing import Literal
 
 from homeserver.http.bodies import Incoming
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
@@ -9,7 +11,8 @@ from homeserver.http.files import File, file_reply
 from homeserver.http.shape import Empty, Natural, Raw, Shape, Streamed
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.mxc import Mxc
-from homeserver.media.downloads import Wanted
+from homeserver.media.downloads import Content, Wanted
+from homeserver.media.thumbnails import Box
 
 
 class UploadQuery(Shape):
@@ -27,6 +30,16 @@ class Created(Shape):
 
 class DownloadQuery(Shape):
     timeout_ms: Natural = 20_000
+    allow_remote: bool = True
+    allow_redirect: bool = False
+
+
+class ThumbnailQuery(Shape):
+    width: Natural
+    height: Natural
+    method: Literal["crop", "scale"] = "scale"
+    timeout_ms: Natural = 20_000
+    animated: bool = False
     allow_remote: bool = True
     allow_redirect: bool = False
 
@@ -89,7 +102,7 @@ async def download(
 ) -> Streamed | Raw:
     """A file, under its own name or the one that is asked for."""
     name = Mxc(server_name, media_id)
-    return await _download(call, Wanted(name, query.timeout_ms), query, file_name)
+    return await _download(call, Wanted(name, query.timeout_ms), file_name)
 
 
 @endpoint(
@@ -105,14 +118,48 @@ async def old_download(
     wanted = Wanted(
         Mxc(server_name, media_id), query.timeout_ms, query.allow_remote, authenticated=False
     )
-    return await _download(call, wanted, query, file_name)
+    return await _download(call, wanted, file_name)
 
 
-async def _download(
-    call: Call, wanted: Wanted, query: DownloadQuery, file_name: str
+@endpoint(
+    "GET /_matrix/client/v1/media/thumbnail/{server_name}/{media_id}",
+    spec="client-server-api#get_matrixclientv1mediathumbnailservernamemediaid",
+    auth=Client(guests=True),
+)
+async def thumbnail(
+    call: Call, server_name: str, media_id: str, query: ThumbnailQuery
 ) -> Streamed | Raw:
+    """A smaller form of a picture."""
+    return await _thumbnail(call, Wanted(Mxc(server_name, media_id), query.timeout_ms), query)
+
+
+@endpoint(
+    "GET /_matrix/media/v3/thumbnail/{server_name}/{media_id}",
+    spec="client-server-api#get_matrixmediav3thumbnailservernamemediaid",
+    auth=NoAuth(),
+)
+async def old_thumbnail(
+    call: Call, server_name: str, media_id: str, query: ThumbnailQuery
+) -> Streamed | Raw:
+    """A smaller form of a picture that was there before downloads needed an access token."""
+    wanted = Wanted(
+        Mxc(server_name, media_id), query.timeout_ms, query.allow_remote, authenticated=False
+    )
+    return await _thumbnail(call, wanted, query)
+
+
+async def _thumbnail(call: Call, wanted: Wanted, query: ThumbnailQuery) -> Streamed | Raw:
+    media = call.app.media
+    box = Box(query.width, query.height, query.method == "crop", query.animated)
+    return _file(call, await media.thumbnails.of(await media.downloads.find(wanted), box))
+
+
+async def _download(call: Call, wanted: Wanted, file_name: str) -> Streamed | Raw:
+    return _file(call, await call.app.media.downloads.find(wanted), file_name)
+
+
+def _file(call: Call, found: Content, file_name: str = "") -> Streamed | Raw:
     files = call.app.media.files
-    found = await call.app.media.downloads.find(wanted)
     file = File(
         lambda start, stop: files.read(found.digest, start, stop),
         found.size,

@@ -7,7 +7,7 @@ they answer. Nothing here has behaviour of its own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from federation.api import hierarchy, queries, version
+from federation.api import hierarchy, media, queries, version
 from federation.api.keys import key_endpoints
 from federation.client import ServerClient
 from federation.destinations import Destinations
@@ -18,6 +18,7 @@ from federation.identity import Identity
 from federation.key_store import KeyStore
 from federation.keyring import Keyring
 from federation.lookups import Lookups
+from federation.media import MediaClient
 from federation.notary import NotaryService
 from federation.outbound import Sender
 from federation.outbound_lists import OwnLists
@@ -57,6 +58,7 @@ class Federation:
     notary: NotaryService
     inbound: Inbound
     directory: RemoteDirectoryClient
+    media: MediaClient
     outbox: Outbox
     sender: Sender
     peers: PeersDesk
@@ -117,6 +119,7 @@ class Federation:
             sender=sender,
             peers=PeersDesk(database, destinations, discovery, sender, clock),
             directory=RemoteDirectoryClient(requests, clock),
+            media=MediaClient(requests, client, outbound),
         )
 
     def endpoints(self) -> list[Endpoint]:
@@ -124,6 +127,7 @@ class Federation:
         return [
             *endpoints_of(version),
             *endpoints_of(hierarchy),
+            *endpoints_of(media),
             *endpoints_of(queries),
             *key_endpoints(self.own_keys, self.notary),
         ]

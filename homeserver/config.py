@@ -460,6 +460,17 @@ class Media:
         reason="Uploads are refused when the disk has less space than this, before it is full.",
         least=0,
     )
+    max_remote_bytes: int = option(
+        100 * MEGABYTE, reason="The longest file that is fetched from another server.", least=0
+    )
+    remote_cache_bytes: int = option(
+        10 * GIGABYTE,
+        reason="How much is kept of other servers' files; what is asked for again comes again.",
+        least=0,
+    )
+    max_image_pixels: int = option(
+        50_000_000, reason="Larger pictures get no thumbnails.", least=1, most=1_000_000_000
+    )
     unauthenticated: bool = option(
         False,
         reason="Whether files can be had without an access token by the old addresses. Off: only "

@@ -116,6 +116,9 @@ class Blobs(Protocol):
     async def delete(self, digest: bytes) -> None:
         """Remove a file, if it is there."""
 
+    async def has(self, digest: bytes) -> bool:
+        """Whether the file of a hash is there."""
+
     async def sizes(self) -> dict[bytes, int]:
         """Every file that is there, with its size."""
 
@@ -191,6 +194,9 @@ class Disk:
 
     async def delete(self, digest: bytes) -> None:
         await self.run(self._delete, self.path(digest))
+
+    async def has(self, digest: bytes) -> bool:
+        return await self.run(self.path(digest).is_file)
 
     async def sizes(self) -> dict[bytes, int]:
         return await self.run(lambda: dict(self._found()))

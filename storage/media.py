@@ -25,6 +25,39 @@ async def media(db: Database, server: str, media_ids: Collection[str]) -> dict[s
     return {row[1]: MediaRow(*row) for row in rows}
 
 
+async def names_of(db: Database, digest: bytes, limit: int) -> list[tuple[str, str]]:
+    """Some of the URIs (server, media id) that name a content."""
+    rows = await db.fetch(
+        "SELECT server, media_id FROM media WHERE hash = ? LIMIT ?", digest, limit
+    )
+    return [(server, media_id) for server, media_id in rows]
+
+
+async def cached_bytes(db: Database) -> int:
+    """How much is only cached: files of other servers and pictures of previews."""
+    rows = await db.scan("SELECT coalesce(sum(size), 0) FROM media WHERE used_ts > ?", 0)
+    return int(rows[0][0])
+
+
+async def least_used(db: Database, limit: int) -> list[MediaRow]:
+    """What is only cached and was not used for longest."""
+    rows = await db.fetch(
+        "SELECT server, media_id, hash, size, content_type, filename, uploader_nid, created_ts,"
+        " used_ts, expires_ts, flags FROM media WHERE used_ts > ? ORDER BY used_ts LIMIT ?",
+        0,
+        limit,
+    )
+    return [MediaRow(*row) for row in rows]
+
+
+def touched(row: MediaRow, now: int) -> Do:
+    """What is only cached was used."""
+    return Do(
+        "UPDATE media SET used_ts = ? WHERE server = ? AND media_id = ? AND used_ts IS NOT NULL",
+        (now, row.server, row.media_id),
+    )
+
+
 async def pending(db: Database, user_nid: int, now: int) -> int:
     """How many URIs a user has made that wait for their content."""
     rows = await db.fetch(
@@ -89,6 +122,14 @@ async def thumbnails(db: Database, digest: bytes) -> dict[str, ThumbnailRow]:
         "SELECT hash, spec, thumb_hash, size, content_type FROM thumbnails WHERE hash = ?", digest
     )
     return {row[1]: ThumbnailRow(*row) for row in rows}
+
+
+async def larger_forms(db: Database, thumb_hash: bytes, limit: int) -> list[tuple[bytes, str]]:
+    """Some of the pictures, and the spec, of which a content is a smaller form (or itself)."""
+    rows = await db.fetch(
+        "SELECT hash, spec FROM thumbnails WHERE thumb_hash = ? LIMIT ?", thumb_hash, limit
+    )
+    return [(digest, spec) for digest, spec in rows]
 
 
 async def judged(db: Database) -> list[JudgedHashRow]:

@@ -13,6 +13,7 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.ids import is_server_name
 from homeserver.matrix.mxc import Mxc, is_media_id
 from homeserver.media.files import Files
+from homeserver.media.remote import Remote
 from homeserver.media.uploads import Uploads
 from homeserver.runtime.clock import Clock
 from storage import media as store
@@ -56,6 +57,7 @@ class Downloads:
         options: config.Media,
         files: Files,
         uploads: Uploads,
+        remote: Remote,
         database: Database,
         clock: Clock,
         server_name: str,
@@ -63,6 +65,7 @@ class Downloads:
         self._options = options
         self._files = files
         self._uploads = uploads
+        self._remote = remote
         self._database = database
         self._clock = clock
         self._server_name = server_name
@@ -70,17 +73,27 @@ class Downloads:
     async def find(self, wanted: Wanted) -> Content:
         """The file of a URI.
 
-        Raises MatrixError: M_NOT_FOUND, or M_NOT_YET_UPLOADED (504) when it did not come in time.
+        Raises MatrixError: M_NOT_FOUND, M_NOT_YET_UPLOADED (504) when it did not come in time, and
+        what `Remote.find` raises of another server's.
         """
         name = wanted.name
         if not is_server_name(name.server) or not is_media_id(name.media_id):
             raise _not_found()
-        row = await self._local(wanted)
+        frozen = not (wanted.authenticated or self._options.unauthenticated)
+        if name.server == self._server_name:
+            row = await self._local(wanted)
+        else:
+            # What everybody may ask for must not make this server ask others.
+            fetch = wanted.remote and not frozen
+            wait_ms = min(wanted.wait_ms, MAX_WAIT_MS)
+            found = await self._remote.find(name, wait_ms, fetch=fetch)
+            if found is None:
+                raise _not_found()
+            row = found
         digest = row.hash
         if digest is None:
             raise MatrixError("M_NOT_YET_UPLOADED", "The content has not come yet", 504)
         hidden = row.flags & MEDIA_QUARANTINED or self._files.judgement(digest) is not None
-        frozen = not (wanted.authenticated or self._options.unauthenticated)
         if hidden or (frozen and not row.flags & MEDIA_OPEN):
             raise _not_found()
         return Content(name, digest, row.size, row.content_type, row.filename)
@@ -98,8 +111,6 @@ class Downloads:
         return row
 
     async def _row(self, name: Mxc) -> MediaRow | None:
-        if name.server != self._server_name:
-            return None
         return (await store.media(self._database, name.server, [name.media_id])).get(name.media_id)
 
 

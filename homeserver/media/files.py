@@ -10,15 +10,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from homeserver.errors import MatrixError
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import media as store
 from storage.blobs import BlobMissing, Blobs, Disk, Draft, NoSpace
-from storage.changes import Change, Insert, Put
+from storage.changes import Change, Delete, Insert, Put
 from storage.engine import Database
-from storage.schema import BlobInDoubtRow, BlobRow, JudgedHashRow
+from storage.schema import BlobInDoubtRow, BlobRow, JudgedHashRow, MediaRow, ThumbnailRow
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,50 @@ class Files:
             await self._commits.commit([store.decided(digest, place)])
         except Exception:
             log.exception("a file that was not stored is looked at again at the next start")
+
+    async def drop(self, row: MediaRow) -> None:
+        """Forget a URI; its content goes with the last URI, and its smaller forms before it."""
+        digest = row.hash
+        gone = Delete(MediaRow, (row.server, row.media_id))
+        if digest is None:
+            await self._commits.commit([gone])
+            return
+        mine = (row.server, row.media_id)
+        if all(name == mine for name in await store.names_of(self._database, digest, 2)):
+            for spec, small in (await store.thumbnails(self._database, digest)).items():
+                if small.thumb_hash != digest:
+                    key = (digest, spec)
+                    await self._release(small.thumb_hash, Delete(ThumbnailRow, key), key)
+        await self._release(digest, gone, mine)
+
+    async def _release(self, digest: bytes, gone: Delete, key: tuple[Any, Any]) -> None:
+        """Remove a row that names a content, and the content if no other does."""
+        async with self._turn(digest):
+            others = [
+                *await store.names_of(self._database, digest, 2),
+                *await store.larger_forms(self._database, digest, 64),
+            ]
+            itself = [name for name in others if name[0] == digest]
+            blob = await store.blob(self._database, digest)
+            if blob is None or any(name != key and name not in itself for name in others):
+                await self._commits.commit([gone])
+                return
+            doubt = Put(BlobInDoubtRow(digest, blob.place))
+            forms = [Delete(ThumbnailRow, name) for name in itself]
+            await self._commits.commit([gone, *forms, doubt, Delete(BlobRow, (digest,))])
+            await self._at(blob.place).delete(digest)
+            await self._commits.commit([store.decided(digest, blob.place)])
+
+    async def is_there(self, digest: bytes) -> bool:
+        """Whether the file of a content can be read, whatever its row says."""
+        blob = await store.blob(self._database, digest)
+        return blob is not None and await self._at(blob.place).has(digest)
+
+    async def local(self, digest: bytes) -> Path:
+        """The path of a content on this machine's disk; raises BlobMissing."""
+        if not await self.disk.has(digest):
+            raise BlobMissing(digest.hex())
+        return self.disk.path(digest)
 
     async def blob(self, digest: bytes) -> BlobRow | None:
         """The row of a file."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from homeserver.config import Config
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import DISK, Files
+from homeserver.media.remote import Elsewhere, Remote
+from homeserver.media.shrinkers import Shrinkers
+from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.uploads import Uploads
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
@@ -25,24 +28,39 @@ class Media:
     clock: Clock
     files: Files
     uploads: Uploads
+    remote: Remote
     downloads: Downloads
+    thumbnails: Thumbnails
 
     @classmethod
     async def build(
-        cls, config: Config, database: Database, commits: CommitQueue, clock: Clock
+        cls,
+        config: Config,
+        elsewhere: Elsewhere,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
     ) -> "Media":
-        """Make everything; raises OSError when the folder can't be used."""
+        """Make everything; raises OSError when the folder can't be used.
+
+        `elsewhere` opens files of other servers.
+        """
         options, name = config.media, config.server.name
         durable = config.database.synchronous == "full"
         disk = Disk(options.dir, durable=durable, keep_free=options.keep_free_bytes)
         files = Files(database, commits, clock, disk, {DISK: disk}, DISK)
         await files.open()
         uploads = Uploads(options, files, database, commits, clock, name)
+        remote = Remote(options, files, elsewhere, database, commits, clock)
+        await remote.open()
+        shrinkers = Shrinkers(clock, options.max_image_pixels)
         return cls(
             clock=clock,
             files=files,
             uploads=uploads,
-            downloads=Downloads(options, files, uploads, database, clock, name),
+            remote=remote,
+            downloads=Downloads(options, files, uploads, remote, database, clock, name),
+            thumbnails=Thumbnails(files, shrinkers, database, commits, clock),
         )
 
     async def tidy(self) -> None:
@@ -53,4 +71,6 @@ class Media:
 
     async def close(self) -> None:
         """Let go of files and processes."""
+        await self.remote.close()
+        await self.thumbnails.close()
         await self.files.close()
