@@ -1,8 +1,8 @@
 """Keys and messages of devices across servers: asked for, sent, taken.
 
-Owns what another server is believed of its users' keys (their form, and that a device signs for
-itself) and the bounds of asking: every server is asked at once, and one that does not answer in
-time is named as a failure. Copies of others' keys are not kept: whoever asks gets them anew.
+Owns the bounds of asking: every server is asked at once, and one that does not answer in time is
+named as a failure. Of users who share a room with the asker the kept copies are shown
+(`device_copies`), of others what their server says now.
 spec: server-server-api#end-to-end-encryption, server-server-api#send-to-device-messaging
 """
 
@@ -10,18 +10,17 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 
+from federation.device_answers import keys_of, object_of
+from federation.device_copies import DeviceCopies
 from federation.edus import Taken
 from federation.requests import Requests, path_of
 from homeserver.errors import RemoteError, Unreachable
-from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.devicekeys import check_device_keys, check_signing_key, signs_itself
-from homeserver.matrix.errors import Malformed
 from homeserver.matrix.ids import is_user_id, server_of
 from homeserver.ports import Outbox
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Names
-from homeserver.users.device_lists import DeviceLists, Told
+from homeserver.users.device_lists import Told
 from homeserver.users.e2e_keys import Claims, Wanted
 from homeserver.users.public_keys import UserKeys
 from homeserver.users.sessions import Session
@@ -34,8 +33,9 @@ from storage.to_device import known_messages
 
 MAX_MESSAGE_ID = 255
 MAX_RECIPIENTS = 10_000
-MAX_DEVICES = 1_000
 MAX_BYTES = 8 * 1_048_576
+MAX_SECONDS = 4.5
+"""However long a client would wait for other servers, it has its answer within five seconds."""
 
 
 class RemoteDevices:
@@ -46,12 +46,12 @@ class RemoteDevices:
         requests: Requests,
         outbox: Outbox,
         inboxes: Inboxes,
-        lists: DeviceLists,
+        copies: DeviceCopies,
         names: Names,
         database: Database,
         clock: Clock,
     ) -> None:
-        self._lists = lists
+        self._copies = copies
         self._names = names
         self._requests = requests
         self._outbox = outbox
@@ -115,17 +115,31 @@ class RemoteDevices:
     # --- lists
 
     async def list_changed(self, origin: str, content: JsonObject) -> Sequence[Taken]:
-        """`m.device_list_update` and `m.signing_key_update`: a user's keys are others now.
+        """`m.device_list_update`: a user's device is another now.
 
-        Of users who share no room with ours nobody hears.
+        Of users who share no room with ours nobody hears. What it changes is committed when this
+        returns, because the next update builds upon it.
         """
+        user = await self._concerned(origin, content)
+        if user is not None:
+            await self._copies.device_changed(*user, content)
+        return ()
+
+    async def signing_changed(self, origin: str, content: JsonObject) -> Sequence[Taken]:
+        """`m.signing_key_update`: as `list_changed`."""
+        user = await self._concerned(origin, content)
+        if user is not None:
+            await self._copies.signing_changed(*user, content)
+        return ()
+
+    async def _concerned(self, origin: str, content: JsonObject) -> tuple[int, str] | None:
         user_id = content.get("user_id")
         if not isinstance(user_id, str) or not is_user_id(user_id) or server_of(user_id) != origin:
-            return ()
+            return None
         nid = (await self._names.find([user_id])).get(user_id)
         if nid is None or not (await joined_rooms(self._database, [nid])).get(nid):
-            return ()
-        return [Taken(*await self._lists.changed_elsewhere(nid, origin))]
+            return None
+        return nid, user_id
 
     # --- keys
 
@@ -133,19 +147,23 @@ class RemoteDevices:
         self, asker: Session, wanted: Wanted, timeout: float
     ) -> tuple[dict[str, UserKeys], JsonObject]:
         """See `homeserver.users.e2e_keys.Elsewhere`."""
+        seconds = min(timeout, MAX_SECONDS)
+        kept = await self._copies.of(asker.user_nid, wanted, seconds)
         by_server: dict[str, JsonObject] = {}
         for user_id, devices in wanted.items():
-            by_server.setdefault(server_of(user_id), {})[user_id] = list(devices)
+            if user_id not in kept.users:
+                by_server.setdefault(server_of(user_id), {})[user_id] = list(devices)
         answers, failures = await self._ask(
             "query",
             {server: {"device_keys": asked} for server, asked in by_server.items()},
-            timeout,
+            seconds,
         )
-        found: dict[str, UserKeys] = {}
+        found = kept.keys
         for server, answer in answers.items():
             for user_id in by_server[server]:
-                found[user_id] = _keys(user_id, answer)
-        return found, failures
+                found[user_id] = keys_of(user_id, answer)
+        missed = {server: _failure(reason) for server, reason in kept.failures.items()}
+        return found, {**failures, **missed}
 
     async def claim(self, wanted: Claims, timeout: float) -> tuple[JsonObject, JsonObject]:
         """See `homeserver.users.e2e_keys.Elsewhere`."""
@@ -155,13 +173,13 @@ class RemoteDevices:
         answers, failures = await self._ask(
             "claim",
             {server: {"one_time_keys": asked} for server, asked in by_server.items()},
-            timeout,
+            min(timeout, MAX_SECONDS),
         )
         found: JsonObject = {}
         for server, answer in answers.items():
-            told = _object(answer.get("one_time_keys"))
+            told = object_of(answer.get("one_time_keys"))
             for user_id, devices in by_server[server].items():
-                given = _object(told.get(user_id))
+                given = object_of(told.get(user_id))
                 mine = {name: given[name] for name in devices if isinstance(given.get(name), dict)}
                 if mine:
                     found[user_id] = mine
@@ -193,49 +211,11 @@ class RemoteDevices:
         for server, answer in zip(servers, found, strict=True):
             if isinstance(answer, Exception):
                 reason = answer.reason if isinstance(answer, Unreachable) else str(answer)
-                failures[server] = {"errcode": "M_UNKNOWN", "error": reason, "status": 503}
+                failures[server] = _failure(reason)
             else:
                 answers[server] = answer
         return answers, failures
 
 
-def _keys(user_id: str, answer: JsonObject) -> UserKeys:
-    """What is believed of an answer about one user."""
-    devices: dict[str, bytes] = {}
-    names: dict[str, str] = {}
-    told = _object(_object(answer.get("device_keys")).get(user_id))
-    for device_id, keys in list(told.items())[:MAX_DEVICES]:
-        if not isinstance(keys, dict):
-            continue
-        try:
-            check_device_keys(keys, user_id, device_id)
-        except Malformed:
-            continue
-        if not signs_itself(keys):
-            continue
-        name = _object(keys.get("unsigned")).get("device_display_name")
-        if isinstance(name, str):
-            names[device_id] = name[:100]
-        bare = {key: value for key, value in keys.items() if key != "unsigned"}
-        devices[device_id] = canonical.encode(bare)
-    return UserKeys(
-        devices,
-        names,
-        _signing(user_id, answer, "master"),
-        _signing(user_id, answer, "self_signing"),
-    )
-
-
-def _signing(user_id: str, answer: JsonObject, usage: str) -> bytes | None:
-    key = _object(answer.get(f"{usage}_keys")).get(user_id)
-    if not isinstance(key, dict):
-        return None
-    try:
-        check_signing_key(key, user_id, usage)
-        return canonical.encode(key)
-    except Malformed:
-        return None
-
-
-def _object(value: object) -> JsonObject:
-    return value if isinstance(value, dict) else {}
+def _failure(reason: str) -> JsonObject:
+    return {"errcode": "M_UNKNOWN", "error": reason, "status": 503}

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.streams.commit import CommitQueue, Publish
 from storage.changes import Change, Conflict
@@ -44,7 +45,7 @@ class Edus:
     async def take(self, origin: str, edus: Sequence[object]) -> None:
         """Handle the EDUs of a transaction one after the other; returns when all is committed.
 
-        Raises `MatrixError` 503 when it can't be.
+        Raises `MatrixError` 429 or 503 when it can't be now.
         """
         waiting = []
         for edu in edus:
@@ -56,6 +57,11 @@ class Edus:
                 continue
             try:
                 taken = await handler(origin, content)
+            except MatrixError as error:
+                if error.status == 429 or error.status >= 500:
+                    raise  # it is not durable: the sender must send it again
+                log.info("an EDU %s of %s was refused: %s", type_, origin, error)
+                continue
             except Exception:
                 log.exception("an EDU %s of %s could not be handled", type_, origin)
                 continue

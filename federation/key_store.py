@@ -6,6 +6,7 @@ mentions are kept, because old events were signed with them. It fetches nothing.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 
 from federation.key_answers import KeyAnswer
@@ -25,7 +26,15 @@ MAX_KEYS_OF_A_SERVER = 200
 class KeyStore:
     """Keys by server and key id."""
 
-    def __init__(self, database: Database, commits: CommitQueue, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+        renewed: Callable[[str], None],
+    ) -> None:
+        """`renewed(server)` is called when a server that had keys has others."""
+        self._renewed = renewed
         self._database = database
         self._commits = commits
         self._clock = clock
@@ -61,6 +70,8 @@ class KeyStore:
             changed[key_id] = ServerKeyRow(answer.server, key_id, *key, answer.digest)
         if not changed:
             return
+        if not by_notary and before and changed.keys() - before.keys():
+            self._renewed(answer.server)
         rows = {**before, **changed}
         changes: list[Change] = [Put(row) for row in changed.values()]
         for key_id in sorted(rows, key=lambda one: rows[one].valid_until_ts)[

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from federation.api import devices as devices_api
 from federation.api.transactions import transaction_endpoints
+from federation.device_copies import DeviceCopies
 from federation.devices import RemoteDevices
 from federation.edus import Edus
 from federation.ephemera import Ephemera
@@ -23,6 +24,7 @@ from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Receiver
 from homeserver.streams.numbers import Names, Numbers
 from homeserver.users.encryption import Encryption
+from homeserver.users.inbox import UserInbox
 from homeserver.users.presence import Presence
 from homeserver.users.receipts import Receipts
 from homeserver.users.typing import Typing
@@ -40,6 +42,7 @@ class Receiving:
     staging: Staging
     transactions: Transactions
     history: History
+    copies: DeviceCopies
 
     @classmethod
     def build(
@@ -56,6 +59,8 @@ class Receiving:
         receipts: Receipts,
         presence: Presence,
         encryption: Encryption,
+        inbox: UserInbox,
+        server_name: str,
     ) -> "Receiving":
         """Make everything."""
         verifier, commits, clock = room_federation.verifier, federation.commits, federation.clock
@@ -69,25 +74,38 @@ class Receiving:
         edus.handle("m.typing", ephemera.typing)
         edus.handle("m.receipt", ephemera.receipts)
         edus.handle("m.presence", ephemera.presence)
+        copies = DeviceCopies(
+            federation.requests,
+            encryption.lists,
+            encryption.public,
+            names,
+            inbox,
+            database,
+            commits,
+            clock,
+            server_name,
+        )
+        federation.destinations.on_alive(copies.alive)
+        elsewhere.entering.on_entered(copies.entered)
         devices = RemoteDevices(
             federation.requests,
             federation.outbox,
             encryption.inboxes,
-            encryption.lists,
+            copies,
             names,
             database,
             clock,
         )
         edus.handle("m.direct_to_device", devices.take)
         edus.handle("m.device_list_update", devices.list_changed)
-        edus.handle("m.signing_key_update", devices.list_changed)
+        edus.handle("m.signing_key_update", devices.signing_changed)
         encryption.inboxes.send_elsewhere(devices)
         encryption.keys.ask_elsewhere(devices)
         transactions = Transactions(
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
         history = History(gaps, rooms, receiver, elsewhere)
-        return cls(federation, edus, staging, transactions, history)
+        return cls(federation, edus, staging, transactions, history, copies)
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""

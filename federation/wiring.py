@@ -95,7 +95,7 @@ class Federation:
         await destinations.load()
         client = ServerClient(outbound, discovery, destinations, clock)
         own = await OwnKeys.load(name, keys, database, commits, clock)
-        key_store = KeyStore(database, commits, clock)
+        key_store = KeyStore(database, commits, clock, destinations.reset)
         keyring = Keyring(own, key_store, client, clock)
         keyring.trust(options.notaries)
         requests = Requests(name, keys[0], client, options.request_seconds, enabled=options.enabled)

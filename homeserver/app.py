@@ -276,6 +276,7 @@ class App:
                 ends.append(("joins", self._elsewhere.close))
             if self._receiving is not None:
                 ends.append(("staged events", self._receiving.staging.close))
+                ends.append(("copies of device lists", self._receiving.copies.close))
             if self._past is not None:
                 ends.append(("the past of rooms", self._past.close))
             ends.append(("federation", self._federation.close))
@@ -473,7 +474,12 @@ class App:
             receipts,
             presence,
             encryption,
+            self._inbox,
+            server_name,
         )
+        await self._receiving.copies.begin()
+        publisher.on_events(self._receiving.copies.happened)
+        self._tasks.service("copies of device lists", self._receiving.copies.run)
         past.connect(self._receiving.history)
         self._tasks.service("staged events", self._receiving.staging.run)
         self._tasks.service("transactions", self._receiving.tidy)

@@ -107,6 +107,30 @@ async def remote_devices(
     return found
 
 
+async def copied(db: Database, after: int, limit: int) -> list[int]:
+    """Up to `limit` users of other servers whose lists are copied, behind a number, in order."""
+    rows = await db.scan(
+        "SELECT user_nid FROM device_lists WHERE user_nid > ? AND server <> ''"
+        " ORDER BY user_nid LIMIT ?",
+        after,
+        limit,
+    )
+    return [user_nid for (user_nid,) in rows]
+
+
+async def alone(db: Database, user_nids: Collection[int]) -> list[int]:
+    """Those of other servers' users with a copied list who share no room with a local user."""
+    rows = await db.scan(
+        "SELECT user_nid FROM device_lists WHERE user_nid IN (??) AND server <> ''"
+        " AND NOT EXISTS (SELECT 1 FROM memberships AS theirs JOIN memberships AS ours"
+        " ON ours.room_nid = theirs.room_nid AND ours.membership = 1"
+        " JOIN users ON users.user_nid = ours.user_nid"
+        " WHERE theirs.user_nid = device_lists.user_nid AND theirs.membership = 1)",
+        user_nids,
+    )
+    return [user_nid for (user_nid,) in rows]
+
+
 async def members_or_leavers(db: Database, room_nids: Collection[int], after: int) -> set[int]:
     """Who is joined in one of the rooms, or has moved there after a position."""
     rows = await db.scan(
@@ -134,3 +158,22 @@ def stale_lists_in(room_nid: int) -> Change:
         " (SELECT user_nid FROM memberships WHERE room_nid = ? AND membership = 1)",
         (room_nid,),
     )
+
+
+def all_lists_stale() -> Change:
+    """No copy of another server's list can be relied on."""
+    return Do("UPDATE device_lists SET stale = 1 WHERE server <> '' AND server > ''")
+
+
+def remote_devices_gone(user_nids: Collection[int]) -> Change:
+    """Remove the copies of devices of other servers' users."""
+    return Do("DELETE FROM remote_devices WHERE user_nid IN (??)", (user_nids,))
+
+
+def copies_dropped(user_nids: Collection[int]) -> list[Change]:
+    """Remove all that is known of the keys of other servers' users."""
+    return [
+        remote_devices_gone(user_nids),
+        Do("DELETE FROM signing_keys WHERE user_nid IN (??)", (user_nids,)),
+        Do("DELETE FROM device_lists WHERE user_nid IN (??) AND server <> ''", (user_nids,)),
+    ]

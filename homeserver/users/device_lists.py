@@ -88,14 +88,6 @@ class DeviceLists:
 
         return Told([Put(new)], 1, publish_and_tell)
 
-    async def changed_elsewhere(self, user_nid: int, server: str) -> Told:
-        """Another server says that the list of its user has changed.
-
-        Nothing of it is kept: who hears of it asks for it anew.
-        """
-        changes: list[Change] = [Put(DeviceListRow(user_nid, server, Pos(0), 0, 1, "", 0, 0))]
-        return Told(changes, 1, await self.publishing(user_nid))
-
     async def publishing(self, user_nid: int) -> Callable[[int], None]:
         """What publishes a change of the user's list that was committed at a position."""
         rooms = (await joined_rooms(self._database, [user_nid])).get(user_nid, set())
