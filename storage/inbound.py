@@ -7,26 +7,55 @@ from storage.engine import Database
 from storage.schema import InboundPduRow
 
 
-async def staged(db: Database, room_nid: int, now: int, limit: int) -> list[InboundPduRow]:
-    """Up to `limit` events of a room that may be tried at `now` (ms), in the order they came."""
+async def staged(
+    db: Database, room_nid: int, now: int, after: int, limit: int
+) -> list[InboundPduRow]:
+    """Up to `limit` events of a room that may be tried at `now` (ms), in the order they came.
+
+    `after` is the number (seq) of the last one that isn't wanted.
+    """
     rows = await db.scan(
         "SELECT room_nid, event_id, seq, origin, pdu, verified, tries, retry_ts FROM inbound_pdus"
-        " WHERE room_nid = ? AND retry_ts <= ? ORDER BY seq LIMIT ?",
+        " WHERE room_nid = ? AND seq > ? AND retry_ts <= ? ORDER BY seq LIMIT ?",
         room_nid,
+        after,
         now,
         limit,
     )
     return [InboundPduRow(*row) for row in rows]
 
 
-async def staged_count(db: Database, room_nid: int, most: int) -> int:
-    """How many events of a room are staged, at most `most`."""
+async def staged_rows(
+    db: Database, room_nid: int, event_ids: Collection[str]
+) -> list[InboundPduRow]:
+    """Those of the events of a room that are staged, in the order of their ids."""
     rows = await db.fetch(
-        "SELECT count(*) FROM (SELECT 1 FROM inbound_pdus WHERE room_nid = ? LIMIT ?) AS counted",
+        "SELECT room_nid, event_id, seq, origin, pdu, verified, tries, retry_ts FROM inbound_pdus"
+        " WHERE room_nid = ? AND event_id IN (??)",
         room_nid,
-        most,
+        event_ids,
     )
-    return int(rows[0][0])
+    found = {row[1]: InboundPduRow(*row) for row in rows}
+    return [found[event_id] for event_id in event_ids if event_id in found]
+
+
+async def verified_copies(db: Database, room_nid: int, event_ids: Collection[str]) -> set[str]:
+    """Those of the events of a room of which a verified copy is staged."""
+    rows = await db.fetch(
+        "SELECT event_id FROM inbound_pdus WHERE room_nid = ? AND event_id IN (??)"
+        " AND verified = 1",
+        room_nid,
+        event_ids,
+    )
+    return {event_id for (event_id,) in rows}
+
+
+async def staged_by(db: Database, room_nid: int) -> dict[str, int]:
+    """How many events of a room are staged for each server that has sent some."""
+    rows = await db.fetch(
+        "SELECT origin, count(*) FROM inbound_pdus WHERE room_nid = ? GROUP BY origin", room_nid
+    )
+    return dict(rows)
 
 
 async def rooms_staged(db: Database, now: int, limit: int) -> set[int]:
@@ -50,6 +79,50 @@ async def answered(db: Database, server: str, txn_id: str) -> bytes | None:
         "SELECT answer FROM inbound_txns WHERE server = ? AND txn_id = ?", server, txn_id
     )
     return rows[0][0] if rows else None
+
+
+def staged_unverified(row: InboundPduRow, sender: str) -> Change:
+    """Stage a copy that wasn't verified, unless there is one already.
+
+    One that `sender`, the server of the event's sender, has sent itself takes the place of another
+    unverified one; none takes the place of a verified one.
+    """
+    return Do(
+        "INSERT INTO inbound_pdus"
+        " (room_nid, event_id, seq, origin, pdu, verified, tries, retry_ts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (room_nid, event_id) DO UPDATE SET seq = excluded.seq,"
+        " origin = excluded.origin, pdu = excluded.pdu, tries = excluded.tries,"
+        " retry_ts = excluded.retry_ts"
+        " WHERE inbound_pdus.verified = 0 AND excluded.origin = ?",
+        (*row, sender),
+    )
+
+
+def verified(row: InboundPduRow, pdu: bytes) -> Change:
+    """An unverified row is verified now; `pdu` is what is to be judged."""
+    return Do(
+        "UPDATE inbound_pdus SET verified = 1, pdu = ?, retry_ts = 0"
+        " WHERE room_nid = ? AND event_id = ? AND seq = ? AND verified = 0",
+        (pdu, row.room_nid, row.event_id, row.seq),
+    )
+
+
+def put_off(row: InboundPduRow, tries: int, until: int) -> Change:
+    """Try a row again at `until` (ms), unless another copy has come in its place."""
+    return Do(
+        "UPDATE inbound_pdus SET tries = ?, retry_ts = ?"
+        " WHERE room_nid = ? AND event_id = ? AND seq = ?",
+        (tries, until, row.room_nid, row.event_id, row.seq),
+    )
+
+
+def given_up(row: InboundPduRow) -> Change:
+    """A row is not tried again; another copy that has come in its place stays."""
+    return Do(
+        "DELETE FROM inbound_pdus WHERE room_nid = ? AND event_id = ? AND seq = ?",
+        (row.room_nid, row.event_id, row.seq),
+    )
 
 
 def judged(room_nid: int, event_ids: Collection[str]) -> Change:
