@@ -19,7 +19,7 @@ class NioPerson(Person):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        config = nio.AsyncClientConfig(max_timeout_retry_wait_time=1)
+        config = nio.AsyncClientConfig(max_timeout_retry_wait_time=1, encryption_enabled=False)
         self._client = nio.AsyncClient(url, config=config)
         self._heard: dict[str, list[Heard]] = {}
         self._timelines: dict[str, list[Seen]] = {}
@@ -29,7 +29,7 @@ class NioPerson(Person):
         self._client.add_response_callback(self._note, nio.SyncResponse)
 
     async def register(self, username: str) -> None:
-        registering = nio.AsyncClient(self._client.homeserver)
+        registering = nio.AsyncClient(self._client.homeserver, config=self._client.config)
         _good(nio.RegisterResponse, await registering.register(username, PASSWORD))
         await registering.close()
 
