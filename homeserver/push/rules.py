@@ -68,6 +68,13 @@ class Rules:
             self._users.popitem(last=False)
         return {nid: None if stored == _DEFAULT else stored for nid, stored in found.items()}
 
+    async def class_of(self, user_nid: int) -> bytes | None:
+        """The class of one user's rules, None for the default rules."""
+        stored = self._users.get(user_nid)
+        if stored is None:
+            return (await self.classes([user_nid]))[user_nid]
+        return None if stored == _DEFAULT else stored
+
     def actions(self, class_: bytes | None, user_id: str, told: Told) -> Actions | None:
         """What is to be done for a user of the class; None and an empty list are nothing.
 

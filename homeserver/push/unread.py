@@ -63,6 +63,8 @@ Counts = dict[str, Unread]
 
 def total(counts: Counts) -> Unread:
     """Main timeline and threads together, at most `CAP`."""
+    if len(counts) < 2:
+        return next(iter(counts.values()), NONE)
     return Unread(
         min(CAP, sum(count.notifications for count in counts.values())),
         min(CAP, sum(count.highlights for count in counts.values())),
@@ -119,14 +121,14 @@ class UnreadCounts:
         """The counts after the ring's entries; None when only the tables can tell."""
         if known.pos == until:
             return known.counts
-        account_data = self._ring.account_data(reader.user_nid, known.pos, until)
-        if any(entry.type == PUSH_RULES for entry in account_data):
+        changed = self._ring.account_data(reader.user_nid, known.pos, until)
+        if changed and any(entry.type == PUSH_RULES for entry in changed):
             return None
         entries = self._ring.room_entries(room.nid, known.pos, until)
         if not entries:
             return known.counts
         counts = dict(known.counts)
-        class_ = (await self._rules.classes([reader.user_nid]))[reader.user_nid]
+        class_ = await self._rules.class_of(reader.user_nid)
         members = await self._members(room) if class_ is not None else 0
         for entry in entries:
             if not isinstance(entry, EventEntry):
@@ -198,7 +200,7 @@ class UnreadCounts:
         """By position what each of the events is to the user."""
         if not found:
             return {}
-        class_ = (await self._rules.classes([reader.user_nid]))[reader.user_nid]
+        class_ = await self._rules.class_of(reader.user_nid)
         if class_ is None:
             mentioned = await mentions(self._database, reader.user_nid, room.nid, after, until)
             return {e.pos: _by_default(e.flags, e.pos in mentioned) for e in found}
