@@ -19,7 +19,7 @@ from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.states import States
 from homeserver.runtime.clock import Clock
 from storage.engine import Database
-from storage.events import event_ids, event_numbers, event_rows, rooms_of_event
+from storage.events import event_ids, event_numbers, event_rows, near_time, rooms_of_event
 from storage.outbound import servers_in
 from storage.packing import unpack_numbers
 from storage.schema import OUTLIER, REJECTED, EventRow
@@ -28,6 +28,7 @@ MAX_BACKFILL = 100
 MAX_MISSING = 50
 MAX_NAMED = 100
 MAX_WALK = 5_000
+MAX_NEAR = 100
 _AT_ONCE = 200
 
 
@@ -118,6 +119,20 @@ class Serving:
         )
         pdus = await self._sight.pdus(origin, room, walk[::-1])
         return b'{"events":[%b]}' % b",".join(pdus)
+
+    async def near(self, origin: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:
+        """The id and time of the event nearest to a time (ms) on one side that the server may see.
+
+        Raises `MatrixError` M_NOT_FOUND.
+        """
+        room = await self.room(origin, room_id)
+        nids = await near_time(self._database, room.nid, ts, MAX_NEAR, backwards=backwards)
+        sees = await self._sight.sees(origin, room, nids)
+        rows = await event_rows(self._database, nids)
+        for nid in nids:
+            if sees.get(nid):
+                return rows[nid].event_id, rows[nid].origin_ts
+        raise MatrixError.not_found("There is no event on that side of that time")
 
     async def room(self, origin: str, room_id: str) -> Room:
         """A room that we and the server are in. Raises `MatrixError` M_NOT_FOUND or M_FORBIDDEN."""

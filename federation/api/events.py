@@ -4,9 +4,11 @@ spec: server-server-api#retrieving-events,
 spec: server-server-api#backfilling-and-retrieving-missing-events
 """
 
+from typing import Literal
+
 from federation.serving import Serving
 from homeserver.http.endpoint import Call, Endpoint, Server, endpoint, endpoint_of
-from homeserver.http.shape import EventID, Natural, Raw, RoomID, Shape, Streamed
+from homeserver.http.shape import EventID, Int, Natural, Raw, RoomID, Shape, Streamed
 
 
 class AtQuery(Shape):
@@ -16,6 +18,16 @@ class AtQuery(Shape):
 class BackfillQuery(Shape):
     v: list[str]
     limit: Natural
+
+
+class TimeQuery(Shape):
+    ts: Int
+    dir: Literal["f", "b"]
+
+
+class MomentReply(Shape):
+    event_id: str
+    origin_server_ts: int
 
 
 class MissingBody(Shape):
@@ -91,6 +103,16 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
             )
         )
 
+    @endpoint(
+        "GET /_matrix/federation/v1/timestamp_to_event/{room_id}",
+        spec="server-server-api#get_matrixfederationv1timestamp_to_eventroomid",
+        auth=Server(),
+    )
+    async def get_event_by_time(call: Call, room_id: RoomID, query: TimeQuery) -> MomentReply:
+        """The event nearest to a time."""
+        found = await serving.near(call.origin, room_id, query.ts, backwards=query.dir == "b")
+        return MomentReply(*found)
+
     return [
         endpoint_of(one)
         for one in (
@@ -100,5 +122,6 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
             get_event_auth,
             backfill,
             get_missing_events,
+            get_event_by_time,
         )
     ]

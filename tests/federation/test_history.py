@@ -113,3 +113,27 @@ async def test_a_room_cannot_be_read_under_the_name_of_another(made: House) -> N
     target = f"/_matrix/federation/v1/backfill/{shared}?v={event_id}&limit=10"
     reply = await made.request_as(b, made.servers["a.example"], "GET", target)
     assert reply.body["pdus"] == []
+
+
+async def test_the_event_nearest_to_a_time_is_one_that_the_server_may_see(made: House) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    hidden = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+    room = await alice.create_room(preset="public_chat", initial_state=[hidden])
+    secret = await alice.say(room, "secret")
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    said = await alice.say(room, "for all")
+    shown = [await alice.ok("GET", at(room, "event", one)) for one in (secret, said)]
+    before, now = (event["origin_server_ts"] for event in shown)
+    a, b = made.servers["a.example"], made.servers["b.example"]
+    path = f"/_matrix/federation/v1/timestamp_to_event/{room}"
+    found = await made.request_as(b, a, "GET", f"{path}?ts={now}&dir=f")
+    assert found.body == {"event_id": said, "origin_server_ts": now}
+    for way in "fb":
+        found = await made.request_as(b, a, "GET", f"{path}?ts={before}&dir={way}")
+        assert found.status == 200
+        assert found.body["event_id"] != secret
+    late = await made.request_as(b, a, "GET", f"{path}?ts={now + 60_000}&dir=f")
+    assert (late.status, late.errcode) == (404, "M_NOT_FOUND")
+    guest = await made.guest(f"guest{next(_count)}.example")
+    refused = await guest.request(a, "GET", f"{path}?ts={now}&dir=b")
+    assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
