@@ -33,6 +33,7 @@ from homeserver.http.service import health_endpoints, metrics_endpoints, welcome
 from homeserver.media.wiring import Media
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway
+from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
 from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
@@ -602,6 +603,17 @@ class App:
             media=media,
             members=members,
             memberships=memberships,
+            notifications=Notifications(
+                database,
+                ring,
+                rooms,
+                memberships,
+                ignored,
+                history,
+                timeline,
+                rules,
+                unread,
+            ),
             moderation=Moderation(database, commits, sessions, server_name),
             openid=OpenID(database, keys[0], clock),
             operator=self._operator,

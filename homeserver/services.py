@@ -11,6 +11,7 @@ from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.media.wiring import Media
 from homeserver.ports import Peers, RemoteDirectory
+from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.chapters import Chapters
@@ -88,6 +89,7 @@ class Services:
     media: Media
     members: Members
     memberships: Memberships
+    notifications: Notifications
     moderation: Moderation
     network_rooms: NetworkRooms
     openid: OpenID

@@ -160,7 +160,17 @@ class UnreadCounts:
                 counts[thread] = counts.get(thread, NONE).with_(outcome)
         return counts
 
-    async def _counted(self, reader: Counted, room: Room, member_pos: int, until: int) -> Counts:
+    async def positions(
+        self, reader: Counted, room: Room, member_pos: int, until: int
+    ) -> frozenset[int]:
+        """Where in the room stands what the user has not read, whether it notifies or not."""
+        _, unread = await self._unread(reader, room, member_pos, until)
+        return frozenset(event.pos for _, event in unread)
+
+    async def _unread(
+        self, reader: Counted, room: Room, member_pos: int, until: int
+    ) -> tuple[int, list[tuple[str, TailEvent]]]:
+        """Others' events that are unread with their threads, and the position they come after."""
         receipts = await receipts_of(self._database, reader.user_nid, [room.nid])
         read: dict[str, int] = {}
         for row in receipts.get(room.nid, ()):
@@ -172,7 +182,7 @@ class UnreadCounts:
             after = max(after, joined or 0)
         found = await tail(self._database, room.nid, after, until, CAP)
         if not found:
-            return {}
+            return after, []
         threads = await threads_after(self._database, room.nid, after, until)
         threads.update(await self._redacted_threads(reader, found))
         ignored = await self._ignored(reader, {event.sender_nid for event in found})
@@ -187,6 +197,10 @@ class UnreadCounts:
                     ended.add(thread)
             elif event.sender_nid not in ignored and not event.flags & REDACTED:
                 unread.append((thread, event))
+        return after, unread
+
+    async def _counted(self, reader: Counted, room: Room, member_pos: int, until: int) -> Counts:
+        after, unread = await self._unread(reader, room, member_pos, until)
         outcomes = await self._outcomes(reader, room, after, until, [e for _, e in unread])
         counts: Counts = {}
         for thread, event in unread:
