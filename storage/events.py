@@ -125,7 +125,7 @@ async def near_time(
     if backwards:
         rows = await db.fetch(
             "SELECT event_nid FROM events WHERE room_nid = ? AND origin_ts <= ?"
-            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts DESC LIMIT ?",
+            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts DESC, pos DESC LIMIT ?",
             room_nid,
             ts,
             limit,
@@ -133,7 +133,7 @@ async def near_time(
     else:
         rows = await db.fetch(
             "SELECT event_nid FROM events WHERE room_nid = ? AND origin_ts >= ?"
-            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts LIMIT ?",
+            " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY origin_ts, pos LIMIT ?",
             room_nid,
             ts,
             limit,

@@ -7,6 +7,7 @@ on a socket in a private folder, and stopped afterwards. So each command is writ
 
 import asyncio
 import http.client
+import logging
 import socket
 import ssl
 import tempfile
@@ -167,6 +168,8 @@ def _started(config: Config) -> Iterator[Listener]:
     from storage.beside import refuse_if_used
 
     asyncio.run(refuse_if_used(database_settings(config)))
+    # Nobody waits for a slow step here, and what a command says is for people.
+    logging.getLogger("homeserver.runtime.watch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="homeserver-") as folder:
         listener = Listener(socket=Path(folder) / "admin", apis=("admin",))
         quiet = replace(config, listeners=(listener,), metrics=replace(config.metrics, port=0))

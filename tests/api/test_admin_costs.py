@@ -1,5 +1,6 @@
 """What costs most, as administrators and Prometheus are told."""
 
+from tests.rooms.paths import at
 from tests.serving import Running
 
 COSTS = "/_homeserver/admin/v1/costs"
@@ -11,9 +12,10 @@ async def test_rooms_users_and_endpoints_are_named(server: Running) -> None:
     room_id = await ada.create_room()
     for number in range(5):
         await ada.say(room_id, f"message {number}")
+    await ada.ok("GET", at(room_id, "messages"), query={"dir": "b"})
     found = await admin.ok("GET", COSTS)
     (room,) = [row for row in found["rooms"] if row["name"] == room_id]
-    assert room["requests"] == 5
+    assert room["requests"] == 6
     assert room["loop_us"] > 0
     assert room["database_us"] > 0
     assert ada.user_id in [row["name"] for row in found["users"]]
