@@ -337,7 +337,9 @@ class App:
                 presence.on_change(out.changed)
                 self._tasks.service("presence elsewhere", out.run)
         author = Author(server_name, keys[0], clock, numbers)
-        media = await Media.build(config, federation.media, database, commits, clock)
+        media = await Media.build(
+            config, federation.media, federation.outbound, database, commits, clock
+        )
         self._media = media
         self._tasks.service("media", media.tidy)
         rooms = Rooms(database, names, commits, author, publisher.events)

@@ -476,6 +476,12 @@ class Media:
         reason="Whether files can be had without an access token by the old addresses. Off: only "
         "those that were there before, when a server was taken over.",
     )
+    url_previews: bool = option(
+        True,
+        reason="Whether the server looks at a page that a user has linked to, to say what it is. "
+        "Its owner then sees this server's address, never the user's. Networks that are denied in "
+        "[federation] can't be reached by it.",
+    )
 
 
 SECTIONS: dict[str, type] = {

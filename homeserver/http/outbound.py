@@ -12,7 +12,7 @@ import errno
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Streamed:
         self.headers: Mapping[str, str] = answer.headers
         self.url = str(answer.url)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, decompressed, in pieces of at most 64 KiB; raises OutboundFailed."""
         length = self._answer.content_length
         if length is not None and length > self._max_bytes:
@@ -150,25 +150,58 @@ class Outbound:
         `OutboundFailed`: `ConnectFailed`, `TooLong`, or another; `seconds` bounds all of it.
         """
         try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    async with self.open(
-                        method,
-                        url,
-                        headers=headers,
-                        body=body,
-                        tls_name=tls_name,
-                        seconds=seconds,
-                        max_bytes=max_bytes,
-                    ) as answer:
-                        location = answer.headers.get("Location")
-                        if answer.status not in _REDIRECTS or not redirects or not location:
-                            content = b"".join([piece async for piece in answer.chunks()])
-                            return Answer(answer.status, answer.headers, content, answer.url)
-                    redirects -= 1
-                    url, tls_name = _redirected(url, location), None
+            async with (
+                asyncio.timeout(seconds),
+                self.follow(
+                    method,
+                    url,
+                    headers=headers,
+                    body=body,
+                    tls_name=tls_name,
+                    seconds=seconds,
+                    max_bytes=max_bytes,
+                    redirects=redirects,
+                ) as answer,
+            ):
+                content = b"".join([piece async for piece in answer.chunks()])
+                return Answer(answer.status, answer.headers, content, answer.url)
         except TimeoutError:
             raise OutboundFailed(f"no answer within {seconds:g} s") from None
+
+    @asynccontextmanager
+    async def follow(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        tls_name: str | None = None,
+        seconds: float = 30.0,
+        max_bytes: int = 1_048_576,
+        redirects: int = 0,
+        schemes: Collection[str] = ("https",),
+    ) -> AsyncIterator[Streamed]:
+        """Send a request as `open` does; up to so many `redirects` are followed, to `schemes` only.
+
+        `seconds` bounds each request of its own: the caller bounds them together.
+        """
+        while True:
+            async with self.open(
+                method,
+                url,
+                headers=headers,
+                body=body,
+                tls_name=tls_name,
+                seconds=seconds,
+                max_bytes=max_bytes,
+            ) as answer:
+                location = answer.headers.get("Location")
+                if answer.status not in _REDIRECTS or not redirects or not location:
+                    yield answer
+                    return
+            redirects -= 1
+            url, tls_name = _redirected(url, location, schemes), None
 
     @asynccontextmanager
     async def open(
@@ -272,11 +305,12 @@ def _pieces(inflating: "zlib._Decompress | None", chunk: bytes) -> Iterator[byte
             yield piece
 
 
-def _redirected(url: str, location: str | None) -> str:
-    target = urljoin(url, location or "")
+def _redirected(url: str, location: str, schemes: Collection[str]) -> str:
+    target = urljoin(url, location)
     parts = urlsplit(target)
-    if parts.scheme != "https" or not parts.hostname or "@" in parts.netloc:
-        raise OutboundFailed("the answer redirects to something else than an https address")
+    if parts.scheme not in schemes or not parts.hostname or "@" in parts.netloc:
+        allowed = " or ".join(sorted(schemes))
+        raise OutboundFailed(f"the answer redirects to something else than an {allowed} address")
     return target
 
 

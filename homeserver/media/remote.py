@@ -24,6 +24,7 @@ from homeserver.media.uploads import file_name, media_type
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import media as store
+from storage.blobs import Draft
 from storage.changes import Put
 from storage.engine import Database
 from storage.schema import MediaRow
@@ -143,10 +144,7 @@ class Remote:
                     expires_ts=None,
                     flags=0,
                 )
-                async with self._room:
-                    await self._make_room(row.size)
-                    await self._files.keep(draft, [Put(row)])
-                    self._kept += row.size
+                await self.keep(draft, row)
                 return row
         except (RemoteError, Unreachable, OutboundFailed) as error:
             log.info("a file could not be fetched: %s", error)
@@ -155,6 +153,13 @@ class Remote:
             if len(self._failed) > MOST_REMEMBERED:
                 self._failed.popitem(last=False)
             raise refusal from None
+
+    async def keep(self, draft: Draft, row: MediaRow) -> None:
+        """Store what is only cached, within the budget; raises what `Files.keep` raises."""
+        async with self._room:
+            await self._make_room(row.size)
+            await self._files.keep(draft, [Put(row)])
+            self._kept += row.size
 
     async def _make_room(self, size: int) -> None:
         """Drop what was not used for longest until there is room for so many bytes."""

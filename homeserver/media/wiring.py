@@ -7,8 +7,10 @@ its own.
 from dataclasses import dataclass
 
 from homeserver.config import Config
+from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import DISK, Files
+from homeserver.media.previews import Previews
 from homeserver.media.remote import Elsewhere, Remote
 from homeserver.media.shrinkers import Shrinkers
 from homeserver.media.thumbnails import Thumbnails
@@ -31,19 +33,21 @@ class Media:
     remote: Remote
     downloads: Downloads
     thumbnails: Thumbnails
+    previews: Previews
 
     @classmethod
     async def build(
         cls,
         config: Config,
         elsewhere: Elsewhere,
+        outbound: Outbound,
         database: Database,
         commits: CommitQueue,
         clock: Clock,
     ) -> "Media":
         """Make everything; raises OSError when the folder can't be used.
 
-        `elsewhere` opens files of other servers.
+        `elsewhere` opens files of other servers, `outbound` whatever strangers link to.
         """
         options, name = config.media, config.server.name
         durable = config.database.synchronous == "full"
@@ -61,6 +65,9 @@ class Media:
             remote=remote,
             downloads=Downloads(options, files, uploads, remote, database, clock, name),
             thumbnails=Thumbnails(files, shrinkers, database, commits, clock),
+            previews=Previews(
+                name, files, remote, database, outbound, clock, enabled=options.url_previews
+            ),
         )
 
     async def tidy(self) -> None:
@@ -73,4 +80,5 @@ class Media:
         """Let go of files and processes."""
         await self.remote.close()
         await self.thumbnails.close()
+        await self.previews.close()
         await self.files.close()

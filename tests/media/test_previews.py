@@ -1,0 +1,401 @@
+"""Previews of web pages; spec: client-server-api#get_matrixclientv1mediapreview_url.
+
+The web of these tests is a server on 127.0.0.2, the one address of the loopback network that may be
+connected to; a neighbour that must never be asked listens on 127.0.0.1.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from homeserver.media.page import decoded
+from homeserver.media.previews import FAILED_MS, GOOD_MS, PAGE_BYTES, address
+from storage.engine import DatabaseSettings
+from tests.federation.name_server import NameServer
+from tests.media.sending import V1, V3, download
+from tests.serving import Person, Reply, Running
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Site:
+    """A web server; `seen` are the paths that were asked for."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.pages: dict[str, tuple[int, dict[str, str], bytes] | Handler] = {}
+        self.port = 0
+
+    async def start(self, host: str) -> web.ServerRunner:
+        runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, host, 0).start()
+        self.port = runner.addresses[0][1]
+        return runner
+
+    def html(self, path: str, text: str | bytes, kind: str = "text/html; charset=utf-8") -> None:
+        body = text if isinstance(text, bytes) else text.encode()
+        self.pages[path] = (200, {"Content-Type": kind}, body)
+
+    def redirect(self, path: str, target: str) -> None:
+        self.pages[path] = (302, {"Location": target}, b"")
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.seen.append(request.path)
+        page = self.pages.get(request.path)
+        if page is None:
+            return web.Response(status=404)
+        if callable(page):
+            return await page(request)
+        status, headers, body = page
+        return web.Response(status=status, headers=headers, body=body)
+
+
+@pytest.fixture
+def database_settings(tmp_path: Path) -> DatabaseSettings:
+    """SQLite alone: no statement here is of previews only."""
+    return DatabaseSettings(path=tmp_path / "test.db", durable=False)
+
+
+@pytest.fixture
+async def names() -> AsyncIterator[NameServer]:
+    server = NameServer()
+    await server.start()
+    server.put("site.example", "A", "127.0.0.2")
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    runner = await made.start("127.0.0.2")
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def neighbour() -> AsyncIterator[Site]:
+    """What stands beside the server and trusts it."""
+    made = Site()
+    made.html("/", "<title>secret</title>")
+    runner = await made.start("127.0.0.1")
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def settings(names: NameServer) -> dict[str, Any]:
+    return {"federation": {"allow_networks": ["127.0.0.2/32"], "dns": [names.address]}}
+
+
+@pytest.fixture
+async def alice(server: Running) -> Person:
+    return await server.person("alice")
+
+
+async def asked(person: Person, url: str) -> Reply:
+    return await person.raw("GET", f"{V1}/preview_url", query={"url": url})
+
+
+async def shown(person: Person, site: Site, path: str) -> dict[str, Any]:
+    """The preview of a page of the site."""
+    reply = await asked(person, f"http://site.example:{site.port}{path}")
+    assert reply.status == 200, reply.body
+    return dict(reply.body)
+
+
+async def test_what_a_page_says_of_itself(alice: Person, site: Site) -> None:
+    site.html(
+        "/",
+        """<!doctype html><head><meta property="og:title" content="Bread &amp; butter">
+        <meta property=og:description content=" two
+          lines "><meta property="og:site_name" content="Food">
+        <meta property="og:image" content="/p.png"><meta property="og:image:width" content="48">
+        <meta property="og:secret" content="no"><title>other</title></head>""",
+    )
+    site.pages["/p.png"] = (200, {"Content-Type": "text/html"}, PNG)
+    said = await shown(alice, site, "/")
+    uri = said.pop("og:image")
+    assert said == {
+        "og:title": "Bread & butter",
+        "og:description": "two lines",
+        "og:site_name": "Food",
+        "og:url": f"http://site.example:{site.port}/",
+        "og:image:width": 48,
+        "og:image:type": "image/png",
+        "matrix:image:size": len(PNG),
+    }
+    got = await download(alice, uri.removeprefix("mxc://"))
+    assert (got.status, got.body, got.headers["Content-Type"]) == (200, PNG, "image/png")
+
+
+async def test_the_title_stands_in_and_the_old_path_answers(alice: Person, site: Site) -> None:
+    site.html("/", '<title>Plain</title><meta name="description" content="words">')
+    url = f"http://site.example:{site.port}/#part"
+    said = await alice.ok("GET", f"{V3}/preview_url", query={"url": url, "ts": 1})
+    assert (said["og:title"], said["og:description"]) == ("Plain", "words")
+    assert "og:image" not in said
+
+
+async def test_oembed_says_what_the_page_does_not(alice: Person, site: Site) -> None:
+    site.html("/", '<link rel=alternate type="application/json+oembed" href="/o?x=1">')
+    site.html(
+        "/o",
+        '{"type":"video","title":"A film","provider_name":"Films","thumbnail_url":"'
+        f'http://site.example:{site.port}/p"}}',
+        "application/json",
+    )
+    site.html("/p", PNG, "image/png")
+    said = await shown(alice, site, "/")
+    assert (said["og:title"], said["og:site_name"]) == ("A film", "Films")
+    assert said["og:image"].startswith("mxc://test.example/")
+
+
+@pytest.mark.parametrize("answer", ["{", "[]", '{"title": 5}', '"x"', "[" * 10_000])
+async def test_a_malformed_oembed_answer_changes_nothing(
+    alice: Person, site: Site, answer: str
+) -> None:
+    site.html("/", '<title>T</title><link type="application/json+oembed" href="/o">')
+    site.html("/o", answer, "application/json")
+    assert (await shown(alice, site, "/"))["og:title"] == "T"
+
+
+async def test_a_picture_is_its_own_preview_and_anything_else_has_none(
+    alice: Person, site: Site
+) -> None:
+    site.html("/cat.png", PNG, "image/png")
+    assert (await shown(alice, site, "/cat.png"))["og:title"] == "cat.png"
+    site.html("/no.png", "<svg onload='x()'>", "image/svg+xml")
+    assert await shown(alice, site, "/no.png") == {}
+    site.html("/a.zip", b"PK", "application/zip")
+    assert await shown(alice, site, "/a.zip") == {}
+
+
+async def test_a_page_is_looked_at_once_in_an_hour(
+    server: Running, alice: Person, site: Site
+) -> None:
+    site.html("/", "<title>old</title>")
+    both = await asyncio.gather(shown(alice, site, "/"), shown(alice, site, "/"))
+    site.html("/", "<title>new</title>")
+    assert both[0] == both[1] == await shown(alice, site, "/")
+    assert site.seen == ["/"]
+    await server.clock.advance(GOOD_MS / 1000)
+    assert (await shown(alice, site, "/"))["og:title"] == "new"
+
+
+async def test_a_failure_is_remembered_for_a_while(
+    server: Running, alice: Person, site: Site
+) -> None:
+    url = f"http://site.example:{site.port}/"
+    for _ in range(2):
+        assert (await asked(alice, url)).status == 502
+    assert site.seen == ["/"]
+    site.html("/", "<title>there</title>")
+    await server.clock.advance(FAILED_MS / 1000)
+    assert (await asked(alice, url)).body["og:title"] == "there"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "127.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "inside.example",
+        "alias.example",
+        "mapped.example",
+    ],
+)
+async def test_no_spelling_of_a_neighbour_leads_to_it(
+    alice: Person, names: NameServer, site: Site, neighbour: Site, host: str
+) -> None:
+    names.put("inside.example", "A", "127.0.0.1")
+    names.put("alias.example", "CNAME", "inside.example.")
+    names.put("mapped.example", "AAAA", "::ffff:127.0.0.1")
+    there = f"http://{host}:{neighbour.port}/"
+    site.redirect("/away", there)
+    site.html("/picture", f'<title>T</title><meta property="og:image" content="{there}">')
+    assert (await asked(alice, there)).status == 502
+    away = await asked(alice, f"http://site.example:{site.port}/away")
+    assert away.status == 502
+    assert "og:image" not in await shown(alice, site, "/picture")
+    assert neighbour.seen == []
+
+
+async def test_who_is_refused_is_not_told_why(alice: Person, site: Site, neighbour: Site) -> None:
+    """Otherwise a user could draw a map of the network behind the server."""
+    denied = await asked(alice, f"http://127.0.0.1:{neighbour.port}/")
+    unknown = await asked(alice, "http://nowhere.example/")
+    missing = await asked(alice, f"http://site.example:{site.port}/none")
+    assert denied.body == unknown.body == missing.body
+    assert denied.status == unknown.status == missing.status == 502
+
+
+async def test_a_name_that_changes_its_address_is_judged_anew(
+    server: Running, alice: Person, names: NameServer, neighbour: Site
+) -> None:
+    reached = Site()
+    runner = await reached.start("127.0.0.2")
+    try:
+        names.put("flip.example", "A", "127.0.0.2", ttl=0)
+        reached.redirect("/", f"http://flip.example:{neighbour.port}/")
+
+        async def flip(_: web.BaseRequest) -> web.StreamResponse:
+            names.put("flip.example", "A", "127.0.0.1", ttl=0)
+            await server.clock.advance(3_600)
+            headers = {"Location": f"http://flip.example:{neighbour.port}/"}
+            return web.Response(status=302, headers=headers)
+
+        reached.pages["/"] = flip
+        assert (await asked(alice, f"http://flip.example:{reached.port}/")).status == 502
+        assert reached.seen == ["/"]
+        assert neighbour.seen == []
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://site.example/",
+        "gopher://site.example/",
+        "http://",
+        "//site.example/",
+        "http://user:password@site.example/",
+        "http://site.example:25/",
+        "http://site.example:99999/",
+        "http://[::1/",
+        "javascript:alert(1)",
+        "http://site.example/" + "x" * 2_048,
+        "",
+    ],
+)
+def test_what_is_no_address_of_the_web_is_refused(url: str) -> None:
+    assert address(url) is None
+
+
+async def test_the_refusal_has_the_errcode(alice: Person) -> None:
+    await alice.refused(
+        "M_INVALID_PARAM", "GET", f"{V1}/preview_url", query={"url": "file:///etc/passwd"}
+    )
+    await alice.refused("M_MISSING_PARAM", "GET", f"{V1}/preview_url")
+    reply = await alice.server.request("GET", f"{V1}/preview_url?url=http://site.example/")
+    assert (reply.status, reply.errcode) == (401, "M_MISSING_TOKEN")
+
+
+async def test_redirects_end(alice: Person, site: Site) -> None:
+    site.redirect("/loop", "/loop")
+    site.redirect("/file", "file:///etc/passwd")
+    for path in ("/loop", "/file"):
+        assert (await asked(alice, f"http://site.example:{site.port}{path}")).status == 502
+    assert len(site.seen) < 10
+
+
+async def test_of_an_endless_page_only_the_beginning_is_read(alice: Person, site: Site) -> None:
+    sent = 0
+    over = asyncio.Event()
+
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse(headers={"Content-Type": "text/html"})
+        await answer.prepare(request)
+        await answer.write(b"<title>endless</title>")
+        try:
+            while sent < 1 << 30:
+                await answer.write(b"<p>" * 20_000)
+                sent += 60_000
+        except ConnectionError:
+            pass
+        finally:
+            over.set()
+        return answer
+
+    site.pages["/"] = endless
+    assert (await shown(alice, site, "/"))["og:title"] == "endless"
+    await over.wait()
+    assert sent < 64 * PAGE_BYTES
+
+
+async def test_a_picture_that_is_too_large_is_left_out(alice: Person, site: Site) -> None:
+    site.html("/", '<title>T</title><meta property="og:image" content="/p">')
+    site.html("/p", PNG + bytes(6 * 1_048_576), "image/png")
+    said = await shown(alice, site, "/")
+    assert (said["og:title"], said.get("og:image")) == ("T", None)
+
+
+async def test_what_harms_the_parser_harms_nothing_else(alice: Person, site: Site) -> None:
+    site.html("/deep", "<title>deep</title>" + "<b>" * 300_000)
+    site.html(
+        "/zero", b"\0<\0t\0i\0t\0l\0e\0>" * 1_000 + b"<meta property content><meta content=x>"
+    )
+    for path in ("/deep", "/zero"):
+        assert (await asked(alice, f"http://site.example:{site.port}{path}")).status in (200, 502)
+    site.html("/", "<title>well</title>")
+    assert (await shown(alice, site, "/"))["og:title"] == "well"
+
+
+@pytest.mark.parametrize(
+    ("content", "charset", "text"),
+    [
+        ("Grüße".encode(), "utf-8", "Grüße"),
+        ("Grüße".encode("latin-1"), "iso-8859-1", "Grüße"),
+        ("€".encode("cp1252"), "latin1", "€"),
+        ("Привет".encode("koi8-r"), '"KOI8-R"', "Привет"),
+        ("日本".encode("utf-16"), "utf-8", "日本"),
+        ("Grüße".encode("utf-8-sig"), "latin-1", "Grüße"),
+        ("Grüße".encode(), "no-such-thing", "Grüße"),
+        ("Grüße".encode(), "zip", "Grüße"),
+        ("Grüße".encode(), "unicode_escape", "Grüße"),
+        ("Grüße".encode(), "a\0b", "Grüße"),
+        (b"a\xffb", "", "a\ufffdb"),
+    ],
+)
+def test_encodings_that_are_right_wrong_or_none(content: bytes, charset: str, text: str) -> None:
+    assert decoded(content, charset) == text
+
+
+def test_the_pages_own_word_counts_without_a_header() -> None:
+    page = '<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS"><title>日本'
+    assert decoded(page.encode("shift_jis"), "").endswith("日本")
+
+
+class TestBudget:
+    @pytest.fixture
+    def settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, "media": {"remote_cache_bytes": 2 * len(PNG)}}
+
+    async def test_pictures_of_previews_stay_within_it(
+        self, server: Running, alice: Person, site: Site
+    ) -> None:
+        uris = []
+        for number in range(3):
+            site.html(f"/{number}.png", PNG[:-1] + str(number).encode(), "image/png")
+            uris.append((await shown(alice, site, f"/{number}.png"))["og:image"])
+            await server.clock.advance(1)
+        statuses = [(await download(alice, uri.removeprefix("mxc://"))).status for uri in uris]
+        assert statuses == [404, 200, 200]
+
+
+class TestOff:
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"media": {"url_previews": False}}
+
+    async def test_who_wants_no_previews_has_none(self, alice: Person, site: Site) -> None:
+        reply = await asked(alice, f"http://127.0.0.2:{site.port}/")
+        assert (reply.status, reply.errcode) == (404, "M_UNRECOGNIZED")
+        assert site.seen == []
