@@ -97,11 +97,12 @@ def admin_endpoints() -> list[Endpoint]:
         appservices,
         costs,
         federation,
+        media,
         register,
         reports,
         restored,
         users,
     )
 
-    modules = (appservices, costs, federation, register, reports, restored, users)
+    modules = (appservices, costs, federation, media, register, reports, restored, users)
     return [declared for module in modules for declared in endpoints_of(module)]

@@ -33,6 +33,17 @@ async def names_of(db: Database, digest: bytes, limit: int) -> list[tuple[str, s
     return [(server, media_id) for server, media_id in rows]
 
 
+async def rows_of(db: Database, digest: bytes, limit: int) -> list[MediaRow]:
+    """Some of the URIs that name a content."""
+    rows = await db.fetch(
+        "SELECT server, media_id, hash, size, content_type, filename, uploader_nid, created_ts,"
+        " used_ts, expires_ts, flags FROM media WHERE hash = ? LIMIT ?",
+        digest,
+        limit,
+    )
+    return [MediaRow(*row) for row in rows]
+
+
 async def cached_bytes(db: Database) -> int:
     """How much is only cached: files of other servers and pictures of previews."""
     rows = await db.scan("SELECT coalesce(sum(size), 0) FROM media WHERE used_ts > ?", 0)
@@ -103,6 +114,25 @@ async def blob(db: Database, digest: bytes) -> BlobRow | None:
     """The stored file of a hash, if there is one."""
     rows = await db.fetch("SELECT hash, size, place, created_ts FROM blobs WHERE hash = ?", digest)
     return BlobRow(*rows[0]) if rows else None
+
+
+async def blobs_after(db: Database, after: bytes, limit: int) -> list[BlobRow]:
+    """Stored files in the order of their hashes."""
+    rows = await db.fetch(
+        "SELECT hash, size, place, created_ts FROM blobs WHERE hash > ? ORDER BY hash LIMIT ?",
+        after,
+        limit,
+    )
+    return [BlobRow(*row) for row in rows]
+
+
+async def named(db: Database, digests: Collection[bytes]) -> set[bytes]:
+    """Those of the contents that a URI names, or that are a smaller form of a picture."""
+    uris = await db.fetch("SELECT DISTINCT hash FROM media WHERE hash IN (??)", digests)
+    forms = await db.fetch(
+        "SELECT DISTINCT thumb_hash FROM thumbnails WHERE thumb_hash IN (??)", digests
+    )
+    return {digest for (digest,) in (*uris, *forms)}
 
 
 async def in_doubt(db: Database) -> list[BlobInDoubtRow]:

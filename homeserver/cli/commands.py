@@ -23,6 +23,7 @@ COMMANDS = {
     "key": "homeserver.cli.key:key",
     "appservice": "homeserver.cli.appservice:appservice",
     "federation": "homeserver.cli.federation:federation",
+    "media": "homeserver.cli.media:media",
     "restored": "homeserver.cli.restored:restored",
     "db": "homeserver.cli.database:db",
     "top": "homeserver.cli.top:top",

@@ -121,19 +121,21 @@ class Files:
     async def drop(self, row: MediaRow) -> None:
         """Forget a URI; its content goes with the last URI, and its smaller forms before it."""
         digest = row.hash
-        gone = Delete(MediaRow, (row.server, row.media_id))
+        gone: list[Change] = [Delete(MediaRow, (row.server, row.media_id))]
         if digest is None:
-            await self._commits.commit([gone])
+            await self._commits.commit(gone)
             return
+        if row.uploader_nid is not None:
+            gone.append(store.used(row.uploader_nid, -row.size, -1))
         mine = (row.server, row.media_id)
         if all(name == mine for name in await store.names_of(self._database, digest, 2)):
             for spec, small in (await store.thumbnails(self._database, digest)).items():
                 if small.thumb_hash != digest:
                     key = (digest, spec)
-                    await self._release(small.thumb_hash, Delete(ThumbnailRow, key), key)
+                    await self._release(small.thumb_hash, [Delete(ThumbnailRow, key)], key)
         await self._release(digest, gone, mine)
 
-    async def _release(self, digest: bytes, gone: Delete, key: tuple[Any, Any]) -> None:
+    async def _release(self, digest: bytes, gone: Sequence[Change], key: tuple[Any, Any]) -> None:
         """Remove a row that names a content, and the content if no other does."""
         async with self._turn(digest):
             others = [
@@ -143,11 +145,11 @@ class Files:
             itself = [name for name in others if name[0] == digest]
             blob = await store.blob(self._database, digest)
             if blob is None or any(name != key and name not in itself for name in others):
-                await self._commits.commit([gone])
+                await self._commits.commit(gone)
                 return
             doubt = Put(BlobInDoubtRow(digest, blob.place))
             forms = [Delete(ThumbnailRow, name) for name in itself]
-            await self._commits.commit([gone, *forms, doubt, Delete(BlobRow, (digest,))])
+            await self._commits.commit([*gone, *forms, doubt, Delete(BlobRow, (digest,))])
             await self._at(blob.place).delete(digest)
             await self._commits.commit([store.decided(digest, blob.place)])
 
@@ -177,6 +179,27 @@ class Files:
                 yield piece
         finally:
             await pieces.aclose()
+
+    async def judge(self, row: JudgedHashRow) -> None:
+        """Show a content no more; what is blocked is not taken again either."""
+        await self._commits.commit([Put(row)])
+        self._judged[row.hash] = row
+
+    async def absolve(self, digest: bytes) -> bool:
+        """Take a judgement back; whether there was one."""
+        await self._commits.commit([Delete(JudgedHashRow, (digest,))])
+        return self._judged.pop(digest, None) is not None
+
+    def judgements(self) -> list[JudgedHashRow]:
+        """All contents that are not shown, the last judged first."""
+        return sorted(self._judged.values(), key=lambda row: row.ts, reverse=True)
+
+    async def sizes(self) -> dict[bytes, int]:
+        """Every file that is there, with its size."""
+        found: dict[bytes, int] = {}
+        for place in self._places.values():
+            found |= await place.sizes()
+        return found
 
     def judgement(self, digest: bytes) -> JudgedHashRow | None:
         """Why a content is not shown, if it isn't."""

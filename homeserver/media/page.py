@@ -13,7 +13,6 @@ import sys
 from urllib.parse import urljoin
 
 import msgspec
-from selectolax.lexbor import LexborHTMLParser
 
 MEMORY = 512 * 1_048_576
 CPU_SECONDS = 5
@@ -65,6 +64,9 @@ def decoded(html: bytes, charset: str) -> str:
 
 def read(html: bytes, charset: str, url: str) -> Page:
     """What a page at an address says of itself."""
+    # Only the process that reads pages needs the parser.
+    from selectolax.lexbor import LexborHTMLParser
+
     tree = LexborHTMLParser(decoded(html, charset))
     said: dict[str, str] = {}
     for node in tree.css("meta"):

@@ -24,7 +24,6 @@ from homeserver.errors import MatrixError
 from homeserver.http.outbound import Outbound, OutboundFailed
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.mxc import Mxc
-from homeserver.media import page as reading
 from homeserver.media.files import Files
 from homeserver.media.page import MAX_TEXT, MAX_URL, Page
 from homeserver.media.remote import Remote
@@ -310,7 +309,7 @@ async def _read(fetched: _Fetched) -> Page:
         sys.executable,
         "-I",
         "-m",
-        reading.__name__,
+        "homeserver.media.page",
         fetched.charset,
         fetched.url,
         stdin=asyncio.subprocess.PIPE,

@@ -96,7 +96,7 @@ class Remote:
             if not fetch or await self._files.is_there(row.hash):
                 await self._touch(row)
                 return row
-            await self._forget(row)
+            await self.forget(row)
         if not fetch:
             return None
         failed = self._failed.get(name)
@@ -161,6 +161,25 @@ class Remote:
             await self._files.keep(draft, [Put(row)])
             self._kept += row.size
 
+    @property
+    def kept(self) -> int:
+        """The bytes of what is only cached."""
+        return self._kept
+
+    async def purge(self, before: int) -> int:
+        """Drop what is only cached and was not used since `before` (ms); how many they were."""
+        gone = 0
+        async with self._room:
+            while rows := [
+                row
+                for row in await store.least_used(self._database, _STEP)
+                if row.used_ts is not None and row.used_ts < before
+            ]:
+                for row in rows:
+                    await self.forget(row)
+                gone += len(rows)
+        return gone
+
     async def _make_room(self, size: int) -> None:
         """Drop what was not used for longest until there is room for so many bytes."""
         budget = self._options.remote_cache_bytes
@@ -173,9 +192,10 @@ class Remote:
             for row in rows:
                 if self._kept + size <= budget:
                     break
-                await self._forget(row)
+                await self.forget(row)
 
-    async def _forget(self, row: MediaRow) -> None:
+    async def forget(self, row: MediaRow) -> None:
+        """Drop what is only cached."""
         await self._files.drop(row)
         self._kept = max(0, self._kept - row.size)
 

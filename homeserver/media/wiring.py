@@ -10,6 +10,7 @@ from homeserver.config import Config
 from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import DISK, Files
+from homeserver.media.moderation import Moderation
 from homeserver.media.previews import Previews
 from homeserver.media.remote import Elsewhere, Remote
 from homeserver.media.shrinkers import Shrinkers
@@ -34,6 +35,7 @@ class Media:
     downloads: Downloads
     thumbnails: Thumbnails
     previews: Previews
+    moderation: Moderation
 
     @classmethod
     async def build(
@@ -68,6 +70,7 @@ class Media:
             previews=Previews(
                 name, files, remote, database, outbound, clock, enabled=options.url_previews
             ),
+            moderation=Moderation(files, remote, database, clock),
         )
 
     async def tidy(self) -> None:

@@ -1,0 +1,108 @@
+"""`media`: hiding, blocking, deleting and checking files."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from homeserver.cli.commands import config_option, json_option
+from homeserver.cli.connection import administration
+from homeserver.config import Config
+
+PATH = "/_homeserver/admin/v1/media"
+DAY_MS = 86_400_000
+
+reason_option = click.option("--reason", default="", help="Why; for yourself.")
+
+
+@click.group()
+def media() -> None:
+    """Files. NAME is an mxc:// URI or a content's SHA-256."""
+
+
+@media.command()
+@config_option
+@json_option
+def usage(path: Path, as_json: bool) -> None:
+    """Show how much is kept of other servers' files, and what is hidden or blocked."""
+    with administration(Config.load(path, os.environ)) as ours:
+        found = ours.request("GET", PATH)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    click.echo(f"{found['cached_bytes'] / 1e6:.1f} MB of other servers' files are kept.")
+    for one in found["hidden"]:
+        what = "blocked" if one["blocked"] else "hidden"
+        click.echo(f"{one['hash']} {what}{': ' if one['reason'] else ''}{one['reason']}")
+
+
+@media.command()
+@config_option
+@click.argument("name")
+@reason_option
+def quarantine(path: Path, name: str, reason: str) -> None:
+    """Show what NAME names to nobody, whoever uploads it; the file is kept."""
+    with administration(Config.load(path, os.environ)) as ours:
+        found = ours.request("POST", f"{PATH}/quarantine", {"name": name, "reason": reason})
+    click.echo(f"{found['hash']} is hidden; `media release` takes that back.")
+
+
+@media.command()
+@config_option
+@click.argument("name")
+@reason_option
+def block(path: Path, name: str, reason: str) -> None:
+    """Delete what NAME names, under all its names, and don't take it again."""
+    with administration(Config.load(path, os.environ)) as ours:
+        found = ours.request("POST", f"{PATH}/block", {"name": name, "reason": reason})
+    click.echo(f"{found['hash']} is deleted and blocked; `media release` lets it come again.")
+
+
+@media.command()
+@config_option
+@click.argument("name")
+def release(path: Path, name: str) -> None:
+    """Show, or take again, what NAME names."""
+    with administration(Config.load(path, os.environ)) as ours:
+        ours.request("POST", f"{PATH}/release", {"name": name})
+    click.echo(f"{name} is neither hidden nor blocked any more.")
+
+
+@media.command()
+@config_option
+@click.argument("uri")
+def delete(path: Path, uri: str) -> None:
+    """Delete the file that URI names."""
+    with administration(Config.load(path, os.environ)) as ours:
+        ours.request("POST", f"{PATH}/delete", {"name": uri})
+    click.echo(f"{uri} is deleted.")
+
+
+@media.command()
+@config_option
+@click.option("--days", default=30, show_default=True, type=click.IntRange(0), help="Unused for.")
+def purge(path: Path, days: int) -> None:
+    """Drop other servers' files that were not used for some days; they come again when needed."""
+    before = int(time.time() * 1000) - days * DAY_MS
+    with administration(Config.load(path, os.environ)) as ours:
+        found = ours.request("POST", f"{PATH}/purge", {"before_ts": before})
+    click.echo(f"{found['deleted']} files were dropped.")
+
+
+@media.command()
+@config_option
+@json_option
+def fsck(path: Path, as_json: bool) -> None:
+    """Look for files that are missing, unknown, or named by nothing."""
+    with administration(Config.load(path, os.environ)) as ours:
+        faults = ours.request("GET", f"{PATH}/faults")["faults"]
+    if as_json:
+        click.echo(msgspec.json.encode(faults))
+    else:
+        for fault in faults:
+            click.echo(f"{fault['hash']}: {fault['what']}")
+        click.echo("All files are as they should be." if not faults else f"{len(faults)} faults.")
+    if faults:
+        raise SystemExit(1)

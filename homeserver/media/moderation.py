@@ -1,0 +1,111 @@
+"""What administrators do about files: hide, block, delete, purge, look whether all is there.
+
+Owns these acts. Invariant: what is hidden or blocked is so by its content, whoever uploads it under
+whatever name; nothing that is deleted can be had from here any more. How a file goes is in
+`files.py`, what is only cached in `remote.py`.
+"""
+
+import re
+from typing import NamedTuple
+
+from homeserver.errors import MatrixError
+from homeserver.matrix.mxc import parse
+from homeserver.media.files import Files
+from homeserver.media.remote import Remote
+from homeserver.runtime.clock import Clock
+from storage import media as store
+from storage.engine import Database
+from storage.schema import JudgedHashRow, MediaRow
+
+_AT_ONCE = 500
+_MOST_SHOWN = 1_000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Fault(NamedTuple):
+    """Something about a content (its hash in hexadecimal) that should not be so."""
+
+    hash: str
+    what: str
+
+
+class Moderation:
+    """See the module. A content is named by an mxc:// URI or by its SHA-256 in hexadecimal."""
+
+    def __init__(self, files: Files, remote: Remote, database: Database, clock: Clock) -> None:
+        self._files = files
+        self._remote = remote
+        self._database = database
+        self._clock = clock
+
+    async def quarantine(self, name: str, reason: str) -> str:
+        """Show a content to nobody, and keep it; its hash. Raises MatrixError M_NOT_FOUND."""
+        digest = await self._digest(name)
+        await self._files.judge(JudgedHashRow(digest, 0, reason, self._clock.now_ms()))
+        return digest.hex()
+
+    async def block(self, name: str, reason: str) -> str:
+        """Delete a content under all its names and don't take it again; its hash."""
+        digest = await self._digest(name)
+        await self._files.judge(JudgedHashRow(digest, 1, reason, self._clock.now_ms()))
+        while rows := await store.rows_of(self._database, digest, _AT_ONCE):
+            for row in rows:
+                await self._drop(row)
+        return digest.hex()
+
+    async def release(self, name: str) -> None:
+        """Take a quarantine or block back; raises MatrixError M_NOT_FOUND."""
+        if not await self._files.absolve(await self._digest(name)):
+            raise MatrixError.not_found("This content is neither hidden nor blocked")
+
+    async def delete(self, uri: str) -> None:
+        """Delete what a URI names; raises MatrixError M_NOT_FOUND."""
+        row = await self._row(uri)
+        if row is None:
+            raise MatrixError.not_found("There is no such file")
+        await self._drop(row)
+
+    async def purge(self, before: int) -> int:
+        """Drop other servers' files that were not used since `before` (ms); how many."""
+        return await self._remote.purge(before)
+
+    async def faults(self) -> list[Fault]:
+        """What is missing, too much, or of another size than it should be; at most 1,000."""
+        found: list[Fault] = []
+        there = await self._files.sizes()
+        after = b""
+        while blobs := await store.blobs_after(self._database, after, _AT_ONCE):
+            after = blobs[-1].hash
+            named = await store.named(self._database, [blob.hash for blob in blobs])
+            for blob in blobs:
+                size = there.pop(blob.hash, None)
+                if size is None:
+                    found.append(Fault(blob.hash.hex(), "the file is missing"))
+                elif size != blob.size:
+                    found.append(Fault(blob.hash.hex(), "the file has another size"))
+                if blob.hash not in named:
+                    found.append(Fault(blob.hash.hex(), "nothing names it"))
+        # What was stored since the files were listed is no fault.
+        unknown = [digest for digest in there if await self._files.blob(digest) is None]
+        found += [Fault(digest.hex(), "the file is not known") for digest in unknown]
+        return found[:_MOST_SHOWN]
+
+    async def _drop(self, row: MediaRow) -> None:
+        if row.uploader_nid is None:
+            await self._remote.forget(row)
+        else:
+            await self._files.drop(row)
+
+    async def _row(self, uri: str) -> MediaRow | None:
+        name = parse(uri)
+        if name is None:
+            raise MatrixError.invalid_param("This is no mxc:// URI")
+        return (await store.media(self._database, name.server, [name.media_id])).get(name.media_id)
+
+    async def _digest(self, name: str) -> bytes:
+        if _DIGEST.fullmatch(name):
+            return bytes.fromhex(name)
+        row = await self._row(name)
+        if row is None or row.hash is None:
+            raise MatrixError.not_found("There is no such file")
+        return row.hash
