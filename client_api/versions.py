@@ -27,8 +27,10 @@ UNSTABLE = [
     "org.matrix.msc3981",
     "org.matrix.msc4140",
     "org.matrix.msc4143",
+    "org.matrix.msc4155",
     "org.matrix.msc4222",
     "org.matrix.msc4306",
+    "org.matrix.msc4380.stable",
 ]
 
 

@@ -23,6 +23,7 @@ from homeserver.rooms.acl import allowed as acl_allows
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.send import Author
+from homeserver.streams.invite_permissions import InvitePermissions
 from storage.accounts import users_by_localpart
 from storage.engine import Database
 from storage.schema import DEACTIVATED
@@ -42,12 +43,14 @@ class Invites:
         elsewhere: Elsewhere,
         verifier: Verifier,
         database: Database,
+        permissions: InvitePermissions,
         author: Author,
     ) -> None:
         self._rooms = rooms
         self._elsewhere = elsewhere
         self._verifier = verifier
         self._database = database
+        self._permissions = permissions
         self._author = author
         self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -63,7 +66,8 @@ class Invites:
         """Sign an invite of one of our users, who hears of it; returns the signed event.
 
         `shown` is what the server says of the room. Raises `MatrixError`:
-        M_INCOMPATIBLE_ROOM_VERSION, M_INVALID_PARAM, M_FORBIDDEN, M_LIMIT_EXCEEDED.
+        M_INCOMPATIBLE_ROOM_VERSION, M_INVALID_PARAM, M_FORBIDDEN, M_LIMIT_EXCEEDED, and
+        M_INVITE_BLOCKED when the user doesn't take the invite.
         """
         rules = ROOM_VERSIONS.get(version)
         if rules is None:
@@ -76,6 +80,7 @@ class Invites:
         user_id = event.state_key or ""
         await self._check_user(user_id)
         self._check_rate(origin, user_id)
+        await self._permissions.check(event.sender, [user_id])
         author = self._author
         signed = sign_event(event.pdu, rules, author.server_name, author.key)
         event = Event.stored(signed, rules, event.event_id)

@@ -27,6 +27,7 @@ from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
 from homeserver.rooms.third_party import ThirdPartyInvites
+from homeserver.streams.invite_permissions import InvitePermissions
 from storage.engine import Database
 
 
@@ -54,6 +55,7 @@ class RoomFederation:
         database: Database,
         author: Author,
         third_party: ThirdPartyInvites,
+        permissions: InvitePermissions,
         sight: ServerSight,
     ) -> "RoomFederation":
         """Make everything."""
@@ -70,7 +72,7 @@ class RoomFederation:
         resident = Resident(
             rooms, receiver, restricted, elsewhere, verifier, states, state, database, author
         )
-        invites = Invites(rooms, elsewhere, verifier, database, author)
+        invites = Invites(rooms, elsewhere, verifier, database, permissions, author)
         onbind = Onbind(
             rooms, elsewhere, third_party, federation.requests, database, author.server_name
         )

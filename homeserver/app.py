@@ -92,6 +92,7 @@ from homeserver.streams.event_stream import EventStream
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.ignored import Ignored
 from homeserver.streams.initial_sync import InitialSync
+from homeserver.streams.invite_permissions import InvitePermissions
 from homeserver.streams.lazy import LazyMembers
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.news import StoredNews
@@ -304,6 +305,9 @@ class App:
         memberships = Memberships(database, lambda: ring.pos, self.notifier.is_waiting)
         ignored = Ignored(database)
         publisher = Publisher(ring, views, memberships, ignored, self.notifier)
+        permissions = InvitePermissions(database, names)
+        publisher.on_account_data(permissions.changed)
+        publisher.on_lost(permissions.clear)
         commits = CommitQueue(database, clock, self.metrics, ring.advance, publisher.lost)
         commits.start()
         self._commits = commits
@@ -364,9 +368,10 @@ class App:
             user_profiles.in_rooms,
             restricted,
             elsewhere,
+            permissions,
             server_name,
         )
-        third_party = ThirdPartyInvites(rooms, elsewhere, server_name)
+        third_party = ThirdPartyInvites(rooms, elsewhere, permissions, server_name)
         room_federation = RoomFederation.build(
             federation,
             rooms,
@@ -378,6 +383,7 @@ class App:
             database,
             author,
             third_party,
+            permissions,
             ServerSight(database, names),
         )
         self._room_federation = room_federation
@@ -410,6 +416,7 @@ class App:
             RoomExtras(typing, unread),
             readers,
             state,
+            permissions,
             lambda until: StoredNews(database, names, timeline, -1, until),
         )
         account_data = AccountData(database, commits, publisher, self._inbox)
@@ -504,6 +511,7 @@ class App:
             names,
             rules,
             ignored,
+            permissions,
             readers,
             timeline,
             Badges(unread, memberships, ignored, rooms, ring),
@@ -547,6 +555,7 @@ class App:
             clock,
             server_name,
             config.rooms.default_version,
+            permissions,
             members.invite_to_new,
         )
         posting = Posting(rooms, database, Relating(database, timeline, names), clock)
@@ -611,6 +620,7 @@ class App:
                 rooms,
                 memberships,
                 ignored,
+                permissions,
                 history,
                 timeline,
                 rules,

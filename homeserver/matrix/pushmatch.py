@@ -144,6 +144,11 @@ def _path(key: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\\([.\\])", r"\1", part) for part in parts)
 
 
+def matches_glob(pattern: str, text: str) -> bool:
+    """Whether the whole text fits, in any case; `*` is any text, `?` any character."""
+    return _whole(pattern).fullmatch(text) is not None
+
+
 @lru_cache(maxsize=4_096)
 def _whole(pattern: str) -> re.Pattern[str]:
     return re.compile(_glob(pattern), re.IGNORECASE | re.DOTALL)

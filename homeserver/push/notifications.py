@@ -3,7 +3,8 @@
 Owns the walk back through the rooms in which the user is joined, and the user's invites: newest
 first, found on read, so that nothing is stored per message and user. Rules are those of now.
 Invariant: one call reads a bounded number of events, and says where to go on; what is shown has
-been asked of the room's `Reader`. Redacted events and ignored users are left out.
+been asked of the room's `Reader`. Redacted events, ignored users and invites that the user doesn't
+take are left out.
 spec: client-server-api#listing-notifications
 """
 
@@ -25,6 +26,7 @@ from homeserver.rooms.history import History, Looking
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.views import EventView
 from homeserver.streams.ignored import Ignored
+from homeserver.streams.invite_permissions import InvitePermissions, Rule
 from homeserver.streams.memberships import Membership, Memberships
 from homeserver.streams.ring import Ring
 from homeserver.users.sessions import Session
@@ -64,6 +66,7 @@ class Notifications:
         rooms: Rooms,
         memberships: Memberships,
         ignored: Ignored,
+        permissions: InvitePermissions,
         history: History,
         timeline: Timeline,
         rules: Rules,
@@ -74,6 +77,7 @@ class Notifications:
         self._rooms = rooms
         self._memberships = memberships
         self._ignored = ignored
+        self._permissions = permissions
         self._history = history
         self._timeline = timeline
         self._rules = rules
@@ -165,6 +169,13 @@ class Notifications:
         views = await self._timeline.views([event.event_nid for event in found], room.rules)
         if walk.looking is not None:
             await walk.looking.reader.ready(views.values())
+        else:
+            permissions = await self._permissions.of(session.user_nid)
+            views = {
+                nid: view
+                for nid, view in views.items()
+                if permissions.rule(view.sender) is Rule.ALLOW
+            }
         for event in found:
             view = views.get(event.event_nid)
             if view is None or not _shows(walk, reader, event, view):

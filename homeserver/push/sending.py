@@ -27,6 +27,7 @@ from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.ignored import Ignored
+from homeserver.streams.invite_permissions import InvitePermissions, Rule
 from homeserver.streams.numbers import Names
 from homeserver.streams.ring import ReceiptEntry
 from storage import push as store
@@ -83,6 +84,7 @@ class PushSender:
         names: Names,
         rules: Rules,
         ignored: Ignored,
+        permissions: InvitePermissions,
         readers: Readers,
         timeline: Timeline,
         badges: Badges,
@@ -97,6 +99,7 @@ class PushSender:
         self._names = names
         self._rules = rules
         self._ignored = ignored
+        self._permissions = permissions
         self._readers = readers
         self._timeline = timeline
         self._badges = badges
@@ -254,6 +257,11 @@ class PushSender:
             actions = self._rules.actions(class_, user_id, Told(told.nid, facts))
             if not outcome_of(actions).notify or actions is None:
                 continue
+            if told.event["type"] == "m.room.member" and told.event.get("state_key") == user_id:
+                permissions = await self._permissions.of(user_nid)
+                invites = told.event["content"].get("membership") == "invite"
+                if invites and permissions.rule(sender) is not Rule.ALLOW:
+                    continue
             if hides:
                 reader = await self._readers.of(user_nid, room)
                 await reader.ready([view])

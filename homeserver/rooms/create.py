@@ -22,6 +22,7 @@ from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending, random_id
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.runtime.clock import Clock
+from homeserver.streams.invite_permissions import InvitePermissions
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Conflict, Insert
 from storage.schema import AliasRow, RoomRow, empty_summary
@@ -80,6 +81,7 @@ class CreateRoom:
         clock: Clock,
         server_name: str,
         default_version: str,
+        permissions: InvitePermissions,
         invite: Invite,
     ) -> None:
         """`invite(inviter, room, user id, is it a direct chat)` is for users of other servers."""
@@ -89,6 +91,7 @@ class CreateRoom:
         self._clock = clock
         self._server_name = server_name
         self._default_version = default_version
+        self._permissions = permissions
         self._invite = invite
         self._last_creation = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -99,11 +102,15 @@ class CreateRoom:
         `profile` is what the creator's member event shows (displayname, avatar_url). `new.alias` is
         a complete alias. Raises `MatrixError`: M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE,
         M_INVALID_ROOM_STATE, M_INVALID_PARAM, and M_BAD_ALIAS for a canonical alias in the initial
-        state that isn't the room's own. Users of other servers are invited to the room once it is
+        state that isn't the room's own; M_INVITE_BLOCKED, and no room, when a user of ours doesn't
+        take the invite. Users of other servers are invited to the room once it is
         there; who can't be is left out, and can be invited again.
         """
         rules = self._rules(new)
         strangers = [user for user in dict.fromkeys(new.invite) if not self._is_ours(user)]
+        await self._permissions.check(
+            creator, [user for user in dict.fromkeys(new.invite) if self._is_ours(user)]
+        )
         async with self._turns:
             room = await self._create(creator, profile, new, rules)
 

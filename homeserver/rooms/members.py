@@ -25,6 +25,7 @@ from homeserver.rooms.restricted import (
     needs_authoriser,
 )
 from homeserver.rooms.send import Draft, Sending
+from homeserver.streams.invite_permissions import InvitePermissions
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.numbers import Names
 from storage.engine import Database
@@ -49,6 +50,7 @@ class Members:
         profile: Profile,
         restricted: Restricted,
         elsewhere: Elsewhere,
+        permissions: InvitePermissions,
         server_name: str,
     ) -> None:
         self._rooms = rooms
@@ -58,6 +60,7 @@ class Members:
         self._profile = profile
         self._restricted = restricted
         self._elsewhere = elsewhere
+        self._permissions = permissions
         self._server_name = server_name
         self._came_over: CameOver | None = None
 
@@ -118,12 +121,15 @@ class Members:
         """Set a member event as a piece of state; returns the id of the event that stands then.
 
         `ts` is the event's time, where it isn't now. What authorises a restricted join is ours to
-        say, never the client's. Raises `MatrixError` M_INVALID_PARAM when `target` is no user id.
+        say, never the client's. Raises `MatrixError` M_INVALID_PARAM when `target` is no user id,
+        M_INVITE_BLOCKED when it is one who doesn't take this invite.
         spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         _check_target(target)
         content = {key: value for key, value in content.items() if key != AUTHORISED_VIA}
         membership = content.get("membership")
+        if membership == "invite":
+            await self._permissions.check(user_id, [target])
 
         def changed(current: Event | None) -> JsonObject | None:
             if current is None:
@@ -217,9 +223,11 @@ class Members:
         """Invite; an invited user may be invited again without anything happening.
 
         A user of another server is invited when that has signed the event. Raises `MatrixError`:
-        what it answered, or M_UNKNOWN (502) when it can't be reached.
+        what it answered, or M_UNKNOWN (502) when it can't be reached; M_INVITE_BLOCKED (403) when
+        the user doesn't take this invite.
         """
         _check_target(target)
+        await self._permissions.check(user_id, [target])
         draft = Draft(user_id, "m.room.member", _with_reason("invite", reason), target)
 
         def invited(head: Head) -> bool:

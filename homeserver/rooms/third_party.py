@@ -12,21 +12,30 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.head import Head
 from homeserver.rooms.send import Draft, Sending
+from homeserver.streams.invite_permissions import InvitePermissions
 
 
 class ThirdPartyInvites:
     """See the module."""
 
-    def __init__(self, rooms: Rooms, elsewhere: Elsewhere, server_name: str) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        elsewhere: Elsewhere,
+        permissions: InvitePermissions,
+        server_name: str,
+    ) -> None:
         self._rooms = rooms
         self._elsewhere = elsewhere
+        self._permissions = permissions
         self._suffix = ":" + server_name
 
     async def exchange(self, room: Room, target: str, signed: JsonObject) -> None:
         """Invite the user for whom `signed` was signed; nothing happens if that was done.
 
-        Raises `MatrixError` M_FORBIDDEN for a token that the room doesn't have, and Rejected when
-        the rules forbid it: wrong signatures, a user of another name, one who is banned.
+        Raises `MatrixError` M_FORBIDDEN for a token that the room doesn't have, M_INVITE_BLOCKED
+        when the user doesn't take the invite, and Rejected when the rules forbid it: wrong
+        signatures, a user of another name, one who is banned.
         """
         token = signed.get("token")
         if not isinstance(token, str):
@@ -45,11 +54,13 @@ class ThirdPartyInvites:
             content: JsonObject = {"membership": "invite", "third_party_invite": told}
             return Draft(invite.sender, "m.room.member", content, target)
 
-        if not target.endswith(self._suffix):
-            draft = await self._rooms.read(room, look)
-            if draft is not None:
-                await self._elsewhere.invite(room, draft)
+        draft = await self._rooms.read(room, look)
+        if draft is None:
             return
+        if not target.endswith(self._suffix):
+            await self._elsewhere.invite(room, draft)
+            return
+        await self._permissions.check(draft.sender, [target])
 
         def verb(sending: Sending) -> None:
             draft = look(sending.head)

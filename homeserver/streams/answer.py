@@ -13,6 +13,7 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import OLDEST
 from homeserver.streams.extras import RoomExtras
+from homeserver.streams.invite_permissions import InvitePermissions, Rule
 from homeserver.streams.memberships import Membership, UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry
@@ -97,6 +98,7 @@ class RoomAnswers:
         extras: RoomExtras,
         readers: Readers,
         state: RoomState,
+        permissions: InvitePermissions,
         everything: Callable[[int], News],
     ) -> None:
         """`everything(until)` are the news since the beginning, for rooms told afresh."""
@@ -106,6 +108,7 @@ class RoomAnswers:
         self._extras = extras
         self._readers = readers
         self._state = state
+        self._permissions = permissions
         self._everything = everything
 
     async def fill(
@@ -234,12 +237,14 @@ class RoomAnswers:
         ]
 
     async def _stripped(self, answer: Answer, asker: Asker, room: Room, member: Membership) -> None:
-        """An invite, unless it comes from somebody the user ignores, or a knock."""
+        """An invite, unless it comes from somebody of whom the user wants none, or a knock."""
         invited = member.membership == INVITE
-        if invited and asker.ignored:
-            view = await self._sections.view(room, member.event_nid)
-            if view.sender in asker.ignored:
-                return
+        if invited:
+            permissions = await self._permissions.of(asker.user_nid)
+            if asker.ignored or not permissions.everybody:
+                sender = (await self._sections.view(room, member.event_nid)).sender
+                if sender in asker.ignored or permissions.rule(sender) is not Rule.ALLOW:
+                    return
         stripped = await self._state.stripped(room, asker.user_id)
         if invited:
             answer.invite[room.room_id] = b'{"invite_state":{"events":%b}}' % stripped

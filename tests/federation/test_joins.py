@@ -28,6 +28,7 @@ from tests.federation.house import Guest, House, heard, house, until
 from tests.processes import postgresql_url
 from tests.rooms.paths import at
 from tests.serving import Person
+from tests.streams.reading import keep
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -486,6 +487,39 @@ async def test_a_thousand_invites_end_at_a_bound(made: House) -> None:
         statuses.append((await guest.request(b, "PUT", path, body)).status)
     assert set(statuses) == {200, 429}
     assert statuses.count(200) <= 21
+
+
+async def test_invites_that_a_user_blocks_are_not_signed(made: House) -> None:
+    """Those that it ignores are, and it isn't told of them."""
+    guest = await made.guest(f"unwanted{next(_count)}.example")
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    b, sender = made.servers["b.example"], guest.user("eve")
+    filters = "org.matrix.msc4155.invite_permission_config"
+
+    async def invited_by_guest(room: str) -> Any:
+        pdu = signed_invite(guest, room, sender, bob.user_id)
+        body = {"room_version": "10", "event": pdu, "invite_room_state": create_of(room, sender)}
+        event_id = quote(event_id_of(pdu, ROOM_VERSIONS["10"]))
+        path = f"/_matrix/federation/v2/invite/{quote(room)}/{event_id}"
+        return await guest.request(b, "PUT", path, body)
+
+    await keep(bob, filters, {"ignored_servers": [guest.name], "blocked_users": ["*:a.example"]})
+    assert (await invited_by_guest(f"!ignored:{guest.name}")).status == 200
+    room = await alice.create_room()
+    invitation = {"user_id": bob.user_id}
+    await alice.refused("M_INVITE_BLOCKED", "POST", at(room, "invite"), body=invitation)
+    assert (await members(alice, room)).keys() == {alice.user_id}
+    # A room is made, and who blocks is left out.
+    made_room = await alice.create_room(invite=[bob.user_id])
+    assert (await members(alice, made_room)).keys() == {alice.user_id}
+    await keep(bob, filters, {})
+    await keep(bob, "m.invite_permission_config", {"default_action": "block"})
+    reply = await invited_by_guest(f"!blocked:{guest.name}")
+    assert (reply.status, reply.errcode) == (403, "M_INVITE_BLOCKED")
+    assert "rooms" not in await bob.sync(since="")
+    await keep(bob, "m.invite_permission_config", {})
+    shown = (await bob.sync(since=""))["rooms"]["invite"]
+    assert shown.keys() == {f"!ignored:{guest.name}"}
 
 
 async def test_a_lie_about_a_room_s_version_keeps_nobody_out(made: House) -> None:

@@ -17,6 +17,7 @@ from tests.federation.house import House, house
 from tests.federation.test_joins import members, seen
 from tests.rooms.paths import at
 from tests.serving import Person
+from tests.streams.reading import keep
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 IDENTITY = SigningKey.generate()
@@ -97,6 +98,21 @@ async def test_an_address_becomes_a_user_of_this_server(
     body = bound(room, alice.user_id, signed(carol.user_id, "token2"))
     assert (await onbind(made, "a.example", body)).status == 200
     await seen(carol, "invite", room)
+
+
+async def test_an_address_leads_past_no_block(
+    made: House, people: tuple[Person, Person, Person]
+) -> None:
+    alice, bob, carol = people
+    for number, (person, server) in enumerate(((bob, "b.example"), (carol, "a.example"))):
+        token = f"blocked{number}"
+        room = await room_with_token(alice, token)
+        await keep(person, "m.invite_permission_config", {"default_action": "block"})
+        await onbind(made, server, bound(room, alice.user_id, signed(person.user_id, token)))
+        assert (await members(alice, room)).keys() == {alice.user_id}
+        await keep(person, "m.invite_permission_config", {})
+        await onbind(made, server, bound(room, alice.user_id, signed(person.user_id, token)))
+        await seen(person, "invite", room)
 
 
 async def test_false_tokens_and_signatures_invite_nobody(

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from tests.push.conftest import PushGateway
 from tests.serving import Person, Running
-from tests.streams.reading import ignore, invite, read
+from tests.streams.reading import ignore, invite, keep, read
 
 
 async def pair(server: Running, gateway: PushGateway, **pusher: Any) -> tuple[Person, Person, str]:
@@ -70,6 +70,24 @@ async def test_an_invite_is_told(server: Running, gateway: PushGateway) -> None:
     await gateway.until(lambda: bool(gateway.told))
     assert gateway.told[0]["room_id"] == other
     assert gateway.told[0]["user_is_target"] is True
+
+
+async def test_an_invite_that_is_not_wanted_is_not_told(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, _ = await pair(server, gateway)
+    filters = "org.matrix.msc4155.invite_permission_config"
+    hidden, shown = await bob.create_room(), await bob.create_room()
+    await keep(alice, filters, {"ignored_users": [bob.user_id]})
+    await invite(bob, hidden, alice)
+    # The sender has looked at it before the later one is told.
+    carol = await server.person("carol")
+    await bob.ok("POST", f"/rooms/{shown}/invite", body={"user_id": carol.user_id})
+    await carol.join(shown)
+    await invite(carol, shown, alice)
+    await gateway.until(lambda: bool(gateway.told))
+    await gateway.quiet()
+    assert [told["room_id"] for told in gateway.told] == [shown]
 
 
 async def test_reading_elsewhere_clears_the_badge(server: Running, gateway: PushGateway) -> None:
