@@ -18,7 +18,7 @@ async def get_capabilities(call: Call) -> JsonObject:
     return {
         "capabilities": {
             "m.change_password": {"enabled": True},
-            "m.forget_forced_upon_leave": {"enabled": False},
+            "m.forget_forced_upon_leave": {"enabled": call.app.config.rooms.forget_on_leave},
             "m.room_versions": {
                 "default": call.app.config.rooms.default_version,
                 "available": dict.fromkeys(ROOM_VERSIONS, "stable"),

@@ -302,7 +302,12 @@ class App:
 
         ring = Ring(config.sync.ring_bytes, await database.position())
         views = Views(database, names)
-        memberships = Memberships(database, lambda: ring.pos, self.notifier.is_waiting)
+        memberships = Memberships(
+            database,
+            lambda: ring.pos,
+            self.notifier.is_waiting,
+            forget_on_leave=config.rooms.forget_on_leave,
+        )
         ignored = Ignored(database)
         publisher = Publisher(ring, views, memberships, ignored, self.notifier)
         permissions = InvitePermissions(database, names)
@@ -400,7 +405,10 @@ class App:
             }
         )
 
-        timeline, readers = Timeline(database, views), Readers(database, names, states, erased)
+        timeline = Timeline(database, views)
+        readers = Readers(
+            database, names, states, erased, forget_on_leave=config.rooms.forget_on_leave
+        )
         aggregations = Aggregations(database, timeline, names)
         past = self._past = Past(database, clock)
         rules = Rules(database)

@@ -190,6 +190,11 @@ class Rooms:
     default_version: str = option(
         "12", reason="The version of new rooms whose creator does not ask for one."
     )
+    forget_on_leave: bool = option(
+        False,
+        reason="Whether a room that was left, by oneself or by a kick or ban, is out of sight at "
+        "once, as if its user had forgotten it. Nothing is deleted: switched off, it shows again.",
+    )
 
 
 @dataclass(frozen=True)

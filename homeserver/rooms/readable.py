@@ -24,7 +24,7 @@ from homeserver.streams.numbers import Names
 from storage.engine import Database
 from storage.events import event_rows
 from storage.memberships import history_of_user_in, of_user_in
-from storage.schema import FORGOTTEN, JOIN, LINEAR
+from storage.schema import BAN, FORGOTTEN, JOIN, LEAVE, LINEAR
 from storage.state import key_history
 
 # Of so many messages in forks it is remembered whether the room was open.
@@ -175,7 +175,17 @@ class Reader:
 class Readers:
     """Loads readers."""
 
-    def __init__(self, database: Database, names: Names, states: States, erased: Erased) -> None:
+    def __init__(
+        self,
+        database: Database,
+        names: Names,
+        states: States,
+        erased: Erased,
+        *,
+        forget_on_leave: bool,
+    ) -> None:
+        """With `forget_on_leave` every room that a user has left is a forgotten one."""
+        self._forget_on_leave = forget_on_leave
         self._states = states
         self._database = database
         self._names = names
@@ -185,7 +195,10 @@ class Readers:
     async def has_forgotten(self, user_nid: int, room: Room) -> bool:
         """Whether the user has left the room and wants it out of sight."""
         row = (await of_user_in(self._database, user_nid, [room.nid])).get(room.nid)
-        return row is not None and bool(row.flags & FORGOTTEN)
+        if row is None:
+            return False
+        left = row.membership in (LEAVE, BAN)
+        return bool(row.flags & FORGOTTEN) or (self._forget_on_leave and left)
 
     async def of(self, user_nid: int, room: Room) -> Reader:
         """The reader of a user in a room, the user's memberships there being none or many."""

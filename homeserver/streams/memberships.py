@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from storage.engine import Database
 from storage.memberships import of_user, of_user_at
-from storage.schema import FORGOTTEN, JOIN
+from storage.schema import BAN, FORGOTTEN, JOIN, LEAVE
 
 _MAX_USERS = 20_000
 # How many of the longest quiet users are looked at to find one who may be dropped.
@@ -67,11 +67,18 @@ class Memberships:
         database: Database,
         position: Callable[[], int],
         is_waiting: Callable[[int], bool],
+        *,
+        forget_on_leave: bool,
     ) -> None:
-        """`position()` is the last one published; who `is_waiting` for news is never dropped."""
+        """`position()` is the last one published; who `is_waiting` for news is never dropped.
+
+        With `forget_on_leave` every room that a user has left is one that they have forgotten.
+        spec: client-server-api#mforget_forced_upon_leave-capability
+        """
         self._database = database
         self._position = position
         self._is_waiting = is_waiting
+        self._forget_on_leave = forget_on_leave
         self._users: OrderedDict[int, UserRooms] = OrderedDict()
         self._loading: dict[int, dict[int, Membership]] = {}
         self._rooms: dict[int, set[int]] = {}
@@ -108,6 +115,7 @@ class Memberships:
 
     def moved(self, user_nid: int, room_nid: int, membership: Membership) -> None:
         """A membership event was published."""
+        membership = self._seen(membership)
         if user_nid in self._loading:
             self._loading[user_nid][room_nid] = membership
         known = self._users.get(user_nid)
@@ -145,7 +153,11 @@ class Memberships:
             earlier = await of_user_at(self._database, user_nid, ahead, pos)
             for nid, was in earlier.items():
                 stored[nid] = Membership(was.membership, was.event_nid, was.pos)
-        return stored
+        return {nid: self._seen(member) for nid, member in stored.items()}
+
+    def _seen(self, member: Membership) -> Membership:
+        left = self._forget_on_leave and member.membership in (LEAVE, BAN)
+        return replace(member, forgotten=True) if left else member
 
     def _make_room(self) -> None:
         for _ in range(_MOST_PASSED_OVER):
