@@ -25,6 +25,7 @@ SECONDS = 150.0
 """How long a file may take altogether."""
 _MAX_ERROR = 65_536
 _MOST_REDIRECTS = 3
+_WEB = frozenset({"http", "https"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _UNKNOWN_PATH = frozenset({400, 404, 405})
 
@@ -112,22 +113,24 @@ class MediaClient:
         self, held: AsyncExitStack, server: str, url: str, max_bytes: int
     ) -> RemoteFile:
         """The file at an address that the server has named."""
-        for _ in range(_MOST_REDIRECTS + 1):
-            if urlsplit(url).scheme not in ("https", "http"):
-                raise RemoteError(server, 200, message="the file is at no web address")
-            try:
-                answer = await held.enter_async_context(
-                    self._outbound.open("GET", url, seconds=SECONDS, max_bytes=max_bytes)
+        if urlsplit(url).scheme not in _WEB:
+            raise RemoteError(server, 200, message="the file is at no web address")
+        try:
+            answer = await held.enter_async_context(
+                self._outbound.follow(
+                    "GET",
+                    url,
+                    seconds=SECONDS,
+                    max_bytes=max_bytes,
+                    redirects=_MOST_REDIRECTS,
+                    schemes=_WEB,
                 )
-            except OutboundFailed as error:
-                raise Unreachable(server, f"the file is elsewhere: {error}") from None
-            location = answer.headers.get("Location")
-            if answer.status not in _REDIRECTS or location is None:
-                if answer.status != 200:
-                    raise RemoteError(server, answer.status, message="the file is not there")
-                return _plain(answer)
-            url = urljoin(url, location)
-        raise RemoteError(server, 200, message="the file is elsewhere again and again")
+            )
+        except OutboundFailed as error:
+            raise Unreachable(server, f"the file is elsewhere: {error}") from None
+        if answer.status != 200:
+            raise RemoteError(server, answer.status, message="the file is not there")
+        return _plain(answer)
 
 
 def _plain(answer: Streamed) -> RemoteFile:

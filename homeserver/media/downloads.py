@@ -108,6 +108,8 @@ class Downloads:
             row = await self._row(name)
             if row is None:
                 raise _not_found()
+        # Pictures of previews are ours, and only cached.
+        await self._remote.touch(row)
         return row
 
     async def _row(self, name: Mxc) -> MediaRow | None:

@@ -8,11 +8,12 @@ connection.
 
 import codecs
 import re
-import resource
 import sys
 from urllib.parse import urljoin
 
 import msgspec
+
+from homeserver.media.confined import confine
 
 MEMORY = 512 * 1_048_576
 CPU_SECONDS = 5
@@ -109,8 +110,7 @@ def _address(url: str, target: str | None) -> str | None:
 
 def main() -> None:
     """Standard input to standard output; the arguments are the charset and the address."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    confine(MEMORY, CPU_SECONDS)
     page = read(sys.stdin.buffer.read(), sys.argv[1], sys.argv[2])
     sys.stdout.buffer.write(msgspec.json.encode(page))
 

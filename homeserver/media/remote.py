@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from homeserver import config
 from homeserver.errors import MatrixError, RemoteError, Unreachable
@@ -31,7 +32,9 @@ from storage.schema import MediaRow
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
+AT_ONCE = 64
+OF_A_SERVER = 4
+"""Fetched from one server at a time: it holds up neither others nor what else is asked of it."""
 REMEMBERED_SECONDS = 60.0
 MOST_REMEMBERED = 10_000
 TOUCHED_MS = 3_600_000
@@ -76,6 +79,7 @@ class Remote:
         self._commits = commits
         self._clock = clock
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._of_server: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._room = asyncio.Lock()
         self._kept = 0
         self._fetching: dict[Mxc, asyncio.Task[MediaRow]] = {}
@@ -94,7 +98,7 @@ class Remote:
         row = (await store.media(self._database, name.server, [name.media_id])).get(name.media_id)
         if row is not None and row.hash is not None:
             if not fetch or await self._files.is_there(row.hash):
-                await self._touch(row)
+                await self.touch(row)
                 return row
             await self.forget(row)
         if not fetch:
@@ -119,8 +123,10 @@ class Remote:
 
     async def _fetch(self, name: Mxc, wait_ms: int) -> MediaRow:
         most = self._options.max_remote_bytes
+        own = self._of_server.setdefault(name.server, asyncio.Semaphore(OF_A_SERVER))
         try:
             async with (
+                own,
                 self._places,
                 self._files.draft() as draft,
                 self._elsewhere.open(name, wait_ms, most) as file,
@@ -146,7 +152,7 @@ class Remote:
                 )
                 await self.keep(draft, row)
                 return row
-        except (RemoteError, Unreachable, OutboundFailed) as error:
+        except (RemoteError, Unreachable, OutboundFailed, MatrixError) as error:
             log.info("a file could not be fetched: %s", error)
             refusal = _refusal(error)
             self._failed[name] = refusal, self._clock.monotonic() + REMEMBERED_SECONDS
@@ -199,7 +205,8 @@ class Remote:
         await self._files.drop(row)
         self._kept = max(0, self._kept - row.size)
 
-    async def _touch(self, row: MediaRow) -> None:
+    async def touch(self, row: MediaRow) -> None:
+        """What is only cached is used now."""
         now = self._clock.now_ms()
         if row.used_ts is not None and now - row.used_ts >= TOUCHED_MS:
             await self._commits.commit([store.touched(row, now)])
@@ -207,6 +214,10 @@ class Remote:
 
 def _refusal(error: Exception) -> MatrixError:
     """What a client is told of a file that did not come."""
+    if isinstance(error, MatrixError) and error.errcode != "M_FORBIDDEN":
+        return error
+    if isinstance(error, MatrixError):
+        return MatrixError.not_found("There is no such file")
     if isinstance(error, TooLong):
         return MatrixError("M_TOO_LARGE", "The file is larger than this server takes", 502)
     if isinstance(error, RemoteError) and error.errcode == "M_NOT_YET_UPLOADED":

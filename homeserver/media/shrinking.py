@@ -4,19 +4,19 @@ Owns the reading of pictures that strangers have made. Each line of its input is
 (`path`, `width`, `height`, `crop`, `animated`); each answer is a line of JSON, `type` and `size` of
 the bytes that follow it, or `same` for a picture that is small already, or `error`. Invariant: what
 it can be made to do is bounded in memory, in the bytes it writes and in pixels; whoever starts it
-bounds its time. It uses nothing else of this project, has no secrets and asks nobody.
+bounds its time. It has no secrets and asks nobody.
 """
 
 import json
-import resource
 import sys
 import warnings
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+
+from homeserver.media.confined import confine
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF")
 MEMORY = 1_536 * 1_048_576
@@ -99,14 +99,7 @@ def main() -> None:
     pixels = int(sys.argv[1])
     Image.MAX_IMAGE_PIXELS = pixels
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    for limit, most in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        # Not every system knows every bound.
-        with suppress(ValueError, OSError):
-            resource.setrlimit(limit, (most, most))
+    confine(MEMORY)
     for line in sys.stdin.buffer:
         try:
             answer, data = shrink(json.loads(line), pixels)

@@ -94,7 +94,7 @@ class Notifications:
         until = min(now, _position(start)) if start is not None else now
         ignored = await self._ignored.by(session.user_nid, session.user_id)
         reader = Counted(session.user_nid, session.user_id, ignored)
-        class_ = (await self._rules.classes([session.user_nid]))[session.user_nid]
+        class_ = await self._rules.class_of(session.user_nid)
         walks = await self._walks(session, until)
         order = [(-walk.end, nid) for nid, walk in walks.items()]
         heapq.heapify(order)

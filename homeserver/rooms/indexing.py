@@ -17,6 +17,8 @@ from storage.engine import Database
 
 AT_ONCE = 400
 WITHIN_SECONDS = 5.0
+LOOK_SECONDS = 300.0
+"""So often it is looked for words of events from before, of which nobody is told."""
 
 
 class Indexing:
@@ -45,12 +47,15 @@ class Indexing:
             self._many.clear()
             while await self.move() == AT_ONCE:
                 pass
-            await self._some.wait()
-            timer = self._clock.call_later(WITHIN_SECONDS, self._many.set)
-            try:
-                await self._many.wait()
-            finally:
-                timer.cancel()
+            await self._within(LOOK_SECONDS, self._some)
+            await self._within(WITHIN_SECONDS, self._many)
+
+    async def _within(self, seconds: float, happened: asyncio.Event) -> None:
+        timer = self._clock.call_later(seconds, happened.set)
+        try:
+            await happened.wait()
+        finally:
+            timer.cancel()
 
     async def move(self) -> int:
         """Move the oldest words that wait; how many they were."""

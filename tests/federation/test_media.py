@@ -191,6 +191,55 @@ async def test_too_long_a_file_is_not_kept(made: House, alice: Person, bob: Pers
     assert blobs(made.servers["b.example"]) == before
 
 
+async def test_a_server_that_stalls_holds_up_no_other(
+    alice: Person, bob: Person, guest: Guest
+) -> None:
+    """More of its files are asked for than may be fetched at once, and none comes."""
+    name = await upload(alice, b"at once")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    asked = 0
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        begun.set()
+        await go_on.wait()
+        return multipart(b"late")
+
+    guest.answer = answer
+    names = [f"guest.example/stalled{number}" for number in range(80)]
+    waiting = [asyncio.ensure_future(download(bob, one)) for one in names]
+    try:
+        await begun.wait()
+        assert (await download(bob, name)).body == b"at once"
+        assert asked <= 4
+    finally:
+        go_on.set()
+        got = await asyncio.gather(*waiting)
+    assert {reply.body for reply in got} == {b"late"}
+
+
+async def test_what_is_blocked_is_fetched_once(made: House, guest: Guest) -> None:
+    b = made.servers["b.example"]
+    admin = await b.person("watchful")
+    token = (b.folder / "admin.token").read_text().strip()
+    body = {"name": hashlib.sha256(b"blocked").hexdigest()}
+    path = "/_homeserver/admin/v1/media/block"
+    assert (await b.request("POST", path, token=token, body=body)).status == 200
+    asked = 0
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return multipart(b"blocked")
+
+    guest.answer = answer
+    for _ in range(3):
+        got = await download(admin, "guest.example/blocked")
+        assert (got.status, got.body["errcode"]) == (404, "M_NOT_FOUND")
+    assert asked == 1
+
+
 def multipart(content: bytes, head: str = "Content-Type: text/plain") -> web.Response:
     body = b"--x\r\nContent-Type: application/json\r\n\r\n{}\r\n--x\r\n"
     body += head.encode() + b"\r\n\r\n" + content + b"\r\n--x--"

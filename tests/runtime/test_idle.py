@@ -1,7 +1,10 @@
 """What a server does while nobody asks anything of it."""
 
+from collections.abc import Callable
+
 import pytest
 
+from homeserver.runtime.clock import Timer
 from tests.serving import Running
 
 
@@ -14,9 +17,9 @@ async def test_a_server_that_nobody_uses_rests(
     planned: list[float] = []
     call_later = server.clock.call_later
 
-    def counted(seconds: float, *call: object) -> object:
+    def counted(seconds: float, call: Callable[..., object], *args: object) -> Timer:
         planned.append(seconds)
-        return call_later(seconds, *call)  # type: ignore[arg-type]
+        return call_later(seconds, call, *args)
 
     monkeypatch.setattr(server.clock, "call_later", counted)
     await server.clock.advance(3_600)
