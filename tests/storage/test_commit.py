@@ -28,6 +28,7 @@ from storage.schema import (
     RoomHeadRow,
     UserRow,
 )
+from tests.databases import PostgresServer
 from tests.storage.rows import event
 
 
@@ -288,14 +289,18 @@ async def test_who_lost_the_database_may_not_write(database: Database) -> None:
     assert await database.position() == 0
 
 
-async def test_a_process_that_is_no_longer_known_may_not_write(database: Database) -> None:
+async def test_a_process_that_is_no_longer_known_may_not_write(postgres: PostgresServer) -> None:
     """SQLite has one process only; whichever came last has raised the view."""
-    if database.dialect == "sqlite":
-        return
-    await database.commit([Item([Do("DELETE FROM workers WHERE id <> ?", ("",), expect=1)])])
-    with pytest.raises(Fenced):
-        await database.commit([meta("b", "1")])
-    assert await metas(database) == {}
+    dsn = postgres.new_database()
+    database = await open_database(DatabaseSettings(dsn=dsn, durable=False))
+    try:
+        await database.commit([Item([Do("DELETE FROM workers WHERE id <> ?", ("",), expect=1)])])
+        with pytest.raises(Fenced):
+            await database.commit([meta("b", "1")])
+        assert await metas(database) == {}
+    finally:
+        await database.close()
+        postgres.drop(dsn)
 
 
 async def test_what_was_committed_is_there_after_opening_again(
