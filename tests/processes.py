@@ -122,6 +122,8 @@ class Server(ABC):
         self.limits = limits
         self.database = database or f"sqlite:{folder / 'homeserver.db'}"
         self.port = free_port()
+        self.ports = [self.port]
+        """What is listened on, the listener of clients first; subclasses add theirs."""
         self.shared_secret = secrets.token_hex(16)
         self.log = folder / "output.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,7 +156,7 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self, seconds: float = START_SECONDS) -> None:
-        """Start the process and return when it answers; DidNotStart if it doesn't."""
+        """Start the process and return when it answers on `ports`; DidNotStart if it doesn't."""
         if self.running:
             raise RuntimeError("the server runs already")
         with self.log.open("ab") as output:
@@ -215,6 +217,11 @@ class Server(ABC):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _answers(self) -> bool:
+        # Listeners open one after the other.
+        for port in self.ports[1:]:
+            with socket.socket() as trying:
+                if trying.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", "/_matrix/client/versions")

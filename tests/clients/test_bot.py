@@ -42,7 +42,7 @@ async def bot(server: Server, token: str, folder: Path) -> AsyncIterator[None]:
         assert await process.stdout.readline() == b"started\n", (folder / "bot.log").read_text()
         yield
     finally:
-        process.kill()
+        process.terminate()
         await process.wait()
 
 

@@ -69,6 +69,7 @@ class HouseServer(OurServer):
             part.write_to_path(str(self.chain), append=number > 0)
         issued.private_key_pem.write_to_path(str(self.key))
         super().__init__(folder, database, name, presence=presence, limits=limits)
+        self.ports.append(self.federation_port)
 
     def configure(self) -> None:
         """Add the listener and the section [federation]."""

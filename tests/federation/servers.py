@@ -34,6 +34,7 @@ class FederatedServer(OurServer):
         self.federation_port = free_port()
         self.certificates = Certificates(authority, folder)
         super().__init__(folder, database, f"localhost:{self.federation_port}")
+        self.ports.append(self.federation_port)
 
     def configure(self) -> None:
         """Add the listener and the section [federation]."""
@@ -64,6 +65,7 @@ class FederatedSynapse(SynapseServer):
         self.federation_port = free_port()
         self.certificates = Certificates(authority, folder)
         super().__init__(folder, database, f"localhost:{self.federation_port}")
+        self.ports.append(self.federation_port)
 
     def _settings(self) -> dict[str, object]:
         settings = super()._settings()

@@ -19,5 +19,7 @@ client.on("room.message", async (room, event) => {
         await client.replyText(room, event, text.slice("!echo ".length));
     }
 });
+// Its state is one file, written in place: it ends between two writes, not within one.
+process.on("SIGTERM", () => process.exit(0));
 await client.start();
 process.stdout.write("started\n");
