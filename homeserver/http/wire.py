@@ -105,11 +105,14 @@ class Reply(web.StreamResponse):
     def _head(self, request: web.BaseRequest, length: int | None) -> bytes:
         """The head but for its last line; it says whether the connection stays."""
         status = self.code
+        self._stays = request.keep_alive and not self._closes
         if status == 200 and self._kind == "application/json":
+            usual = self._stays and not self._more and request.version.minor == 1
+            if usual and length is not None:
+                return b"%bContent-Length: %d\r\n" % (_json_head(int(time.time())), length)
             head = _JSON_OK
         else:
             head = _head(status, self._kind)
-        self._stays = request.keep_alive and not self._closes
         lines = _date(int(time.time()))
         if not self._stays:
             lines += "Connection: close\r\n"
@@ -205,6 +208,11 @@ def preflight() -> Reply:
 @lru_cache(maxsize=1)
 def _date(second: int) -> str:
     return f"Date: {formatdate(second, usegmt=True)}\r\n"
+
+
+@lru_cache(maxsize=1)
+def _json_head(second: int) -> bytes:
+    return _JSON_OK + _date(second).encode()
 
 
 def _gzip(body: bytes) -> bytes:

@@ -79,6 +79,28 @@ class _Known(NamedTuple):
     ignored: frozenset[str]
 
 
+class _Step(NamedTuple):
+    """What happened in a room between two positions, for whoever has the default rules.
+
+    `concerned` and `named` are the users, by number and by id, to whom it is something else than to
+    all others. `added` are the threads that got notifications, and what these are.
+    """
+
+    concerned: frozenset[int]
+    named: frozenset[str]
+    removes: bool
+    added: list[tuple[str, Outcome]]
+
+    def is_like_any(self, reader: Counted) -> bool:
+        """Whether it is to the reader what it is to most."""
+        return not (
+            self.removes
+            or reader.user_nid in self.concerned
+            or reader.user_id in self.named
+            or not self.named.isdisjoint(reader.ignored)
+        )
+
+
 class UnreadCounts:
     """See the module."""
 
@@ -88,6 +110,8 @@ class UnreadCounts:
         self._names = names
         self._rules = rules
         self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
+        # Many readers go the same step at the same moment.
+        self._latest: tuple[int, int, int, _Step] | None = None
 
     async def count(
         self, reader: Counted, room: Room, member_pos: int, until: int, *, recount: bool = False
@@ -124,11 +148,20 @@ class UnreadCounts:
         changed = self._ring.account_data(reader.user_nid, known.pos, until)
         if changed and any(entry.type == PUSH_RULES for entry in changed):
             return None
+        class_ = await self._rules.class_of(reader.user_nid)
+        if class_ is None:
+            step = self._step(room.nid, known.pos, until)
+            if step.is_like_any(reader):
+                if not step.added:
+                    return known.counts
+                counts = known.counts.copy()
+                for thread, outcome in step.added:
+                    counts[thread] = counts.get(thread, NONE).with_(outcome)
+                return counts
         entries = self._ring.room_entries(room.nid, known.pos, until)
         if not entries:
             return known.counts
-        counts = dict(known.counts)
-        class_ = await self._rules.class_of(reader.user_nid)
+        counts = known.counts.copy()
         members = await self._members(room) if class_ is not None else 0
         for entry in entries:
             if not isinstance(entry, EventEntry):
@@ -159,6 +192,31 @@ class UnreadCounts:
             if outcome.notify:
                 counts[thread] = counts.get(thread, NONE).with_(outcome)
         return counts
+
+    def _step(self, room_nid: int, since: int, until: int) -> _Step:
+        latest = self._latest
+        if latest is not None and latest[:3] == (room_nid, since, until):
+            return latest[3]
+        concerned: set[int] = set()
+        named: set[str] = set()
+        removes = False
+        added: list[tuple[str, Outcome]] = []
+        for entry in self._ring.room_entries(room_nid, since, until):
+            if not isinstance(entry, EventEntry):
+                concerned.add(entry.user_nid)
+                continue
+            view = entry.view
+            concerned.update(entry.mentioned)
+            named.add(view.sender)
+            removes = removes or view.type == _REDACTION
+            if view.type == _MEMBER and view.state_key is not None:
+                named.add(view.state_key)
+            outcome = _by_default(view.flags, mentioned=False)
+            if outcome.notify:
+                added.append((entry.thread or MAIN, outcome))
+        step = _Step(frozenset(concerned), frozenset(named), removes, added)
+        self._latest = room_nid, since, until, step
+        return step
 
     async def positions(
         self, reader: Counted, room: Room, member_pos: int, until: int

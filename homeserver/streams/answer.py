@@ -60,7 +60,7 @@ class Answer:
             % (
                 name,
                 b",".join(
-                    b"%b:%b" % (canonical.encode(room), json) for room, json in found.items()
+                    [b"%b:%b" % (canonical.encode(room), json) for room, json in found.items()]
                 ),
             )
             for name, found in (

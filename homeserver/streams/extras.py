@@ -36,6 +36,8 @@ class RoomExtras:
 
         To a client that hasn't `stayed` it goes without saying that nobody types.
         """
+        if not typing and not receipts:
+            return None
         wanted = asker.filter.room.ephemeral
         if not wanted.admits_room(room.room_id):
             return None
@@ -55,6 +57,8 @@ class RoomExtras:
         self, asker: Asker, room: Room, entries: Collection[AccountDataEntry]
     ) -> bytes | None:
         """The `account_data` part."""
+        if not entries:
+            return None
         wanted = asker.filter.room.account_data
         events = [
             _account_data(entry.type, entry.content)
@@ -70,6 +74,8 @@ class RoomExtras:
 
         Push rules are shown whole; a client told `afresh` gets them also when they are the default.
         """
+        if not entries and not afresh:
+            return []
         contents = {entry.type: entry.content for entry in entries}
         if afresh or PUSH_RULES in contents:
             contents[PUSH_RULES] = push_rules_content(asker.user_id, contents.get(PUSH_RULES))

@@ -139,6 +139,8 @@ class RingNews:
                 for entry in self._ring.room_entries(room_nid, self.since, self.until)
                 if isinstance(entry, ReceiptEntry)
             ]
+        if not found:
+            return []
         latest: dict[tuple[int, bool, str], ReceiptEntry] = {}
         for entry in found:
             if not entry.private or entry.user_nid == user_nid:
@@ -146,8 +148,11 @@ class RingNews:
         return sorted(latest.values(), key=lambda entry: entry.pos)
 
     async def account_data(self, user_nid: int) -> list[AccountDataEntry]:
+        entries = self._ring.account_data(user_nid, self.since, self.until)
+        if len(entries) < 2:
+            return entries
         latest: dict[tuple[int, str], AccountDataEntry] = {}
-        for entry in self._ring.account_data(user_nid, self.since, self.until):
+        for entry in entries:
             latest[entry.room_nid, entry.type] = entry
         return sorted(latest.values(), key=lambda entry: entry.pos)
 

@@ -232,7 +232,9 @@ class Ring:
 
 def _between(entries: "deque[_Entry] | None", since: int, until: int) -> list[_Entry]:
     found: list[_Entry] = []
-    for entry in reversed(entries or ()):
+    if not entries or entries[-1].pos <= since:
+        return found
+    for entry in reversed(entries):
         if entry.pos <= since:
             break
         if entry.pos <= until:

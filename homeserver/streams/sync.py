@@ -209,7 +209,8 @@ class Sync:
                 await self._answers.fill(answer, asker, news, user, typing)
             if request.devices:
                 upto = await self._devices.fill(answer, asker, news, user, token)
-                reached = reached._replace(to_device=upto)
+                if upto is not None:
+                    reached = reached._replace(to_device=upto)
             if self._desk.still_whole(news):
                 answer.presence = await self._presence_events(asker, user, token, reached)
                 return answer, reached

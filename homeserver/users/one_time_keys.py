@@ -33,19 +33,28 @@ _MOST_ROUNDS = 3
 
 
 class Pool(NamedTuple):
-    """What a device has: unclaimed keys by algorithm, algorithms with an unused fallback key."""
+    """What a device has: unclaimed keys by algorithm, algorithms with an unused fallback key.
+
+    `json` are the members of a sync answer that say so.
+    """
 
     counts: Mapping[str, int]
     unused_fallbacks: Collection[str]
+    json: bytes
 
-    @property
-    def json(self) -> bytes:
-        """The members of a sync answer; the count of the usual algorithm is always told."""
-        counts = {"signed_curve25519": 0, **self.counts}
-        return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (
-            canonical.encode(counts),
-            canonical.encode(sorted(self.unused_fallbacks)),
-        )
+
+def _pool(counts: Mapping[str, int], unused_fallbacks: Collection[str]) -> Pool:
+    """A pool with its JSON, in which the count of the usual algorithm is always told."""
+    json = b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (
+        canonical.encode({"signed_curve25519": 0, **counts}),
+        canonical.encode(sorted(unused_fallbacks)),
+    )
+    return Pool(counts, unused_fallbacks, _EMPTY if json == _EMPTY else json)
+
+
+_EMPTY = (
+    b'"device_one_time_keys_count":{"signed_curve25519":0},"device_unused_fallback_key_types":[]'
+)
 
 
 class _New(NamedTuple):
@@ -73,7 +82,7 @@ class OneTimeKeys:
             counts = await store.one_time_counts(self._database, device_nid)
             fallbacks = (await store.fallback_keys(self._database, [device_nid])).get(device_nid)
             unused = [name for name, row in (fallbacks or {}).items() if not row.used]
-            known = Pool(counts, unused)
+            known = _pool(counts, unused)
             # A change that was committed meanwhile may be newer than what was read.
             if changes == self._changes:
                 self._pools[device_nid] = known

@@ -62,6 +62,8 @@ class Typing:
 
         For a counter that is not of this process, or below `floor`, those in which somebody types.
         """
+        if counter == self.counter:
+            return []
         if not self.floor <= counter <= self.counter:
             return [room_nid for room_nid in self._typing if room_nid in rooms]
         found: list[int] = []
