@@ -101,8 +101,9 @@ def admin_endpoints() -> list[Endpoint]:
         register,
         reports,
         restored,
+        rooms,
         users,
     )
 
-    modules = (appservices, costs, federation, media, register, reports, restored, users)
+    modules = (appservices, costs, federation, media, register, reports, restored, rooms, users)
     return [declared for module in modules for declared in endpoints_of(module)]

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Collection
 
 from federation.gaps import Gaps, in_order
-from federation.requests import path_of
+from federation.requests import Requests, path_of
+from homeserver.errors import RemoteError
 from homeserver.matrix import canonical
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.elsewhere import Elsewhere
@@ -20,12 +21,21 @@ log = logging.getLogger(__name__)
 
 MAX_SERVERS = 5
 SECONDS = 60.0
+MAX_STATE_IDS_BYTES = 16 * 1_048_576
 
 
 class History:
     """See the module."""
 
-    def __init__(self, gaps: Gaps, rooms: Rooms, receiver: Receiver, elsewhere: Elsewhere) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        gaps: Gaps,
+        rooms: Rooms,
+        receiver: Receiver,
+        elsewhere: Elsewhere,
+    ) -> None:
+        self._requests = requests
         self._gaps = gaps
         self._rooms = rooms
         self._receiver = receiver
@@ -38,6 +48,20 @@ class History:
                 await self._more(room_id, event_ids, limit)
         except TimeoutError:
             log.info("the past of %s took too long", room_id)
+
+    async def state_before(self, server: str, room_id: str, event_id: str) -> list[str]:
+        """See the port."""
+        answer = await self._requests.request(
+            server,
+            "GET",
+            path_of("federation/v1", "state_ids", room_id),
+            query={"event_id": event_id},
+            max_bytes=MAX_STATE_IDS_BYTES,
+        )
+        listed = answer.get("pdu_ids")
+        if not isinstance(listed, list) or not all(isinstance(id_, str) for id_ in listed):
+            raise RemoteError(server, 200, message="the answer has no list pdu_ids")
+        return listed
 
     async def _more(self, room_id: str, event_ids: Collection[str], limit: int) -> None:
         room = await self._rooms.find(room_id)

@@ -104,7 +104,7 @@ class Receiving:
         transactions = Transactions(
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
-        history = History(gaps, rooms, receiver, elsewhere)
+        history = History(federation.requests, gaps, rooms, receiver, elsewhere)
         return cls(federation, edus, staging, transactions, history, copies)
 
     def endpoints(self) -> list[Endpoint]:

@@ -42,6 +42,7 @@ from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.aggregations import Aggregations
 from homeserver.rooms.chapters import Chapters
+from homeserver.rooms.comparison import Comparison
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.delayed import DelayedEvents
 from homeserver.rooms.directory import Directory
@@ -50,6 +51,7 @@ from homeserver.rooms.entering import Entering
 from homeserver.rooms.erased import Erased
 from homeserver.rooms.history import History
 from homeserver.rooms.indexing import Indexing
+from homeserver.rooms.inspection import Inspection
 from homeserver.rooms.members import Members
 from homeserver.rooms.outside import Outside
 from homeserver.rooms.pages import Pages
@@ -58,7 +60,10 @@ from homeserver.rooms.posting import Posting
 from homeserver.rooms.public_rooms import PublicRooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.receive import Receiver
+from homeserver.rooms.rederived import Rederiving
 from homeserver.rooms.relations import Relating, Relations
+from homeserver.rooms.repair import Repairing
+from homeserver.rooms.resets import Resets
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.search import Search
 from homeserver.rooms.send import Author
@@ -357,7 +362,8 @@ class App:
             database, commits, names, self._inbox, jobs, federation.directory, server_name
         )
         state, states = RoomState(database, names), States(database, names)
-        receiver = Receiver(rooms, states, database, names, numbers)
+        resets = Resets(self.metrics, clock)
+        receiver = Receiver(rooms, states, database, names, numbers, resets)
         restricted = Restricted(rooms, database, names)
         entering = Entering(rooms, database, commits, names, numbers, receiver, server_name)
         outside = Outside(rooms, database, names, author, jobs, publisher.outside)
@@ -585,6 +591,14 @@ class App:
         self._tasks.service("delayed events", delayed.run)
         chapters = Chapters(
             delayed=delayed,
+            inspection=Inspection(
+                rooms,
+                database,
+                Rederiving(database, names, states, server_name),
+                Repairing(numbers, server_name, publisher.lost),
+                Comparison(database, names, states, self._receiving.history),
+                elsewhere,
+            ),
             reports=Reports(database, commits, numbers, names, history, clock),
             spaces=Spaces(
                 rooms, database, names, summaries, elsewhere, federation.directory, clock

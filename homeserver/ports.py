@@ -137,6 +137,13 @@ class RemoteHistory(Protocol):
         spec: server-server-api#get_matrixfederationv1backfillroomid
         """
 
+    async def state_before(self, server: str, room_id: str, event_id: str) -> list[str]:
+        """The ids of the state before an event, as a server in the room has it.
+
+        Raises RemoteError for a refusal and Unreachable without an answer.
+        spec: server-server-api#get_matrixfederationv1state_idsroomid
+        """
+
 
 class IdentityServers(Protocol):
     """Servers that know which user has which address outside of Matrix.

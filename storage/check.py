@@ -260,7 +260,9 @@ async def _check_members(
     for part in _parts(stored.keys() - seen):
         found += [
             f"memberships have {user_id}, of whom its state has no event"
-            for user_id in (await names(db, part)).values()
+            for user_nid, user_id in (await names(db, part)).items()
+            # Whose event state resolution took away has left.
+            if stored[user_nid].membership != _MEMBERSHIPS["leave"]
         ]
     return found
 

@@ -59,6 +59,17 @@ async def servers_in(db: Database, room_nids: Collection[int]) -> dict[int, set[
     return found
 
 
+async def joined_by_server(db: Database, room_nid: int) -> dict[str, int]:
+    """How many joined users of each other server are counted in a room."""
+    return dict(
+        await db.scan(
+            "SELECT name, joined FROM room_servers JOIN names ON name_nid = server_nid"
+            " WHERE room_nid = ?",
+            room_nid,
+        )
+    )
+
+
 async def servers_at(db: Database, room_nid: int, pos: int) -> set[str]:
     """The names of the other servers that were in a room after position `pos`."""
     rows = await db.scan(

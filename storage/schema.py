@@ -448,6 +448,26 @@ class StateChangeRow(NamedTuple):
     new_nid: int | None
 
 
+@table("state_resets", key=("room_nid", "pos", "what", "user_id"))
+class StateResetRow(NamedTuple):
+    """What state resolution has taken from a user by the event `event_nid`, at `pos`.
+
+    `lost_nid` is the state event that counted before, `left_nid` the one that counts since; `was`
+    and `now` are memberships or levels, by `what`.
+    """
+
+    room_nid: int
+    pos: Position
+    what: str
+    user_id: str
+    event_nid: int
+    lost_nid: int
+    left_nid: int | None
+    was: str
+    now: str
+    ts: int
+
+
 @table("room_heads", key=("room_nid",))
 class RoomHeadRow(NamedTuple):
     """Forward extremities (packed numbers), the state after them, the room's last position."""

@@ -31,6 +31,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "snapshots": "snapshots",
     "current_state": "state",
     "state_changes": "state",
+    "state_resets": "state",
     "state_keys": "names",
     "names": "names",
     "memberships": "memberships",

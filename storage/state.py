@@ -101,6 +101,20 @@ async def key_history(db: Database, room_nid: int, key_nid: int) -> list[tuple[i
     return [(pos, new_nid) for pos, new_nid in rows]
 
 
+async def last_values(db: Database, room_nid: int) -> dict[int, int | None]:
+    """Where the changes of each of the room's keys end: key_nid to event_nid.
+
+    Keys of a state that was told to us as a whole have none.
+    """
+    rows = await db.scan(
+        "SELECT key_nid, new_nid FROM state_changes AS last WHERE room_nid = ? AND pos ="
+        " (SELECT max(later.pos) FROM state_changes AS later"
+        " WHERE later.room_nid = last.room_nid AND later.key_nid = last.key_nid)",
+        room_nid,
+    )
+    return dict(rows)
+
+
 async def state_at(db: Database, room_nid: int, pos: int) -> dict[int, int]:
     """The room's whole current state as it was after position `pos`: key_nid to event_nid."""
     rows = await db.scan(

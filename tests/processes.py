@@ -278,8 +278,12 @@ class OurServer(Server):
 
     def check(self) -> subprocess.CompletedProcess[str]:
         """Run `homeserver check` on the data; to be used while the server is stopped."""
+        return self.cli("check")
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with the server's configuration."""
         return subprocess.run(
-            [sys.executable, "-m", "homeserver", "check", "-c", str(self.config)],
+            [sys.executable, "-m", "homeserver", *arguments, "-c", str(self.config)],
             capture_output=True,
             text=True,
             cwd=ROOT,

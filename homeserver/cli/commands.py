@@ -23,6 +23,7 @@ COMMANDS = {
     "key": "homeserver.cli.key:key",
     "appservice": "homeserver.cli.appservice:appservice",
     "federation": "homeserver.cli.federation:federation",
+    "room": "homeserver.cli.room:room",
     "media": "homeserver.cli.media:media",
     "restored": "homeserver.cli.restored:restored",
     "db": "homeserver.cli.database:db",

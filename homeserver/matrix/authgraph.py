@@ -61,6 +61,24 @@ class AuthGraph:
                 return self._nids[place]
         return None
 
+    def is_power_levels(self, nid: int) -> bool:
+        """Whether an event is a power levels event; KeyError if the graph doesn't hold it."""
+        return bool(self._power_levels[self._place(nid)])
+
+    def reaches(self, nid: int, other: int) -> bool:
+        """Whether `other` is in the auth chain of an event; KeyError if the graph lacks that."""
+        wanted = bisect_left(self._nids, other)
+        waiting = [self._place(nid)]
+        seen: set[int] = set()
+        while waiting:
+            for parent in self._parents(waiting.pop()):
+                if parent == wanted:
+                    return self._nids[parent] == other
+                if parent > wanted and parent not in seen:
+                    seen.add(parent)
+                    waiting.append(parent)
+        return False
+
     def difference(self, sets: Sequence[Iterable[int]], common: Iterable[int] = ()) -> set[int]:
         """The auth difference of state sets.
 

@@ -7,6 +7,7 @@ behaviour of its own.
 from dataclasses import dataclass
 
 from homeserver.rooms.delayed import DelayedEvents
+from homeserver.rooms.inspection import Inspection
 from homeserver.rooms.search import Search
 from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.summaries import Summaries
@@ -20,6 +21,7 @@ class Chapters:
     """See the module."""
 
     delayed: DelayedEvents
+    inspection: Inspection
     reports: Reports
     search: Search
     spaces: Spaces

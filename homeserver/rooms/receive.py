@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.matrix.auth import AuthState, auth_keys, authorise, check_auth_events, power_levels
+from homeserver.matrix.authgraph import AuthGraph
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
@@ -21,6 +22,7 @@ from homeserver.matrix.sign import content_hash_fits
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Place
 from homeserver.rooms.head import EventsMissing, Head, Needs
+from homeserver.rooms.resets import LevelsMissing, Lineage, Loss, Resets, is_suspicious, losses
 from homeserver.rooms.send import Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.states import State, States
@@ -126,9 +128,16 @@ class Receiver:
     """See the module."""
 
     def __init__(
-        self, rooms: Rooms, states: States, database: Database, names: Names, numbers: Numbers
+        self,
+        rooms: Rooms,
+        states: States,
+        database: Database,
+        names: Names,
+        numbers: Numbers,
+        resets: Resets,
     ) -> None:
         self._rooms = rooms
+        self._resets = resets
         self._states = states
         self._database = database
         self._names = names
@@ -152,10 +161,19 @@ class Receiver:
         flags = LOCAL if relay else 0
         judging = _Judging(self._database, self._states, self._names, event, before, flags)
 
-        def verb(sending: Sending) -> Verdict | Missing:
-            return judging.run(sending, pdu, self._numbers)
+        return await self._rooms.change(
+            room, lambda sending: self._judged(judging, sending, room, pdu)
+        )
 
-        return await self._rooms.change(room, verb)
+    def _judged(
+        self, judging: "_Judging", sending: Sending, room: Room, pdu: bytes
+    ) -> Verdict | Missing:
+        verdict = judging.run(sending, pdu, self._numbers)
+        if judging.lost:
+            event, lost = judging.event, judging.lost
+            sending.changes.extend(self._resets.rows(room.nid, judging.nid, lost))
+            sending.published = self._resets.happened(room, event, lost)
+        return verdict
 
     async def receive_all(
         self, room: Room, events: Sequence[tuple[Event, bytes]]
@@ -171,7 +189,7 @@ class Receiver:
             judging = _Judging(self._database, self._states, self._names, event, None, shelf=shelf)
             try:
                 return await self._rooms.change(
-                    room, lambda sending: judging.run(sending, pdu, self._numbers)
+                    room, lambda sending: self._judged(judging, sending, room, pdu)
                 )
             except Exception as error:
                 return error
@@ -281,11 +299,26 @@ class _Judging:
         self._chains: dict[int, tuple[SnapshotChain, State]] = {}
         self._own: int | None = None
         self._room_nid = 0
+        self._graph: AuthGraph | None = None
+        self.lost: list[Loss] = []
+        """What users lose by the event though no event says so."""
+
+    @property
+    def event(self) -> Event:
+        """The event."""
+        return self._event
+
+    @property
+    def nid(self) -> int:
+        """Its number, once it was judged."""
+        assert self._own is not None
+        return self._own
 
     def run(self, sending: Sending, pdu: bytes, numbers: Numbers) -> Verdict | Missing:
         event, head = self._event, sending.head
         shelf = self._stored(head)
         nids = shelf.nids
+        self.lost = []
         own = nids.get(event.event_id)
         if own is not None and not self._row(own).flags & OUTLIER:
             return Verdict.KNOWN
@@ -314,6 +347,9 @@ class _Judging:
             changed = self._changed(head, state, nid, extremities, linear=linear)
         named = {known for step in changed.values() for known in step}
         self._need_events(head, [known for known in named if known is not None and known != nid])
+        auths = [nids[id_] for id_ in event.auth_event_ids]
+        if not linear:
+            self.lost = self._losses(head, changed, nid, auths)
         snap_nid = head.snapshots.nid if linear else self._snapshot(sending, prevs, state, numbers)
         redacted, because = self._redactions(head)
         place = Place(
@@ -330,7 +366,6 @@ class _Judging:
             | (0 if because is None else REDACTED),
             because=because,
         )
-        auths = [nids[id_] for id_ in event.auth_event_ids]
         verdict = Verdict.ACCEPTED
         if flags & (REJECTED | SOFT_FAILED):
             self._store_outside(sending, place, auths, pdu)
@@ -546,6 +581,41 @@ class _Judging:
             for key in head.state.keys() | after.keys()
             if head.state.get(key) != after.get(key)
         }
+
+    def _losses(
+        self,
+        head: Head,
+        changed: Mapping[int, tuple[int | None, int | None]],
+        nid: int,
+        auths: Sequence[int],
+    ) -> list[Loss]:
+        """What users lose by a change of the current state that no event speaks of."""
+        event = self._event
+        known = {nid: event}
+        for number in {one for step in changed.values() for one in step}:
+            if number is not None and number != nid:
+                known[number] = self._known(head, number)
+        suspicious = {
+            key: (old, new)
+            for key, (old, new) in changed.items()
+            if old is not None
+            and is_suspicious(known[old], None if new is None else known[new], event)
+        }
+        if not suspicious:
+            return []
+        if self._graph is None:
+
+            async def load() -> None:
+                self._graph = await self._states.graph(self._room_nid)
+
+            raise Needs(load)
+        lineage = Lineage(self._graph, (nid, auths))
+        while True:
+            try:
+                return losses(suspicious, known, head.creators(), lineage)
+            except LevelsMissing as missing:
+                self._need_events(head, [missing.nid])
+                known[missing.nid] = self._known(head, missing.nid)
 
     def _resolution(
         self,

@@ -79,7 +79,7 @@ class States:
         """
         if all(state == states[0] for state in states[1:]):
             return states[0]
-        graph = await self._graph(room_nid)
+        graph = await self.graph(room_nid)
         events: dict[int, Event] = {}
         if new is not None:
             event, nid, auths = new
@@ -98,7 +98,7 @@ class States:
                 await self._names.load(keys=needed.keys)
                 keys.update((key, self._names.key_nid(*key)) for key in needed.keys)
 
-    async def _graph(self, room_nid: int) -> AuthGraph:
+    async def graph(self, room_nid: int) -> AuthGraph:
         """The auth graph of the room's state events, as far as they are stored."""
         await self._names.load(keys=[_POWER_LEVELS])
         levels = self._names.key_nid(*_POWER_LEVELS)

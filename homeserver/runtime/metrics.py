@@ -83,6 +83,7 @@ class Metrics:
         self.ring_hits = 0
         self.ring_misses = 0
         self.slow_steps = 0
+        self.state_resets = 0
         self.refusals: Mapping[str, int] = {}
         """How many requests each rate limit has refused."""
         self.costs = Costs()
@@ -167,6 +168,7 @@ class Metrics:
             ("homeserver_ring_hits", "Syncs answered from memory", self.ring_hits),
             ("homeserver_ring_misses", "Syncs that needed the database", self.ring_misses),
             ("homeserver_slow_steps", "Steps that held the event loop too long", self.slow_steps),
+            ("homeserver_state_resets", "Losses by state resolution alone", self.state_resets),
         ):
             yield CounterMetricFamily(title, meaning, value=number)
         names = ["kind", "name"]
