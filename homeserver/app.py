@@ -359,7 +359,7 @@ class App:
         rooms = Rooms(database, names, commits, author, publisher.events)
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(
-            database, commits, names, self._inbox, jobs, federation.directory, server_name
+            database, commits, names, self._inbox, jobs, federation.directory, clock, server_name
         )
         state, states = RoomState(database, names), States(database, names)
         resets = Resets(self.metrics, clock)
@@ -433,7 +433,7 @@ class App:
             permissions,
             lambda until: StoredNews(database, names, timeline, -1, until),
         )
-        account_data = AccountData(database, commits, publisher, self._inbox)
+        account_data = AccountData(database, commits, publisher, self._inbox, server_name)
         passwords = Passwords(
             PasswordCost(*config.passwords.argon2), pepper=config.passwords.bcrypt_pepper
         )

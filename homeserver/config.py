@@ -473,6 +473,12 @@ class Media:
         reason="How much is kept of other servers' files; what is asked for again comes again.",
         least=0,
     )
+    redacted_hours: int = option(
+        24,
+        reason="How long a file stays after the message or profile that showed it was taken back "
+        "by its uploader or a moderator, and no other is known to show it.",
+        least=0,
+    )
     max_image_pixels: int = option(
         50_000_000, reason="Larger pictures get no thumbnails.", least=1, most=1_000_000_000
     )

@@ -68,7 +68,8 @@ def flag_cleared(user_nid: int, flag: int) -> Do:
 
 
 def account_closed(user_nid: int) -> list[Do]:
-    """Deactivate an account; remove its profile, presence, account data and filters.
+    """Deactivate an account; remove its profile, presence, account data and filters,
+    and what says which files these show.
 
     The first item fails with `Missed` when the account is deactivated already.
     """
@@ -84,6 +85,7 @@ def account_closed(user_nid: int) -> list[Do]:
         Do("DELETE FROM account_data WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM pushers WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM filters WHERE user_nid = ?", (user_nid,)),
+        Do("DELETE FROM media_shown WHERE kind <> 0 AND nid = ?", (user_nid,)),
     ]
 
 

@@ -1,10 +1,11 @@
 """Proving that derived tables say what the events say.
 
 `differences` goes through the whole database in pieces and re-derives edges, extremities, current
-state, memberships, summaries and references; every disagreement is a sentence for the operator. It
-writes nothing, and is meant for a database that nobody writes to. What can't be proved: whether the
-events themselves were allowed (the state resolution is not in this package), and whether a position
-that no row carries was once given out, for a later receipt or account data takes a row over.
+state, memberships, summaries, references and who shows which files; every disagreement is a
+sentence for the operator. It writes nothing, and is meant for a database that nobody writes to.
+What can't be proved: whether the events themselves were allowed (the state resolution is not in
+this package), and whether a position that no row carries was once given out, for a later receipt or
+account data takes a row over.
 """
 
 import json
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from storage import check_queries as queries
+from storage.check_files import files_differences
 from storage.engine import Database
 from storage.events import event_json, event_rows
 from storage.memberships import in_room
@@ -54,6 +56,7 @@ async def differences(db: Database) -> list[str]:
     found += await _walk_snapshots(db)
     last = 0
     here = "".join(name.partition(":")[2] for (name,) in await db.scan(queries.A_LOCAL_USER))
+    found += await files_differences(db, here)
     while rooms := await db.scan(queries.ROOMS_AFTER, last):
         for row in rooms:
             room = RoomRow(*row)

@@ -33,7 +33,9 @@ from storage.schema import (
     JudgedHashRow,
     KeySignatureRow,
     KnownUserRow,
+    MediaLeftRow,
     MediaRow,
+    MediaShownRow,
     MediaUsageRow,
     MentionRow,
     MessageIdRow,
@@ -108,6 +110,8 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     BlobInDoubtRow,
     JudgedHashRow,
     ThumbnailRow,
+    MediaShownRow,
+    MediaLeftRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (

@@ -1355,3 +1355,43 @@ class JudgedHashRow(NamedTuple):
     blocked: int
     reason: str
     ts: int
+
+
+SHOWN_BY_EVENT = 0
+SHOWN_BY_PROFILE = 1
+SHOWN_BY_ACCOUNT_DATA = 2
+
+
+@table(
+    "media_shown",
+    key=("media_id", "kind", "nid", "part"),
+    indexes=[Index(("nid", "part"), where="kind <> 0")],
+)
+class MediaShownRow(NamedTuple):
+    """Something that names a file of this server.
+
+    `kind` 0 SHOWN_BY_EVENT: the event `nid`; 1 SHOWN_BY_PROFILE: the field `part` of the user
+    `nid`; 2 SHOWN_BY_ACCOUNT_DATA: the account data `part` ("room_nid type") of the user `nid`.
+    """
+
+    media_id: str
+    kind: int
+    nid: int
+    part: str
+
+
+@table(
+    "media_left",
+    key=("server", "media_id", "sender_nid"),
+    indexes=[Index(("ts",), where="ts IS NOT NULL")],
+)
+class MediaLeftRow(NamedTuple):
+    """A user has shown a file and does so less than before, since `ts` (ms).
+
+    None: that was looked at, and others still show it.
+    """
+
+    server: str
+    media_id: str
+    sender_nid: int
+    ts: int | None

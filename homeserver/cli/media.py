@@ -95,7 +95,7 @@ def purge(path: Path, days: int) -> None:
 @config_option
 @json_option
 def fsck(path: Path, as_json: bool) -> None:
-    """Look for files that are missing, unknown, or named by nothing."""
+    """Look for files that are missing, unknown, named by nothing, or that should have gone."""
     with administration(Config.load(path, os.environ)) as ours:
         faults = ours.request("GET", f"{PATH}/faults")["faults"]
     if as_json:

@@ -118,10 +118,13 @@ class Files:
         except Exception:
             log.exception("a file that was not stored is looked at again at the next start")
 
-    async def drop(self, row: MediaRow) -> None:
-        """Forget a URI; its content goes with the last URI, and its smaller forms before it."""
+    async def drop(self, row: MediaRow, first: Sequence[Change] = ()) -> None:
+        """Forget a URI; its content goes with the last URI, and its smaller forms before it.
+
+        `first` are changes of the same transaction; raises what makes them fail.
+        """
         digest = row.hash
-        gone: list[Change] = [Delete(MediaRow, (row.server, row.media_id))]
+        gone: list[Change] = [*first, Delete(MediaRow, (row.server, row.media_id))]
         if digest is None:
             await self._commits.commit(gone)
             return

@@ -9,8 +9,9 @@ import re
 from typing import NamedTuple
 
 from homeserver.errors import MatrixError
-from homeserver.matrix.mxc import parse
+from homeserver.matrix.mxc import Mxc, parse
 from homeserver.media.files import Files
+from homeserver.media.leaving import Leaving
 from homeserver.media.remote import Remote
 from homeserver.runtime.clock import Clock
 from storage import media as store
@@ -19,6 +20,7 @@ from storage.schema import JudgedHashRow, MediaRow
 
 _AT_ONCE = 500
 _MOST_SHOWN = 1_000
+_DAY_MS = 86_400_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,9 +34,12 @@ class Fault(NamedTuple):
 class Moderation:
     """See the module. A content is named by an mxc:// URI or by its SHA-256 in hexadecimal."""
 
-    def __init__(self, files: Files, remote: Remote, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, files: Files, remote: Remote, leaving: Leaving, database: Database, clock: Clock
+    ) -> None:
         self._files = files
         self._remote = remote
+        self._leaving = leaving
         self._database = database
         self._clock = clock
 
@@ -70,7 +75,7 @@ class Moderation:
         return await self._remote.purge(before)
 
     async def faults(self) -> list[Fault]:
-        """What is missing, too much, or of another size than it should be; at most 1,000."""
+        """What is missing, too much, or other than it should be; at most 1,000."""
         found: list[Fault] = []
         there = await self._files.sizes()
         after = b""
@@ -88,6 +93,13 @@ class Moderation:
         # What was stored since the files were listed is no fault.
         unknown = [digest for digest in there if await self._files.blob(digest) is None]
         found += [Fault(digest.hex(), "the file is not known") for digest in unknown]
+        for left in await self._leaving.overdue(_DAY_MS, _MOST_SHOWN):
+            name = Mxc(left.server, left.media_id)
+            row = (await store.media(self._database, left.server, [left.media_id])).get(
+                left.media_id
+            )
+            if row is not None and row.hash is not None:
+                found.append(Fault(row.hash.hex(), f"{name} should have gone"))
         return found[:_MOST_SHOWN]
 
     async def _drop(self, row: MediaRow) -> None:

@@ -10,6 +10,7 @@ from homeserver.config import Config
 from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import DISK, Files
+from homeserver.media.leaving import Leaving
 from homeserver.media.moderation import Moderation
 from homeserver.media.previews import Previews
 from homeserver.media.remote import Elsewhere, Remote
@@ -35,6 +36,7 @@ class Media:
     downloads: Downloads
     thumbnails: Thumbnails
     previews: Previews
+    leaving: Leaving
     moderation: Moderation
 
     @classmethod
@@ -59,6 +61,7 @@ class Media:
         uploads = Uploads(options, files, database, commits, clock, name)
         remote = Remote(options, files, elsewhere, database, commits, clock)
         await remote.open()
+        leaving = Leaving(options, files, remote, database, commits, clock, name)
         shrinkers = Shrinkers(clock, options.max_image_pixels)
         return cls(
             clock=clock,
@@ -70,14 +73,16 @@ class Media:
             previews=Previews(
                 name, files, remote, database, outbound, clock, enabled=options.url_previews
             ),
-            moderation=Moderation(files, remote, database, clock),
+            leaving=leaving,
+            moderation=Moderation(files, remote, leaving, database, clock),
         )
 
     async def tidy(self) -> None:
         """Forget what is over, now and then, until cancelled."""
         while True:
-            await self.clock.sleep(TIDY_SECONDS)
             await self.uploads.forget_expired()
+            await self.leaving.run()
+            await self.clock.sleep(TIDY_SECONDS)
 
     async def close(self) -> None:
         """Let go of files and processes."""

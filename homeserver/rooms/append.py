@@ -16,11 +16,11 @@ from homeserver.rooms.membership import membership_number
 from homeserver.rooms.mentions import default_flags, mention_rows, mentioned
 from homeserver.rooms.related import related, unrelated
 from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
+from homeserver.rooms.shown import shown_no_more, stored_json
 from homeserver.rooms.views import redacted_event
 from homeserver.streams.numbers import Names, Numbers
 from homeserver.streams.ring import StateChange
 from storage.changes import Change, Delete, Insert, Pos, Put
-from storage.compression import pack_json
 from storage.events import mark_redacted
 from storage.packing import pack_numbers
 from storage.schema import (
@@ -29,7 +29,6 @@ from storage.schema import (
     LOCAL,
     CurrentStateRow,
     EventChildRow,
-    EventJsonRow,
     EventRow,
     MembershipLogRow,
     MembershipRow,
@@ -184,6 +183,7 @@ def append(
     ]
     # All that may be missing is asked for before the head is touched.
     moves = [_member_change(names, old, new, before, after) for _, old, new, before, after in steps]
+    redacted_sender = names.nid(redacted[1].sender) if redacted is not None else 0
     if redacted is not None and redacted[1].state_key is not None:
         head.event_nid(*redacted[1].key)
 
@@ -215,9 +215,14 @@ def append(
     )
     for member in members:
         head.strangers.discard(member.user_id)
-    changes: list[Change] = [Insert(row), Insert(EventJsonRow(nid, pack_json(pdu)))]
+    because = place.because if place is not None else None
     if place is not None and place.stored:
-        changes = [Put(row)]
+        changes: list[Change] = [Put(row)]
+        if because is not None:
+            changes.extend(shown_no_more(nid, event, sender_nid, local_server, now))
+    else:
+        rows = stored_json(nid, pdu, local_server, redacted=because is not None)
+        changes = [Insert(row), *rows]
     changes.extend(Insert(EventChildRow(prev, nid)) for prev in prevs)
     if concerned:
         changes.extend(mention_rows(room, index, concerned))
@@ -226,9 +231,9 @@ def append(
     if redacted is not None:
         changes.append(mark_redacted(redacted[0]))
         changes.extend(unrelated(room, *redacted))
+        changes.extend(shown_no_more(*redacted, redacted_sender, local_server, now))
     if event.redacts is not None:
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
-    because = place.because if place is not None else None
     if because is None:
         changes.extend(related(room, event, nid, type_nid, sender_nid, Pos(index)))
 

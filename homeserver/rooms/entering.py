@@ -27,11 +27,11 @@ from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.receive import Receiver, Verdict
 from homeserver.rooms.send import Sending
+from homeserver.rooms.shown import renumbered, stored_json
 from homeserver.rooms.stored import load_events
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Insert, Put
-from storage.compression import pack_json
 from storage.engine import Database
 from storage.events import event_numbers, event_renumbered, event_rows
 from storage.memberships import anybody_of_ours_in, in_room_of
@@ -43,7 +43,6 @@ from storage.schema import (
     OUTLIER,
     REJECTED,
     CurrentStateRow,
-    EventJsonRow,
     EventRow,
     MembershipRow,
 )
@@ -352,7 +351,9 @@ class _Storing:
         key = held.state_key
         if held.event_id in self._outside:
             user_nid = self._name_nids[key or ""]
-            yield from event_renumbered(self._room.nid, user_nid, self._outside[held.event_id], nid)
+            old_nid = self._outside[held.event_id]
+            yield from event_renumbered(self._room.nid, user_nid, old_nid, nid)
+            yield from renumbered(old_nid, held.pdu, self._suffix[1:])
         yield Insert(
             EventRow(
                 event_nid=nid,
@@ -370,7 +371,7 @@ class _Storing:
                 auths=pack_numbers(self._nids[id_] for id_ in held.auth_ids),
             )
         )
-        yield Insert(EventJsonRow(nid, pack_json(held.pdu)))
+        yield from stored_json(nid, held.pdu, self._suffix[1:])
 
     def _state_rows(self, event: Event, nid: int) -> Iterator[Change]:
         """The rows of a piece of state that can be written before the room is seen."""

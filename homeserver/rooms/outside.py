@@ -19,11 +19,11 @@ from homeserver.rooms.append import MemberChange
 from homeserver.rooms.head import Needs
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.send import Author, Sending
+from homeserver.rooms.shown import stored_json
 from homeserver.rooms.stored import load_events
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.numbers import Names
 from storage.changes import Change, Insert, Pos, Put
-from storage.compression import pack_json
 from storage.engine import Database
 from storage.events import event_numbers
 from storage.memberships import members_outside, of_user_in
@@ -32,7 +32,6 @@ from storage.schema import (
     KNOCK,
     LEAVE,
     OUTLIER,
-    EventJsonRow,
     EventRow,
     MembershipLogRow,
     MembershipRow,
@@ -208,7 +207,7 @@ class Outside:
                         auths=b"",
                     )
                 ),
-                Insert(EventJsonRow(nid, pack_json(pdu))),
+                *stored_json(nid, pdu, self._author.server_name),
                 Put(MembershipRow(room.nid, user_nid, membership, nid, Pos(0), 0, stripped)),
                 Insert(MembershipLogRow(user_nid, room.nid, Pos(0), membership, nid)),
                 *more,

@@ -29,7 +29,6 @@ from homeserver.rooms.states import State, States
 from homeserver.rooms.stored import load_events
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Delete, Insert, Put
-from storage.compression import pack_json
 from storage.engine import Database
 from storage.events import (
     children_of_missing,
@@ -47,7 +46,6 @@ from storage.schema import (
     REJECTED,
     SOFT_FAILED,
     EventChildRow,
-    EventJsonRow,
     EventRow,
     MissingPrevRow,
     RedactionRow,
@@ -452,8 +450,11 @@ class _Judging:
         if not flags & (REJECTED | SOFT_FAILED):
             row = row._replace(pos=pos)
         changes: list[Change] = [Put(row)]
+        redacted = bool(flags & REDACTED)
         if own is None:
-            changes.append(Insert(EventJsonRow(nid, pack_json(pdu))))
+            changes += sending.stored_json(nid, pdu, redacted=redacted)
+        elif redacted:
+            changes += sending.shown_no_more(nid, event)
         changes.extend(Put(EventChildRow(prev, nid)) for prev in prevs)
         for id_ in event.prev_event_ids:
             if id_ not in shelf.nids:
@@ -720,9 +721,12 @@ class _Judging:
     def _store_outside(self, sending: Sending, place: Place, auths: list[int], pdu: bytes) -> None:
         """Keep an event that has no place in the timeline."""
         row = self._event_row(sending.head.room_nid, place, auths)
-        rows: list[Change] = [Insert(row), Insert(EventJsonRow(place.nid, pack_json(pdu)))]
-        if place.stored:
-            rows = [Put(row)]
+        rows: list[Change] = [Put(row)]
+        if not place.stored:
+            redacted = bool(place.flags & REDACTED)
+            rows = [Insert(row), *sending.stored_json(place.nid, pdu, redacted=redacted)]
+        elif place.flags & REDACTED:
+            rows += sending.shown_no_more(place.nid, self._event)
         rows.extend(Insert(EventChildRow(prev, place.nid)) for prev in place.prevs)
         sending.changes.extend(rows)
 

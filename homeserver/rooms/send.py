@@ -18,6 +18,7 @@ from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
 from homeserver.rooms.append import Appended, Place, Txn, append, summary_text
 from homeserver.rooms.head import Head
+from homeserver.rooms.shown import shown_no_more, stored_json
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Numbers
 from storage.changes import Change
@@ -158,6 +159,16 @@ class Sending:
         )
         self.events.append(appended)
         self.changes.extend(changes)
+
+    def stored_json(self, nid: int, pdu: bytes, *, redacted: bool) -> list[Change]:
+        """The rows of an event's canonical JSON, for one that gets no place behind the others."""
+        return stored_json(nid, pdu, self._author.server_name, redacted=redacted)
+
+    def shown_no_more(self, nid: int, event: Event) -> list[Change]:
+        """The changes for a stored event of which it comes out that it is redacted."""
+        author = self._author
+        sender_nid = self.head.names.nid(event.sender)
+        return shown_no_more(nid, event, sender_nid, author.server_name, author.clock.now_ms())
 
     def _check_reachable(self, event: Event) -> None:
         """An invite only means something when the invited user hears of it."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.matrix.ids import fits
+from homeserver.matrix.mxc import named_in
 from homeserver.matrix.pushrules import push_rules_content
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.publish import Publisher
@@ -20,7 +21,8 @@ from homeserver.users.sessions import Session
 from storage import user_data as store
 from storage.changes import Change, Pos, Put
 from storage.engine import Database
-from storage.schema import AccountDataRow
+from storage.media_shown import account_data_replaced
+from storage.schema import SHOWN_BY_ACCOUNT_DATA, AccountDataRow, MediaShownRow
 
 GLOBAL = 0
 MAX_CONTENT = 262_144
@@ -36,12 +38,18 @@ class AccountData:
     """The account data of all users. `room_nid` is `GLOBAL` for what belongs to no room."""
 
     def __init__(
-        self, database: Database, commits: CommitQueue, publisher: Publisher, inbox: UserInbox
+        self,
+        database: Database,
+        commits: CommitQueue,
+        publisher: Publisher,
+        inbox: UserInbox,
+        server_name: str,
     ) -> None:
         self._database = database
         self._commits = commits
         self._publisher = publisher
         self._inbox = inbox
+        self._server_name = server_name
 
     async def stored(self, user_nid: int, room_nid: int, type_: str) -> bytes | None:
         """The content as stored, None when there is none."""
@@ -69,8 +77,17 @@ class AccountData:
             raise MatrixError.invalid_param("type: more than 255 bytes")
         data = encode(content)
 
+        # An emote pack shows files that no event has to show.
+        part = f"{room_nid} {type_}"
+        shown: tuple[Change, ...] = tuple(
+            Put(MediaShownRow(name.media_id, SHOWN_BY_ACCOUNT_DATA, user_nid, part))
+            for name in named_in(data)
+            if name.server == self._server_name
+        )
+
         async def turn() -> None:
-            await self.write(user_nid, room_nid, type_, data)
+            replaced = account_data_replaced(user_nid, part)
+            await self.write(user_nid, room_nid, type_, data, (replaced, *shown))
 
         await self._inbox.run(user_nid, turn)
 

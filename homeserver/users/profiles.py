@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode, encode
 from homeserver.matrix.ids import fits, server_of, split_user_id
+from homeserver.matrix.mxc import named_in
 from homeserver.ports import RemoteDirectory
 from homeserver.rooms.known_users import known_user
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.jobs import Jobs
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -23,7 +25,14 @@ from homeserver.users.inbox import UserInbox
 from storage import accounts as store
 from storage.changes import Change, Delete, Put
 from storage.engine import Database
-from storage.schema import DEACTIVATED, ProfileChangeRow, ProfileRow
+from storage.schema import (
+    DEACTIVATED,
+    SHOWN_BY_PROFILE,
+    MediaLeftRow,
+    MediaShownRow,
+    ProfileChangeRow,
+    ProfileRow,
+)
 
 DISPLAYNAME = "displayname"
 AVATAR_URL = "avatar_url"
@@ -70,6 +79,7 @@ class Profiles:
         inbox: UserInbox,
         jobs: Jobs,
         remote: RemoteDirectory,
+        clock: Clock,
         server_name: str,
     ) -> None:
         self._database = database
@@ -78,6 +88,7 @@ class Profiles:
         self._inbox = inbox
         self._jobs = jobs
         self._remote = remote
+        self._clock = clock
         self._server_name = server_name
 
     async def of(self, user_id: str) -> JsonObject:
@@ -140,7 +151,7 @@ class Profiles:
                 profile[field] = value
                 if sum(len(name) + len(text) for name, text in profile.items()) >= MAX_PROFILE:
                     raise MatrixError("M_PROFILE_TOO_LARGE", "The profile would be too large", 400)
-            changes = [change]
+            changes = [change, *self._files_shown(user_nid, field, before or b"", value or b"")]
             if field in _IN_ROOMS:
                 changes += await self._spread(user_nid, field, before)
                 shown = {**profile, field: value}
@@ -151,6 +162,22 @@ class Profiles:
             self._jobs.wake()
 
         await self._inbox.run(user_nid, turn)
+
+    def _files_shown(self, user_nid: int, field: str, before: bytes, after: bytes) -> list[Change]:
+        """The rows of files that a field shows, and of those that the user has left with it."""
+        then, now = (
+            {name.media_id for name in named_in(value) if name.server == self._server_name}
+            for value in (before, after)
+        )
+        ts = self._clock.now_ms()
+        left: list[Change] = []
+        for media_id in then - now:
+            left.append(Delete(MediaShownRow, (media_id, SHOWN_BY_PROFILE, user_nid, field)))
+            left.append(Put(MediaLeftRow(self._server_name, media_id, user_nid, ts)))
+        return left + [
+            Put(MediaShownRow(media_id, SHOWN_BY_PROFILE, user_nid, field))
+            for media_id in now - then
+        ]
 
     async def _spread(self, user_nid: int, field: str, before: bytes | None) -> list[Change]:
         """The changes that let the rooms follow a field that was `before`."""

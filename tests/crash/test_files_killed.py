@@ -1,13 +1,14 @@
-"""kill -9 among uploads: every file that was answered is there, and nothing else is left."""
+"""kill -9 among uploads and redactions: what should be there is, and nothing else is left."""
 
 import asyncio
 import hashlib
 import itertools
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from tests.processes import Server
+from tests.processes import OurServer, Server, running
 from tests.serving import PASSWORD
 
 KILLS = 2
@@ -58,6 +59,85 @@ async def test_files_are_whole_and_none_is_left_over(server: Server) -> None:
         assert await faults(http, server) == []
         drafts = list((server.folder / "media" / "drafts").iterdir())
         assert drafts == []
+
+
+async def test_what_was_taken_back_goes_and_nothing_else(tmp_path: Path) -> None:
+    server = OurServer(tmp_path / "server")
+    with server.config.open("a") as config:
+        config.write("[media]\nredacted_hours = 0\n")
+    with running(server):
+        await take_back(server)
+    checked = await asyncio.to_thread(server.check)
+    assert checked.returncode == 0, checked.stdout
+
+
+async def take_back(server: OurServer) -> None:
+    gone: set[str] = set()
+    kept: set[str] = set()
+    numbers = itertools.count()
+    ended, more = asyncio.Event(), asyncio.Event()
+    async with aiohttp.ClientSession() as http:
+        api = f"{server.url}/_matrix/client/v3"
+        body = {"username": "a", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+        async with http.post(f"{api}/register", json=body) as answer:
+            token = (await answer.json())["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+
+        async def ask(method: str, url: str, **options: Any) -> Any:
+            async with http.request(method, url, headers=headers, **options) as answer:
+                assert answer.status == 200
+                return await answer.json()
+
+        room_id = (await ask("POST", f"{api}/createRoom", json={}))["room_id"]
+        room = f"{api}/rooms/{room_id}"
+
+        async def show() -> None:
+            while not ended.is_set():
+                number = next(numbers)
+                try:
+                    url = f"{server.url}/_matrix/media/v3/upload"
+                    uri = (await ask("POST", url, data=b"%d" % number))["content_uri"]
+                    content = {"msgtype": "m.image", "body": "", "url": uri}
+                    url = f"{room}/send/m.room.message/{number}"
+                    event_id = (await ask("PUT", url, json=content))["event_id"]
+                    if number % 2:
+                        await ask("PUT", f"{room}/redact/{event_id}/{number}", json={})
+                        gone.add(uri)
+                    else:
+                        kept.add(uri)
+                    more.set()
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.05)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(show())
+            while len(gone) < 30:
+                more.clear()
+                await more.wait()
+            await asyncio.to_thread(server.kill)
+            # Files go right after the start: soon, that is among them, the next kill comes.
+            await asyncio.to_thread(server.start)
+            ended.set()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        waiting = set(gone)
+        while waiting:
+            for uri in list(waiting):
+                if await status(http, server, headers, uri) == 404:
+                    waiting.discard(uri)
+            await asyncio.sleep(0.05)
+        for uri in kept:
+            assert await status(http, server, headers, uri) == 200
+        assert await faults(http, server) == []
+
+
+async def status(
+    http: aiohttp.ClientSession, server: Server, headers: dict[str, str], uri: str
+) -> int:
+    url = f"{server.url}/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+    async with http.get(url, headers=headers) as answer:
+        return answer.status
 
 
 async def faults(http: aiohttp.ClientSession, server: Server) -> Any:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 V1 = "/_matrix/client/v1/media"
 V3 = "/_matrix/media/v3"
-SMALL = "[media]\nmax_remote_bytes = 200_000\nremote_cache_bytes = 500_000"
+SMALL = "[media]\nmax_remote_bytes = 200_000\nremote_cache_bytes = 500_000\nredacted_hours = 0"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -114,6 +114,35 @@ async def test_a_picture_is_made_smaller_here(made: House, alice: Person, bob: P
     target = f"/_matrix/federation/v1/media/thumbnail/{reply.partition('/')[2]}"
     answered = await made.request_as(b, a, "GET", target + "?width=96&height=96&method=crop")
     assert await second_part(answered) == small.body
+
+
+async def test_what_is_taken_back_goes_elsewhere_too(
+    made: House, alice: Person, bob: Person
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    path = f"/join/{quote(room_id)}?server_name=a.example"
+    await bob.ok("POST", path, body={})
+    names = [await upload(alice, noise(1_000, word)) for word in ("taken back", "kept")]
+    sent = []
+    for name in names:
+        content = {"msgtype": "m.image", "body": "", "url": f"mxc://{name}"}
+        sent.append(await alice.send(room_id, "m.room.message", content))
+        assert (await download(bob, name)).status == 200
+    server = made.servers["b.example"]
+    before = blobs(server)
+    await alice.ok("PUT", f"/rooms/{quote(room_id)}/redact/{quote(sent[0])}/1", body={})
+    shown = f"/rooms/{quote(room_id)}/event/{quote(sent[0])}"
+    while True:
+        if not (await bob.ok("GET", shown))["content"]:
+            break
+        await asyncio.sleep(0.01)
+    # What is due goes when a server starts, and then again and again.
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+    while True:
+        if blobs(server) == before - 1_000:
+            break
+        await asyncio.sleep(0.01)
 
 
 async def post_picture(person: Person, content: bytes) -> str:

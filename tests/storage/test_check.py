@@ -2,9 +2,10 @@
 
 import pytest
 
-from storage.changes import Do, Item
+from storage.changes import Do, Item, Put
 from storage.check import differences
 from storage.engine import Database
+from storage.schema import ProfileRow
 from tests.storage.house import build
 
 
@@ -69,6 +70,10 @@ async def test_a_room_as_a_server_writes_it_is_sound(database: Database) -> None
             "INSERT INTO missing_prevs (room_nid, event_id, child_nid) VALUES (1, '$7', 9)",
             "$7 is said to be missing for event 9, but is here",
         ),
+        (
+            "INSERT INTO media_shown (media_id, kind, nid, part) VALUES ('id', 0, 7, '')",
+            "media_shown has 1 rows; files are shown in 0 places",
+        ),
     ],
 )
 async def test_tampering_is_found(database: Database, tampering: str, named: str) -> None:
@@ -76,3 +81,10 @@ async def test_tampering_is_found(database: Database, tampering: str, named: str
     await database.commit([Item([Do(tampering)])])
     found = await differences(database)
     assert any(named in sentence for sentence in found), found
+
+
+async def test_a_file_that_is_shown_but_not_known_to_be_is_found(database: Database) -> None:
+    await build(database)
+    row = ProfileRow(3, "avatar_url", b'"mxc://here/id"')
+    await database.commit([Item([Put(row)])])
+    assert "media_shown lacks ('id', 1, 3, 'avatar_url')" in await differences(database)
