@@ -1,24 +1,38 @@
 """A room's server access control list: which servers may take part.
 
 Owns the one reading of `m.room.server_acl` for all that servers can do with a room. Names are
-compared without port and in lower case, so that neither evades the list.
+compared without port and in lower case, so that neither evades the list. A list may be as long as
+an event and made to be expensive: its entries are matched in linear time, and what came of it is
+remembered for each server while the list stands.
 spec: client-server-api#server-access-control-lists-acls-for-rooms
 """
 
 import ipaddress
 import re
-from functools import lru_cache
+from collections import OrderedDict
 
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.pushmatch import matches_glob
 from homeserver.rooms.head import Head
 
 _TYPE = "m.room.server_acl"
+MAX_REMEMBERED = 10_000
+
+_remembered: OrderedDict[tuple[str, str], tuple[JsonObject, bool]] = OrderedDict()
 
 
 def allowed(server: str, head: Head) -> bool:
     """Whether the server may take part in the room. Raises what `Head.event` raises."""
     event = head.event(_TYPE)
-    return event is None or admits(event.content, server)
+    if event is None:
+        return True
+    key = (event.event_id, server)
+    known = _remembered.get(key)
+    if known is None or known[0] is not event.content:
+        known = _remembered[key] = (event.content, admits(event.content, server))
+        if len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return known[1]
 
 
 def admits(content: JsonObject, server: str) -> bool:
@@ -26,9 +40,9 @@ def admits(content: JsonObject, server: str) -> bool:
     name = _host(server).lower()
     if content.get("allow_ip_literals") is False and _is_ip(name):
         return False
-    if any(_glob(entry).fullmatch(name) for entry in _texts(content.get("deny"))):
+    if any(_fits(entry, name) for entry in _texts(content.get("deny"))):
         return False
-    return any(_glob(entry).fullmatch(name) for entry in _texts(content.get("allow")))
+    return any(_fits(entry, name) for entry in _texts(content.get("allow")))
 
 
 def _texts(entries: object) -> list[str]:
@@ -51,14 +65,21 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=4_096)
-def _glob(pattern: str) -> re.Pattern[str]:
-    """`*` is any text, `?` any character; runs of `*` are one, so that matching stays linear."""
-    parts = re.split(r"(\*+|\?)", pattern.lower())
-    return re.compile(
-        "".join(
-            ".*" if part.startswith("*") else "." if part == "?" else re.escape(part)
-            for part in parts
-        ),
-        re.DOTALL,
-    )
+def _fits(entry: str, name: str) -> bool:
+    """Whether a name (in lower case) is what the entry says; `*` is any text, `?` any character."""
+    if "?" in entry:
+        fits = len(entry) - entry.count("*") <= len(name)
+        return fits and ("*" in entry or len(entry) == len(name)) and matches_glob(entry, name)
+    first, *rest = entry.lower().split("*")
+    if not rest:
+        return name == first
+    last = rest.pop()
+    if not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in rest:
+        found = name.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return at <= end

@@ -28,6 +28,12 @@ from homeserver.rooms.acl import admits
         ({"allow": "*", "deny": 7}, "a.example", False),
         ({"allow": [1, None, "*"]}, "a.example", True),
         ({"allow": ["*" * 200 + "x"]}, "a" * 200, False),
+        ({"allow": ["ab*ba"]}, "aba", False),
+        ({"allow": ["ab*ba"]}, "ABBA", True),
+        ({"allow": ["a*b?c"]}, "axxbxc", True),
+        # Made to be matched in as many ways as there are: that must not cost hours.
+        ({"allow": ["*", "?*a"], "deny": ["*" + "a*" * 90 + "b"]}, "a" * 200, True),
+        ({"allow": ["*"], "deny": ["?*" + "a*" * 90 + "b"]}, "a" * 200, True),
     ],
 )
 def test_an_acl_says_who_takes_part(content: dict[str, Any], server: str, allowed: bool) -> None:
