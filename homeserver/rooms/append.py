@@ -268,6 +268,7 @@ def append(
         changes.extend(_redact_in_head(head, *redacted))
     head.events[nid] = event if because is None else redacted_event(event)
     head.extremities = list(extremities)
+    head.mark(nid, (snap_nid, None if key_nid is None else nid))
     head.depth = max(head.depth, event.depth)
     changes.append(
         Put(

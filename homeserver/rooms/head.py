@@ -21,6 +21,10 @@ from storage.schema import RoomSummaryRow
 _EVENTS_KEPT = 256
 
 
+Mark = tuple[int | None, int | None]
+"""The snapshot before an event, and the event's number where it is state."""
+
+
 class Needs(Exception):
     """Something must be read first; `load()` does so, in the room's turn."""
 
@@ -50,6 +54,9 @@ class Head:
     """See the module. `state` maps key numbers to event numbers.
 
     `servers` has how many users of another server are joined, for those that were asked about.
+    What never changes once it is written is kept of a few events: in `behind` the snapshot of the
+    state that follows some events together, in `marks` of the room's ends the snapshot before each
+    and, where that adds to it, the event itself: ends with one mark have one state after them.
     """
 
     room_nid: int
@@ -64,6 +71,8 @@ class Head:
     events: "OrderedDict[int, Event]" = field(default_factory=OrderedDict)
     strangers: set[str] = field(default_factory=set)
     servers: dict[str, int] = field(default_factory=dict)
+    behind: "OrderedDict[tuple[int, ...], int]" = field(default_factory=OrderedDict)
+    marks: dict[int, Mark] = field(default_factory=dict)
 
     def event_nid(self, type: str, state_key: str) -> int | None:  # noqa: A002
         """The number of the current state event of a key. Raises `NamesMissing`."""
@@ -87,6 +96,19 @@ class Head:
         self.events.update(events)
         while len(self.events) > _EVENTS_KEPT:
             self.events.popitem(last=False)
+
+    def follows(self, prevs: tuple[int, ...], snap_nid: int) -> None:
+        """Keep in mind which snapshot has the state that follows these events together."""
+        self.behind[prevs] = snap_nid
+        if len(self.behind) > _EVENTS_KEPT:
+            self.behind.popitem(last=False)
+
+    def mark(self, nid: int, mark: Mark) -> None:
+        """Keep the mark of an end of the room; those of events that are ends no more go."""
+        self.marks[nid] = mark
+        if len(self.marks) > 2 * len(self.extremities) + _EVENTS_KEPT:
+            ends = {end for end, _ in self.extremities}
+            self.marks = {end: kept for end, kept in self.marks.items() if end in ends}
 
     def membership(self, user_id: str) -> str | None:
         """The user's current membership, None where there never was any."""

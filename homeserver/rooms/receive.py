@@ -298,6 +298,7 @@ class _Judging:
         self._own: int | None = None
         self._room_nid = 0
         self._graph: AuthGraph | None = None
+        self._following: tuple[tuple[int, ...], int] | None = None
         self.lost: list[Loss] = []
         """What users lose by the event though no event says so."""
 
@@ -316,7 +317,7 @@ class _Judging:
         event, head = self._event, sending.head
         shelf = self._stored(head)
         nids = shelf.nids
-        self.lost = []
+        self._start_anew()
         own = nids.get(event.event_id)
         if own is not None and not self._row(own).flags & OUTLIER:
             return Verdict.KNOWN
@@ -370,6 +371,8 @@ class _Judging:
             verdict = Verdict.REJECTED if flags & REJECTED else Verdict.SOFT_FAILED
         else:
             sending.place(event, pdu, auths, place, redacted)
+        if self._following is not None:
+            head.follows(*self._following)
         sending.changes.extend(
             Insert(MissingPrevRow(head.room_nid, id_, nid))
             for id_ in missing.prev
@@ -382,6 +385,11 @@ class _Judging:
         if event.redacts is not None:
             shelf.redacted_by.setdefault(event.redacts, []).append(nid)
         return verdict
+
+    def _start_anew(self) -> None:
+        """Forget what an earlier run has left, which broke off or could not be committed."""
+        self.lost = []
+        self._following = None
 
     def run_outlier(self, sending: Sending, pdu: bytes, numbers: Numbers) -> bool | None:
         event, head = self._event, sending.head
@@ -570,7 +578,7 @@ class _Judging:
         if linear:
             return {} if key_nid is None else {key_nid: (head.state.get(key_nid), nid)}
         after = before if key_nid is None else {**before, key_nid: nid}
-        others = [other for other, _ in extremities if other != nid]
+        others = self._distinct(head, [other for other, _ in extremities if other != nid])
         if others:
             states = self._states_after(others)
             auths = [self._nid(id_) for id_ in event.auth_event_ids]
@@ -640,6 +648,21 @@ class _Judging:
             raise Needs(load)
         return self._resolved[name]
 
+    def _distinct(self, head: Head, ends: Sequence[int]) -> list[int]:
+        """One of all the room's ends that have the same state after them.
+
+        A room may have thousands of ends that differ in nothing.
+        """
+        missing = [end for end in ends if end not in head.marks]
+        if missing:
+
+            async def load() -> None:
+                for end, row in (await event_rows(self._database, missing)).items():
+                    head.marks[end] = (row.snap_nid, None if row.key_nid is None else end)
+
+            raise Needs(load)
+        return list({head.marks[end]: end for end in ends}.values())
+
     def _states_after(self, nids: list[int]) -> Mapping[int, State]:
         missing = [nid for nid in nids if nid not in self._after]
         if missing:
@@ -652,6 +675,10 @@ class _Judging:
 
     def _snapshot(self, sending: Sending, prevs: list[int], state: State, numbers: Numbers) -> int:
         """The number of a snapshot of the state before the event; a new one where none fits."""
+        behind = tuple(sorted(prevs))
+        known = sending.head.behind.get(behind) if self._before is None else None
+        if known is not None:
+            return known
         base = self._row(prevs[0]).snap_nid if prevs else None
         if base is None:
             chain, held = SnapshotChain(), _NOTHING
@@ -665,6 +692,8 @@ class _Judging:
         if base is not None and not changed:
             return base
         nid = numbers.take("snapshot")
+        if self._before is None:
+            self._following = (behind, nid)
         sending.changes.append(Insert(chain.add(nid, sending.head.room_nid, state, changed)))
         # The chain has moved on: whoever needs the same base again reads it anew.
         self._chains.clear()

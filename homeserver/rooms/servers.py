@@ -133,10 +133,12 @@ def letters(
         target = _server(event.state_key or "")
         if waiting and gone and target not in (None, local_server, server_of(event.sender)):
             found.append((str(target), nid))
-    ends = [end for end, _ in extremities if end != nid]
-    if not ours:
-        ends = [end for end in ends if _is_of(head.events.get(end), local_server)]
-    found += [(move.server, end) for move in moves if not move.before for end in ends[:_MAX_ENDS]]
+    new = [move.server for move in moves if not move.before]
+    if new:
+        ends = [end for end, _ in extremities if end != nid]
+        if not ours:
+            ends = [end for end in ends if _is_of(head.events.get(end), local_server)]
+        found += [(server, end) for server in new for end in ends[:_MAX_ENDS]]
     return tuple(found)
 
 
