@@ -65,7 +65,8 @@ class Destinations:
 
     async def load(self) -> None:
         """Learn which servers are blocked; to be called before anything else."""
-        self._blocked = await store.blocked_servers(self._database)
+        blocked = await store.blocked_servers(self._database)
+        self._blocked = {server.lower() for server in blocked}
 
     @property
     def blocked(self) -> Collection[str]:
@@ -78,24 +79,26 @@ class Destinations:
         return row is not None and row.failing_since_ts is not None
 
     def is_blocked(self, server: str) -> bool:
-        """Whether an operator wants the server neither asked nor answered."""
-        return server in self._blocked
+        """Whether an operator wants the server neither asked nor answered, in whatever case."""
+        return server.lower() in self._blocked
 
     async def block(self, server: str) -> None:
         """Neither ask nor answer the server from now on."""
-        await self._commits.commit([Put(BlockedServerRow(server, self._clock.now_ms()))])
-        self._blocked.add(server)
+        name = server.lower()
+        await self._commits.commit([Put(BlockedServerRow(name, self._clock.now_ms()))])
+        self._blocked.add(name)
 
     async def allow(self, server: str) -> None:
         """Speak with the server again, at once."""
-        await self._commits.commit([Delete(BlockedServerRow, (server,))])
-        self._blocked.discard(server)
+        name = server.lower()
+        await self._commits.commit([Delete(BlockedServerRow, (one,)) for one in {name, server}])
+        self._blocked.discard(name)
         await self.state(server)
         self.reset(server)
 
     async def check(self, server: str) -> None:
         """Raise Unreachable while the server is not to be tried."""
-        if server in self._blocked:
+        if self.is_blocked(server):
             raise Unreachable(server, "it is blocked on this server")
         row = await self.state(server)
         if row.failing_since_ts is not None and self._clock.now_ms() < row.retry_ts:
