@@ -168,6 +168,16 @@ class Inbound:
         self._keyring = keyring
         self._destinations = destinations
 
+    def claimed(self, headers: Sequence[str]) -> str | None:
+        """The server that the first X-Matrix header names, whether it has signed or not."""
+        for header in headers:
+            if _is_matrix(header):
+                try:
+                    return Authorization.parse(header).origin
+                except Malformed:
+                    break
+        return None
+
     async def authenticate(
         self, method: str, target: str, headers: Sequence[str], body: bytes
     ) -> str:
@@ -176,7 +186,7 @@ class Inbound:
         `headers` are its Authorization headers. Raises MatrixError: M_UNAUTHORIZED (401), or
         M_NOT_JSON (400) for a body that is none.
         """
-        matrix = [one for one in headers if one.lstrip().lower().startswith("x-matrix")]
+        matrix = [one for one in headers if _is_matrix(one)]
         if not matrix:
             raise _unauthorized("The request is not signed: X-Matrix authorization is missing")
         try:
@@ -203,6 +213,10 @@ class Inbound:
             raise _unauthorized("The signature of the request is wrong")
         await self._destinations.succeeded(origin)
         return origin
+
+
+def _is_matrix(header: str) -> bool:
+    return header.lstrip().lower().startswith("x-matrix")
 
 
 def _is_signed(

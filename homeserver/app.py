@@ -189,7 +189,8 @@ class App:
         self.metrics = Metrics()
         self.health = Health()
         self.notifier = Notifier(clock)
-        self.limits = RateLimits(config.limits.enabled, config.limits.rates, clock)
+        limits = config.limits
+        self.limits = RateLimits(limits.enabled, limits.rates, clock, servers=limits.other_servers)
         self.metrics.refusals = self.limits.refused
         self._tasks = Supervisor(clock)
         self._watch = LoopWatch(self.metrics)
@@ -735,7 +736,8 @@ class App:
         return reload
 
     def _take_limits(self, config: Config) -> None:
-        self.limits.configure(config.limits.enabled, config.limits.rates)
+        limits = config.limits
+        self.limits.configure(limits.enabled, limits.rates, servers=limits.other_servers)
         for dispatcher in self._dispatchers:
             dispatcher.max_body = config.limits.max_request_bytes
 

@@ -247,6 +247,24 @@ class Limits:
     unknown_token: Rate = option(
         Rate.of("10/s, 300 at once"), reason="Requests with unknown access tokens from an address."
     )
+    other_servers: bool = option(
+        True,
+        reason="Whether other servers have limits; off for closed networks and test suites.",
+    )
+    server_send: Rate = option(
+        Rate.of("50/s, 500 at once"), reason="Transactions of another server, of 50 events each."
+    )
+    server_join: Rate = option(
+        Rate.of("10/s, 200 at once"),
+        reason="Steps of joins, leaves, knocks and invites of another server's users.",
+    )
+    server_read: Rate = option(
+        Rate.of("50/s, 1000 at once"), reason="What another server asks: keys, profiles, files."
+    )
+    server_read_heavy: Rate = option(
+        Rate.of("10/s, 300 at once"),
+        reason="What another server asks that costs more: state and history of rooms, directories.",
+    )
     max_request_bytes: int = option(
         MEGABYTE,
         reason="Longer request bodies are refused, uploads of media apart.",

@@ -53,6 +53,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "GET /_matrix/federation/v1/state/{room_id}",
         spec="server-server-api#get_matrixfederationv1stateroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_state(call: Call, room_id: RoomID, query: AtQuery) -> Streamed:
         """The state before an event, with its auth chain."""
@@ -62,6 +63,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "GET /_matrix/federation/v1/state_ids/{room_id}",
         spec="server-server-api#get_matrixfederationv1state_idsroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_state_ids(call: Call, room_id: RoomID, query: AtQuery) -> Raw:
         """The ids of the state before an event, and of its auth chain."""
@@ -71,6 +73,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "GET /_matrix/federation/v1/event_auth/{room_id}/{event_id}",
         spec="server-server-api#get_matrixfederationv1event_authroomideventid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_event_auth(call: Call, room_id: RoomID, event_id: EventID) -> Streamed:
         """The auth chain of an event."""
@@ -80,6 +83,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "GET /_matrix/federation/v1/backfill/{room_id}",
         spec="server-server-api#get_matrixfederationv1backfillroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def backfill(call: Call, room_id: RoomID, query: BackfillQuery) -> Raw:
         """What happened before some events."""
@@ -89,6 +93,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "POST /_matrix/federation/v1/get_missing_events/{room_id}",
         spec="server-server-api#post_matrixfederationv1get_missing_eventsroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_missing_events(call: Call, room_id: RoomID, body: MissingBody) -> Raw:
         """What happened between some events."""
@@ -107,6 +112,7 @@ def event_endpoints(serving: Serving) -> list[Endpoint]:
         "GET /_matrix/federation/v1/timestamp_to_event/{room_id}",
         spec="server-server-api#get_matrixfederationv1timestamp_to_eventroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_event_by_time(call: Call, room_id: RoomID, query: TimeQuery) -> MomentReply:
         """The event nearest to a time."""

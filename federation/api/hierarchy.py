@@ -22,6 +22,7 @@ def hierarchy_endpoints(resident: Resident) -> list[Endpoint]:
         "GET /_matrix/federation/v1/hierarchy/{room_id}",
         spec="server-server-api#get_matrixfederationv1hierarchyroomid",
         auth=Server(),
+        limit="server_read_heavy",
     )
     async def get_hierarchy(call: Call, room_id: RoomID, query: HierarchyQuery) -> JsonObject:
         """A space and the rooms right below it, as far as the server may know of them."""

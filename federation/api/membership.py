@@ -48,6 +48,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "GET /_matrix/federation/v1/make_join/{room_id}/{user_id}",
         spec="server-server-api#get_matrixfederationv1make_joinroomiduserid",
         auth=Server(),
+        limit="server_join",
     )
     async def make_join(
         call: Call, room_id: RoomID, user_id: UserID, query: Versions
@@ -59,6 +60,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v2/send_join/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv2send_joinroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def send_join(
         call: Call, room_id: RoomID, event_id: EventID, query: JoinQuery, body: JsonObject
@@ -71,6 +73,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v1/send_join/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv2send_joinroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def send_join_v1(
         call: Call, room_id: RoomID, event_id: EventID, body: JsonObject
@@ -83,6 +86,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "GET /_matrix/federation/v1/make_knock/{room_id}/{user_id}",
         spec="server-server-api#get_matrixfederationv1make_knockroomiduserid",
         auth=Server(),
+        limit="server_join",
     )
     async def make_knock(
         call: Call, room_id: RoomID, user_id: UserID, query: Versions
@@ -94,6 +98,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v1/send_knock/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv1send_knockroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def send_knock(
         call: Call, room_id: RoomID, event_id: EventID, body: JsonObject
@@ -106,6 +111,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "GET /_matrix/federation/v1/make_leave/{room_id}/{user_id}",
         spec="server-server-api#get_matrixfederationv1make_leaveroomiduserid",
         auth=Server(),
+        limit="server_join",
     )
     async def make_leave(call: Call, room_id: RoomID, user_id: UserID) -> JsonObject:
         """A template for the leaving of another server's user."""
@@ -115,6 +121,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v2/send_leave/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv2send_leaveroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def send_leave(call: Call, room_id: RoomID, event_id: EventID, body: JsonObject) -> Empty:
         """Take a leave."""
@@ -125,6 +132,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v1/send_leave/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv2send_leaveroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def send_leave_v1(
         call: Call, room_id: RoomID, event_id: EventID, body: JsonObject
@@ -137,6 +145,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v2/invite/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv2inviteroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def invite(
         call: Call, room_id: RoomID, event_id: EventID, body: InviteBody
@@ -157,6 +166,7 @@ def membership_endpoints(resident: Resident, invites: Invites) -> list[Endpoint]
         "PUT /_matrix/federation/v1/invite/{room_id}/{event_id}",
         spec="server-server-api#put_matrixfederationv1inviteroomideventid",
         auth=Server(),
+        limit="server_join",
     )
     async def invite_v1(call: Call, room_id: RoomID, event_id: EventID, body: JsonObject) -> Raw:
         """The same for older servers: to rooms of version 1 or 2, what is shown in `unsigned`."""

@@ -76,6 +76,7 @@ async def get_alias(call: Call, query: AliasQuery) -> AliasReply:
     "GET /_matrix/federation/v1/publicRooms",
     spec="server-server-api#get_matrixfederationv1publicrooms",
     auth=Server(),
+    limit="server_read_heavy",
 )
 async def get_public_rooms(call: Call, query: ListQuery) -> JsonObject:
     """A page of our directory."""
@@ -86,6 +87,7 @@ async def get_public_rooms(call: Call, query: ListQuery) -> JsonObject:
     "POST /_matrix/federation/v1/publicRooms",
     spec="server-server-api#post_matrixfederationv1publicrooms",
     auth=Server(),
+    limit="server_read_heavy",
 )
 async def search_public_rooms(call: Call, body: SearchBody = SearchBody()) -> JsonObject:
     """A page of the rooms in our directory that pass a filter."""

@@ -56,6 +56,7 @@ def third_party_endpoints(resident: Resident, onbind: Onbind) -> list[Endpoint]:
         "PUT /_matrix/federation/v1/exchange_third_party_invite/{room_id}",
         spec="server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid",
         auth=Server(),
+        limit="server_join",
     )
     async def exchange(call: Call, room_id: RoomID, body: Exchanged) -> Empty:
         """Invite another server's user, for whom an identity server has signed."""

@@ -18,6 +18,7 @@ def transaction_endpoints(transactions: Transactions) -> list[Endpoint]:
         "PUT /_matrix/federation/v1/send/{txn_id}",
         spec="server-server-api#put_matrixfederationv1sendtxnid",
         auth=Server(),
+        limit="server_send",
         max_body=MAX_BYTES,
     )
     async def send(call: Call, txn_id: str, body: JsonObject) -> Raw:

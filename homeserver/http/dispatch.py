@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 
 from homeserver.errors import MatrixError
 from homeserver.http.bodies import CloseAfter, Incoming, whole
-from homeserver.http.endpoint import Admin, Call, Client, NoAuth, Request, Server
+from homeserver.http.endpoint import Admin, Call, Client, Endpoint, NoAuth, Request, Server
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Route, Router
 from homeserver.http.shape import Empty, Raw, Streamed, check_parameter, too_deep
@@ -56,6 +56,9 @@ class Authenticator(Protocol):
 
 class ServerAuthenticator(Protocol):
     """Says which server has signed a request."""
+
+    def claimed(self, headers: Sequence[str]) -> str | None:
+        """The server that a request says it comes from, which is not believed; None for none."""
 
     async def authenticate(
         self, method: str, target: str, headers: Sequence[str], body: bytes
@@ -145,12 +148,11 @@ class Dispatcher:
         auth = endpoint.auth
         session = origin = data = None
         if type(auth) is Server:
-            data = await whole(raw, endpoint.max_body or self.max_body)
-            origin = await self._origin(raw, data)
+            origin, data = await self._origin(raw, endpoint)
         elif type(auth) is not NoAuth:
             session = await self._session(auth, request)
         cost.user = session.user_id if session is not None else origin
-        if endpoint.limit != "none":
+        if endpoint.limit != "none" and origin is None:
             self._limits.check(endpoint.limit, session, request)
         arguments: dict[str, Any] = {}
         for parameter, text in zip(route.parameters, values, strict=True):
@@ -176,11 +178,24 @@ class Dispatcher:
         del given, arguments, data, values
         return await handling
 
-    async def _origin(self, raw: web.BaseRequest, data: bytes) -> str:
+    async def _origin(self, raw: web.BaseRequest, endpoint: Endpoint) -> tuple[str, bytes]:
+        """The server that has signed the request, and the body, which is part of what it signed.
+
+        Whoever has no more requests left is refused before anything is read or verified; but only
+        what is signed counts, so that nobody uses up the requests of another.
+        """
         if self._servers is None:
             raise MatrixError("M_UNAUTHORIZED", "Federation is switched off", 401)
         headers = raw.headers.getall(hdrs.AUTHORIZATION, [])
-        return await self._servers.authenticate(raw.method, _target(raw), headers, data)
+        limit = endpoint.limit
+        claimed = self._servers.claimed(headers) if limit != "none" else None
+        if limit != "none" and claimed is not None:
+            self._limits.foresee(limit, claimed.lower())
+        data = await whole(raw, endpoint.max_body or self.max_body)
+        origin = await self._servers.authenticate(raw.method, _target(raw), headers, data)
+        if limit != "none":
+            self._limits.charge(limit, origin.lower())
+        return origin, data
 
     async def _session(self, auth: object, request: Request) -> "Session | None":
         token = request.token(in_query=self._query_tokens)

@@ -224,8 +224,9 @@ def endpoint(
     (with a default: an absent body is allowed and gives the default) or `body: Incoming`, which is
     read piece by piece. `max_body` in bytes
     overrides the server's limit. `limit` names the rate limit that counts its requests; without it
-    reads of users count as `read`, other requests of users as `write`, and those of everybody as
-    `open`. Raises TypeError for a declaration that does not hold together.
+    reads of users count as `read`, other requests of users as `write`, those of other servers as
+    `server_read`, and those of everybody as `open`. Raises TypeError for a declaration that does
+    not hold together.
     """
 
     def declare(handler: H) -> H:
@@ -291,7 +292,7 @@ _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
 def _usual_limit(method: str, auth: Auth) -> Limit:
     if isinstance(auth, Server):
-        return "none"
+        return "server_read"
     if not isinstance(auth, Client):
         return "open"
     return "read" if method == "GET" else "write"

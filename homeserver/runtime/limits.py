@@ -1,10 +1,10 @@
 """Rate limits: token buckets that let bursts pass and stop floods.
 
-Owns the classes of requests, whom each counts (a user, a device, an address, an account), the
-buckets, and the log of refusals. Invariants: memory is bounded however many callers there are; who
-was not heard of for as long as a bucket takes to fill has a full one; administrators and
-application services are never refused. Rates come from the configuration. What a request does is
-not known here.
+Owns the classes of requests, whom each counts (a user, a device, an address, an account, another
+server), the buckets, and the log of refusals. Invariants: memory is bounded however many callers
+there are; who was not heard of for as long as a bucket takes to fill has a full one; administrators
+and application services are never refused. Rates come from the configuration. What a request does
+is not known here.
 spec: client-server-api#rate-limiting
 """
 
@@ -40,6 +40,10 @@ LimitName = Literal[
     "login_account",
     "mail",
     "unknown_token",
+    "server_send",
+    "server_join",
+    "server_read",
+    "server_read_heavy",
 ]
 """The classes of requests; the configuration has a rate for each by the same name."""
 
@@ -47,6 +51,9 @@ NAMES: tuple[LimitName, ...] = get_args(LimitName)
 _BY_DEVICE: frozenset[LimitName] = frozenset({"signal", "read", "read_heavy"})
 _BY_ADDRESS: frozenset[LimitName] = frozenset(
     {"open", "registration", "login_address", "mail", "unknown_token"}
+)
+_BY_SERVER: frozenset[LimitName] = frozenset(
+    {"server_send", "server_join", "server_read", "server_read_heavy"}
 )
 MAX_KEYS = 32_768
 """Callers whose buckets one limiter keeps; those unheard of for longest get full ones."""
@@ -101,6 +108,12 @@ class Limiter:
         self._young[key] = full_at
         return 0.0
 
+    def wait(self, key: Hashable, now: float) -> float:
+        """What `take` would return, without taking anything."""
+        full_at = self._young.get(key) or self._old.get(key, now)
+        wait = max(full_at, now) + self._interval - now - self._capacity
+        return wait if wait > 1e-6 else 0.0
+
     def forget(self, key: Hashable) -> None:
         """Fill a bucket."""
         self._young.pop(key, None)
@@ -123,7 +136,10 @@ class Limiter:
 class RateLimits:
     """All limiters of a process; endpoints declare which one counts their requests."""
 
-    def __init__(self, enabled: bool, rates: Mapping[str, Rate], clock: Clock) -> None:
+    def __init__(
+        self, enabled: bool, rates: Mapping[str, Rate], clock: Clock, *, servers: bool = True
+    ) -> None:
+        """`servers`: whether those that other servers have are among them."""
         self._clock = clock
         self._monotonic = clock.monotonic
         self._rates: dict[str, Rate] = {}
@@ -131,13 +147,15 @@ class RateLimits:
         self._told: dict[str, _Refusals] = {}
         self.refused: dict[str, int] = dict.fromkeys(NAMES, 0)
         """How many requests each limiter has refused."""
-        self.configure(enabled, rates)
+        self.configure(enabled, rates, servers=servers)
 
-    def configure(self, enabled: bool, rates: Mapping[str, Rate]) -> None:
+    def configure(self, enabled: bool, rates: Mapping[str, Rate], *, servers: bool = True) -> None:
         """Use these rates from now on; buckets whose rate stays the same keep their level."""
         limiters = {}
         if enabled:
             for name in NAMES:
+                if name in _BY_SERVER and not servers:
+                    continue
                 kept = self._limiters.get(name) if self._rates.get(name) == rates[name] else None
                 limiters[name] = kept or Limiter(name, rates[name])
         self._limiters = limiters
@@ -171,6 +189,14 @@ class RateLimits:
         limiter = self._limiters.get(name)
         if limiter is not None:
             wait = limiter.take(account, self._monotonic())
+            if wait:
+                raise self._refusal(limiter, account, wait)
+
+    def foresee(self, name: LimitName, account: str) -> None:
+        """Raise as `charge` would, and count nothing: whose account it is has not been shown."""
+        limiter = self._limiters.get(name)
+        if limiter is not None:
+            wait = limiter.wait(account, self._monotonic())
             if wait:
                 raise self._refusal(limiter, account, wait)
 

@@ -16,9 +16,10 @@ from homeserver.http.server import Binding
 from homeserver.http.server import Server as Listeners
 from homeserver.http.shape import RoomID
 from homeserver.matrix.canonical import JsonObject
+from homeserver.options import Rate
 from homeserver.runtime.clock import FakeClock
 from homeserver.runtime.health import Health
-from homeserver.runtime.limits import RateLimits
+from homeserver.runtime.limits import NAMES, RateLimits
 from homeserver.runtime.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Judge:
     def __init__(self) -> None:
         self.shown: list[tuple[str, str, list[str], bytes]] = []
 
+    def claimed(self, headers: Sequence[str]) -> str | None:
+        return "A.example" if headers else None
+
     async def authenticate(
         self, method: str, target: str, headers: Sequence[str], body: bytes
     ) -> str:
@@ -58,8 +62,8 @@ class Judge:
         return "a.example"
 
 
-async def served(judge: ServerAuthenticator | None) -> Listeners:
-    limits = RateLimits(False, {}, FakeClock())
+async def served(judge: ServerAuthenticator | None, limits: RateLimits | None = None) -> Listeners:
+    limits = limits or RateLimits(False, {}, FakeClock())
 
     def dispatcher(router: Any) -> Dispatcher:
         services = cast("Services", None)
@@ -154,4 +158,31 @@ async def test_an_island_answers_no_server() -> None:
     server = await served(None)
     status, reply = await send(server, "GET", "/federation/!a:b")
     assert (status, reply["errcode"]) == (401, "M_UNAUTHORIZED")
+    await server.stop()
+
+
+async def test_who_asks_too_much_is_refused_before_anything_is_verified(judge: Judge) -> None:
+    """Only what is signed counts: nobody uses up the requests of another."""
+    clock = FakeClock()
+    rates: dict[str, Rate] = dict.fromkeys(NAMES, Rate.of("1/s, 3 at once"))
+    server = await served(judge, RateLimits(True, rates, clock))
+    for _ in range(9):
+        assert (await send(server, "GET", "/federation/!a:b", sign="bad"))[0] == 401
+    statuses = [(await send(server, "GET", "/federation/!a:b"))[0] for _ in range(5)]
+    assert statuses == [200, 200, 200, 429, 429]
+    shown = len(judge.shown)
+    status, reply = await send(server, "PUT", "/federation/!a:b", b" " * 9_000)
+    assert (status, reply["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+    assert 0 < reply["retry_after_ms"] <= 1_000
+    assert len(judge.shown) == shown
+    await clock.advance(1)
+    assert (await send(server, "GET", "/federation/!a:b"))[0] == 200
+    await server.stop()
+
+
+async def test_the_limits_of_servers_can_be_off_alone(judge: Judge) -> None:
+    rates: dict[str, Rate] = dict.fromkeys(NAMES, Rate.of("1/s, 1 at once"))
+    server = await served(judge, RateLimits(True, rates, FakeClock(), servers=False))
+    statuses = [(await send(server, "GET", "/federation/!a:b"))[0] for _ in range(5)]
+    assert statuses == [200] * 5
     await server.stop()

@@ -127,6 +127,22 @@ async def test_accounts_are_charged_and_forgiven() -> None:
     limits.charge("login_account", "alice")
 
 
+async def test_a_refusal_is_foreseen_without_counting() -> None:
+    clock = FakeClock()
+    limits = RateLimits(True, RATES, clock)
+    for _ in range(9):
+        limits.foresee("server_send", "a.example")
+    for _ in range(3):
+        limits.charge("server_send", "a.example")
+    for foreseen in (limits.foresee, limits.charge):
+        with pytest.raises(MatrixError) as caught:
+            foreseen("server_send", "a.example")
+        assert caught.value.extra == {"retry_after_ms": 1_000}
+    limits.foresee("server_send", "b.example")
+    await clock.advance(1)
+    limits.foresee("server_send", "a.example")
+
+
 def test_one_option_switches_all_off_and_rates_can_change() -> None:
     limits = RateLimits(False, RATES, FakeClock())
     assert passed(limits, "send", session(1, 10), 99) == 99
