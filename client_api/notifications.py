@@ -26,7 +26,7 @@ class NotificationsQuery(Shape):
 async def notifications(call: Call, query: NotificationsQuery) -> Raw:
     """Events that notified the user, newest first."""
     return Raw(
-        await call.app.notifications(
+        await call.app.push.notifications(
             call.session, query.start, query.limit, highlights=query.only == "highlight"
         )
     )

@@ -3,9 +3,13 @@
 spec: client-server-api#push-notifications
 """
 
-from homeserver.http.endpoint import Call, Client, endpoint
-from homeserver.http.shape import Empty
+from html import escape
+
+from client_api.pages import page
+from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
+from homeserver.http.shape import Empty, Html, Shape
 from homeserver.matrix.canonical import JsonObject
+from homeserver.push.mailing import PATH
 
 
 @endpoint(
@@ -15,7 +19,7 @@ from homeserver.matrix.canonical import JsonObject
 )
 async def get_pushers(call: Call) -> JsonObject:
     """The user's pushers."""
-    return {"pushers": await call.app.pushers.of(call.session.user_nid)}
+    return {"pushers": await call.app.push.pushers.of(call.session.user_nid)}
 
 
 @endpoint(
@@ -25,5 +29,35 @@ async def get_pushers(call: Call) -> JsonObject:
 )
 async def set_pusher(call: Call, body: JsonObject) -> Empty:
     """Set or remove a pusher."""
-    await call.app.pushers.set(call.session, body)
+    await call.app.push.pushers.set(call.session, body)
     return Empty()
+
+
+class StopQuery(Shape):
+    token: str
+
+
+@endpoint(f"GET {PATH}", spec="", auth=NoAuth(), limit="login_address")
+async def ask_to_stop(call: Call, query: StopQuery) -> Html:
+    """The page behind the link in a mail about unread messages; ending them takes one more click.
+
+    Programs that look at mail open links by themselves.
+    """
+    address = await call.app.push.mailing.stop(query.token, end=False)
+    if address is None:
+        return _stopped()
+    return page(
+        "Mails about unread messages",
+        f"<form method=post><p><button>Send no more of them to {escape(address)}</button></form>",
+    )
+
+
+@endpoint(f"POST {PATH}", spec="", auth=NoAuth(), limit="login_address")
+async def stop(call: Call, query: StopQuery) -> Html:
+    """End the mails, by the click on the page or by that of a mail program (RFC 8058)."""
+    await call.app.push.mailing.stop(query.token, end=True)
+    return _stopped()
+
+
+def _stopped() -> Html:
+    return page("Done", "<p>You get no more mails about unread messages by this link.</p>")

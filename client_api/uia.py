@@ -6,10 +6,9 @@ page shows does not depend on the session, so it tells nothing of it.
 spec: client-server-api#fallback and client-server-api#login-fallback
 """
 
-import base64
-import hashlib
 from html import escape
 
+from client_api.pages import page
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, NoAuth, endpoint
 from homeserver.http.shape import Form, Html, Shape
@@ -17,10 +16,6 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.users.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS
 from homeserver.users.validations import PATH as VALIDATE
 
-_STYLE = (
-    "body{font:1.1em sans-serif;max-width:30em;margin:3em auto;padding:0 1em}"
-    "input,button{font:inherit;padding:.4em .8em;margin:.4em 0}"
-)
 _DONE = (
     "if(window.onAuthDone){window.onAuthDone()}"
     'else if(window.opener&&window.opener.postMessage){window.opener.postMessage("authDone","*")}'
@@ -73,7 +68,7 @@ async def take_step(call: Call, stage: str, body: StepForm) -> Html:
         await call.app.interactive.fallback(body.session, stage, form)
     except MatrixError as error:
         return _step(call, stage, body.session, error)
-    return _page("Done", "<p>You can go back to your app now.</p>", _DONE)
+    return page("Done", "<p>You can go back to your app now.</p>", _DONE)
 
 
 class LinkQuery(Shape):
@@ -99,15 +94,13 @@ async def follow_link(call: Call, query: LinkQuery) -> Html:
         if await call.app.validations.purpose(*link) != "password":
             return await _validated(call, *link)
     except MatrixError as error:
-        return _page(
-            "This link is not good any more", f"<p>{escape(error.message)}</p>", status=400
-        )
+        return page("This link is not good any more", f"<p>{escape(error.message)}</p>", status=400)
     fields = "".join(
         f'<input type=hidden name={name} value="{escape(value)}">'
         for name, value in zip(("sid", "client_secret", "token"), link, strict=True)
     )
     button = "<p><button>It was me: let me set a new password</button>"
-    return _page("Set a new password", f"<form method=post>{fields}{button}</form>")
+    return page("Set a new password", f"<form method=post>{fields}{button}</form>")
 
 
 @endpoint(f"POST {VALIDATE}", spec="", auth=NoAuth(), limit="login_address")
@@ -116,9 +109,7 @@ async def confirm_link(call: Call, body: LinkForm) -> Html:
     try:
         return await _validated(call, body.sid, body.client_secret, body.token)
     except MatrixError as error:
-        return _page(
-            "This link is not good any more", f"<p>{escape(error.message)}</p>", status=400
-        )
+        return page("This link is not good any more", f"<p>{escape(error.message)}</p>", status=400)
 
 
 async def _validated(call: Call, sid: str, secret: str, token: str) -> Html:
@@ -126,7 +117,7 @@ async def _validated(call: Call, sid: str, secret: str, token: str) -> Html:
     inside = "<p>Your address is confirmed. You can go back to your app now.</p>"
     if next_link is not None:
         inside += f'<p><a rel=noreferrer href="{escape(next_link)}">Go on</a></p>'
-    return _page("Done", inside)
+    return page("Done", inside)
 
 
 @endpoint(
@@ -137,7 +128,7 @@ async def _validated(call: Call, sid: str, secret: str, token: str) -> Html:
 async def show_login(call: Call) -> Html:
     """A page that logs in, for clients that know none of the ways to do it."""
     server = escape(call.app.config.server.name)
-    return _page(
+    return page(
         f"Log in to {server}",
         "<form method=post><p><label>User name<br><input name=user autocomplete=username required>"
         "</label><p><label>Password<br><input name=password type=password required "
@@ -171,7 +162,7 @@ def _step(call: Call, stage: str, session: str, error: MatrixError | None = None
     else:
         raise MatrixError("M_UNRECOGNIZED", "There is no page for this stage", 404)
     status = 200 if error is None else error.status
-    return _page(title, f"{told}<form method=post>{fields}{inside}</form>", status=status)
+    return page(title, f"{told}<form method=post>{fields}{inside}</form>", status=status)
 
 
 def _documents(policies: JsonObject) -> str:
@@ -185,23 +176,4 @@ def _documents(policies: JsonObject) -> str:
         f'<li><a target=_blank rel=noreferrer lang="{escape(language)}"'
         f' href="{escape(text["url"])}">{escape(text["name"])}</a> ({escape(language)})'
         for language, text in texts
-    )
-
-
-def _page(
-    title: str, inside: str, script: str = "", *, status: int = 200, connects: bool = False
-) -> Html:
-    policy = Html.POLICY
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        policy += f"; script-src 'sha256-{digest}'"
-        inside += f"<script>{script}</script>"
-    if connects:
-        policy += "; connect-src 'self'"
-    return Html(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        "<meta name=viewport content='width=device-width'>"
-        f"<style>{_STYLE}</style><h1>{title}</h1>{inside}</html>",
-        status,
-        policy,
     )

@@ -31,13 +31,9 @@ from homeserver.http.router import Router
 from homeserver.http.server import Binding, Server
 from homeserver.http.service import health_endpoints, metrics_endpoints, welcome_endpoints
 from homeserver.media.wiring import Media
-from homeserver.push.badges import Badges
-from homeserver.push.gateway import Gateway
-from homeserver.push.notifications import Notifications
-from homeserver.push.pushers import Pushers
 from homeserver.push.rules import Rules
-from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
+from homeserver.push.wiring import Push
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.aggregations import Aggregations
@@ -518,31 +514,41 @@ class App:
         registration = Registration(
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
-        push = PushSender(
+        push = await Push.build(
+            config,
             database,
             commits,
             clock,
-            rooms,
+            ring,
             names,
-            rules,
+            self._inbox,
+            rooms,
+            memberships,
             ignored,
             permissions,
             readers,
+            history,
             timeline,
-            Badges(unread, memberships, ignored, rooms, ring),
-            Gateway(federation.outbound),
-            lambda: ring.pos,
+            rules,
+            unread,
+            mailer,
+            federation.outbound,
             self._tasks.once,
         )
-        await push.start()
-        publisher.on_events(push.happened)
-        publisher.on_receipt(push.read)
-        self._tasks.service("push", push.run)
-        self._tasks.service("push cursor", push.keep_saving)
+        publisher.on_events(push.sender.happened)
+        publisher.on_receipt(push.sender.read)
+        self._tasks.service("push", push.sender.run)
+        self._tasks.service("push cursor", push.sender.keep_saving)
+        self._tasks.service("mails", push.mailing.run)
         self.metrics.gauge(
             "homeserver_push_waiting",
             "Notifications that no gateway has taken yet",
-            lambda: push.waiting,
+            lambda: push.sender.waiting,
+        )
+        self.metrics.gauge(
+            "homeserver_push_behind",
+            "Events that have not been looked at for pushers yet",
+            lambda: push.sender.behind,
         )
         self._tasks.service("jobs", jobs.run)
         self._tasks.service("presence", presence.run)
@@ -637,18 +643,6 @@ class App:
             media=media,
             members=members,
             memberships=memberships,
-            notifications=Notifications(
-                database,
-                ring,
-                rooms,
-                memberships,
-                ignored,
-                permissions,
-                history,
-                timeline,
-                rules,
-                unread,
-            ),
             moderation=Moderation(database, commits, sessions, server_name),
             openid=OpenID(database, keys[0], clock),
             operator=self._operator,
@@ -662,8 +656,8 @@ class App:
             posting=posting,
             profiles=user_profiles,
             public_rooms=PublicRooms(database, clock),
+            push=push,
             push_rules=push_rules,
-            pushers=Pushers(database, commits, self._inbox, clock, push.user_changed),
             receiver=receiver,
             receipts=receipts,
             registration=registration,

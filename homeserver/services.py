@@ -11,8 +11,7 @@ from homeserver.appservices.running import Appservices
 from homeserver.config import Config
 from homeserver.media.wiring import Media
 from homeserver.ports import Peers, RemoteDirectory
-from homeserver.push.notifications import Notifications
-from homeserver.push.pushers import Pushers
+from homeserver.push.wiring import Push
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.create import CreateRoom
@@ -89,7 +88,6 @@ class Services:
     media: Media
     members: Members
     memberships: Memberships
-    notifications: Notifications
     moderation: Moderation
     network_rooms: NetworkRooms
     openid: OpenID
@@ -103,8 +101,8 @@ class Services:
     presence_news: PresenceNews
     profiles: Profiles
     public_rooms: PublicRooms
+    push: Push
     push_rules: PushRules
-    pushers: Pushers
     receiver: Receiver
     receipts: Receipts
     registration: Registration

@@ -12,7 +12,8 @@ Key = tuple[int, str, str]
 async def pushers_after(db: Database, key: Key, limit: int) -> list[PusherRow]:
     """Up to `limit` pushers whose keys come after this one, in their order."""
     rows = await db.scan(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos"
+        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
+        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
         " FROM pushers WHERE (user_nid, app_id, pushkey) > (?, ?, ?)"
         " ORDER BY user_nid, app_id, pushkey LIMIT ?",
         *key,
@@ -24,7 +25,8 @@ async def pushers_after(db: Database, key: Key, limit: int) -> list[PusherRow]:
 async def pushers_of(db: Database, user_nid: int) -> list[PusherRow]:
     """The pushers of a user."""
     rows = await db.fetch(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos"
+        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
+        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
         " FROM pushers WHERE user_nid = ? ORDER BY app_id, pushkey",
         user_nid,
     )
@@ -34,9 +36,21 @@ async def pushers_of(db: Database, user_nid: int) -> list[PusherRow]:
 async def pusher(db: Database, key: Key) -> PusherRow | None:
     """One pusher, None when it has ended."""
     rows = await db.fetch(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos"
+        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
+        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
         " FROM pushers WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
         *key,
+    )
+    return PusherRow(*rows[0]) if rows else None
+
+
+async def pusher_by_token(db: Database, stop_token: str) -> PusherRow | None:
+    """The pusher by mail that has this token, None when there is none (any more)."""
+    rows = await db.fetch(
+        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
+        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
+        " FROM pushers WHERE stop_token = ?",
+        stop_token,
     )
     return PusherRow(*rows[0]) if rows else None
 
@@ -65,6 +79,52 @@ def pending_since(key: Key, pos: int | None) -> Change:
     return Do(
         "UPDATE pushers SET pending_pos = ? WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
         (pos, *key),
+    )
+
+
+def failed(key: Key, error: str, ts: int) -> Change:
+    """Note why a pusher could not be told (ms)."""
+    return Do(
+        "UPDATE pushers SET error = ?, error_ts = ?"
+        " WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        (error, ts, *key),
+    )
+
+
+def succeeded(key: Key, ts: int) -> Change:
+    """Note when a pusher was told last (ms)."""
+    return Do(
+        "UPDATE pushers SET success_ts = ? WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        (ts, *key),
+    )
+
+
+def mail_due(key: Key, due_ts: int) -> Change:
+    """Plan the next mail of a pusher (ms)."""
+    return Do(
+        "UPDATE pushers SET due_ts = ? WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        (due_ts, *key),
+    )
+
+
+def mailed(key: Key, pos: int, now: int, rest_until_ts: int, rest_s: int) -> Change:
+    """All up to a position was mailed, or needs no mail; none follows before a time (ms).
+
+    A mail that was planned meanwhile, for a time after `now`, stays planned.
+    """
+    return Do(
+        "UPDATE pushers SET mailed_pos = ?, due_ts = CASE WHEN due_ts > ? THEN due_ts END,"
+        " rest_until_ts = ?, rest_s = ? WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        (pos, now, rest_until_ts, rest_s, *key),
+    )
+
+
+def rested(key: Key) -> Change:
+    """The user has come: the pusher's mails have no pause any more."""
+    return Do(
+        "UPDATE pushers SET rest_until_ts = 0, rest_s = 0"
+        " WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        key,
     )
 
 

@@ -625,14 +625,22 @@ class MentionRow(NamedTuple):
 @table(
     "pushers",
     key=("user_nid", "app_id", "pushkey"),
-    indexes=[Index(("app_id", "pushkey")), Index(("device_nid",))],
+    indexes=[
+        Index(("app_id", "pushkey")),
+        Index(("device_nid",)),
+        Index(("stop_token",), where="stop_token IS NOT NULL"),
+    ],
     hot=True,
 )
 class PusherRow(NamedTuple):
     """Where a user's notifications go; it ends with the device that made it.
 
     `json` is what the client said of it. `pending_pos`: the gateway fails, and has not been told
-    what came after that position.
+    what came after that position. The times are milliseconds; `success_ts` may be some minutes
+    behind. Pushers by mail alone have what follows `error_ts`: up to `mailed_pos` all was mailed or
+    needs no mail; `due_ts` is when the next mail is due, None when nothing waits; none is sent
+    before `rest_until_ts`, and `rest_s` (seconds) is how long the pause after the last mail was;
+    who knows `stop_token` may end the pusher.
     """
 
     user_nid: int
@@ -642,7 +650,15 @@ class PusherRow(NamedTuple):
     json: bytes
     enabled: int
     created_ts: int
-    pending_pos: int | None
+    pending_pos: int | None = None
+    success_ts: int | None = None
+    error: str | None = None
+    error_ts: int | None = None
+    mailed_pos: int | None = None
+    due_ts: int | None = None
+    rest_until_ts: int = 0
+    rest_s: int = 0
+    stop_token: str | None = None
 
 
 @table("push_cursor", key=("one",), hot=True)

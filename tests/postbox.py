@@ -1,7 +1,7 @@
 """A real SMTP server that keeps what it is given."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -13,14 +13,20 @@ from aiosmtpd.smtp import SMTP
 
 @dataclass
 class Postbox:
-    """`mails` by arrival; `refuse` is an answer such as `550 no` given instead of taking one."""
+    """`mails` by arrival; `refuse` is an answer such as `550 no` given instead of taking one.
+
+    `before` is awaited before a mail is taken.
+    """
 
     port: int = 0
     refuse: str = ""
+    before: Callable[[], Awaitable[object]] | None = None
     mails: list[EmailMessage] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        if self.before is not None:
+            await self.before()
         if self.refuse:
             return self.refuse
         mail = message_from_bytes(envelope.content, policy=policy.default)

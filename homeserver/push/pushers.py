@@ -6,21 +6,25 @@ it ends with the device that set it (`sessions.py` removes the row). What is sen
 spec: client-server-api#post_matrixclientv3pushersset
 """
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
+from homeserver.push.mailing import APP_ID, Mailing
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.inbox import UserInbox
 from homeserver.users.sessions import Session
+from homeserver.users.validations import canonical_address
 from storage import push as store
 from storage.accounts import devices_of
 from storage.changes import Change, Put
 from storage.engine import Database
 from storage.schema import PusherRow
+from storage.threepids import owners
 
 MAX_PUSHERS = 100
 MAX_BYTES = 16_384
@@ -38,12 +42,14 @@ class Pushers:
         commits: CommitQueue,
         inbox: UserInbox,
         clock: Clock,
+        mailing: Mailing,
         changed: Callable[[int], Awaitable[None]],
     ) -> None:
         self._database = database
         self._commits = commits
         self._inbox = inbox
         self._clock = clock
+        self._mailing = mailing
         self._changed = changed
 
     async def of(self, user_nid: int) -> list[JsonObject]:
@@ -58,13 +64,16 @@ class Pushers:
     async def set(self, session: Session, body: JsonObject) -> None:
         """Add, replace or (`kind` null) remove a pusher.
 
-        Raises `MatrixError` M_MISSING_PARAM or M_INVALID_PARAM naming the field.
+        Raises `MatrixError` M_MISSING_PARAM or M_INVALID_PARAM naming the field, and
+        M_THREEPID_NOT_FOUND for mails to an address that is not one of the account's.
         """
         app_id, pushkey = _text(body, "app_id", 64), _text(body, "pushkey", 512)
         if "kind" not in body:
             raise MatrixError("M_MISSING_PARAM", "kind is missing", 400)
-        key = (session.user_nid, app_id, pushkey)
         kind = body["kind"]
+        if kind == "email" or (kind is None and app_id == APP_ID):
+            pushkey = canonical_address("email", pushkey)
+        key = (session.user_nid, app_id, pushkey)
         kept = {} if kind is None else _kept(body)
 
         async def turn() -> None:
@@ -81,8 +90,9 @@ class Pushers:
                 json=encode(kept),
                 enabled=int(_enabled(body)),
                 created_ts=self._clock.now_ms(),
-                pending_pos=None,
             )
+            if kind == "email":
+                row = await self._by_mail(row, before)
             changes: list[Change] = [Put(row)]
             if body.get("append") is not True:
                 changes.insert(0, store.taken_from_others(*key))
@@ -91,16 +101,42 @@ class Pushers:
         await self._inbox.run(session.user_nid, turn)
         await self._changed(session.user_nid)
 
+    async def _by_mail(self, row: PusherRow, before: PusherRow | None) -> PusherRow:
+        """The row of a pusher by mail, which goes on where it was if it was there."""
+        if not self._mailing.possible:
+            raise MatrixError("M_THREEPID_MEDIUM_NOT_SUPPORTED", "This server sends no mail", 400)
+        owner = (await owners(self._database, "email", [row.pushkey])).get(row.pushkey)
+        if owner is None or owner.user_nid != row.user_nid:
+            raise MatrixError(
+                "M_THREEPID_NOT_FOUND", "pushkey: this is not an address of your account", 400
+            )
+        if before is None or not before.enabled or not row.enabled:
+            token = before.stop_token if before is not None else secrets.token_urlsafe(24)
+            return row._replace(mailed_pos=self._mailing.now, stop_token=token)
+        return before._replace(device_nid=row.device_nid, json=row.json)
+
 
 def _kept(body: JsonObject) -> JsonObject:
     """What is stored of a pusher, checked."""
-    if body["kind"] != "http":
-        raise MatrixError.invalid_param("kind must be http or null")
+    if body["kind"] not in ("http", "email"):
+        raise MatrixError.invalid_param("kind must be http, email or null")
+    if body["kind"] == "email" and body["app_id"] != APP_ID:
+        raise MatrixError.invalid_param(f"app_id must be {APP_ID} for mails")
     for name in ("app_display_name", "device_display_name", "lang"):
         _text(body, name, 1_024)
     data = body.get("data")
     if not isinstance(data, dict):
         raise MatrixError("M_MISSING_PARAM", "data is missing", 400)
+    if body["kind"] == "http":
+        _check_gateway(data)
+    kept: JsonObject = {"kind": body["kind"], "data": data}
+    kept.update({name: body[name] for name in _TEXTS if isinstance(body.get(name), str)})
+    if len(encode(kept)) > MAX_BYTES:
+        raise MatrixError.too_large(f"A pusher has at most {MAX_BYTES} bytes")
+    return kept
+
+
+def _check_gateway(data: JsonObject) -> None:
     url = data.get("url")
     if not isinstance(url, str):
         raise MatrixError("M_MISSING_PARAM", "data.url is missing", 400)
@@ -113,11 +149,6 @@ def _kept(body: JsonObject) -> JsonObject:
         raise MatrixError.invalid_param(f"data.url must be an HTTP URL with the path {_PATH}")
     if data.get("format") not in (None, "event_id_only"):
         raise MatrixError.invalid_param("data.format must be event_id_only, if it is given")
-    kept: JsonObject = {"kind": "http", "data": data}
-    kept.update({name: body[name] for name in _TEXTS if isinstance(body.get(name), str)})
-    if len(encode(kept)) > MAX_BYTES:
-        raise MatrixError.too_large(f"A pusher has at most {MAX_BYTES} bytes")
-    return kept
 
 
 def _enabled(body: JsonObject) -> bool:

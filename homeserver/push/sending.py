@@ -1,10 +1,11 @@
 """Sending notifications to the gateways of pushers.
 
 Owns who is told of an event, each pusher's queue, and the durable cursor: what happened up to it
-was pushed, or is noted at the pushers whose gateways fail. So nothing is lost: after a crash the
-last second's notifications may come twice. A gateway that was away for long hears of the newest
-event of each room, unless it was read meanwhile. It follows the stream behind the commit and is
-never called from the way of an event; users without pushers cost nothing.
+was pushed, or is noted at the pushers whose gateways fail and at those by mail (`mailing.py`). So
+nothing is lost: after a crash the last second's notifications may come twice. A gateway that was
+away for long hears of the newest event of each room, unless it was read meanwhile. It follows the
+stream behind the commit and is never called from the way of an event; users without pushers cost
+nothing.
 spec: client-server-api#push-notifications
 """
 
@@ -18,6 +19,7 @@ from homeserver.matrix.canonical import JsonObject, decode_object
 from homeserver.matrix.pushmatch import Facts, outcome_of, tweaks_of
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway, GatewayFailed, Notice, wants_badge
+from homeserver.push.mailing import Mailing
 from homeserver.push.rules import Rules, Told
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.append import Appended
@@ -89,6 +91,7 @@ class PushSender:
         timeline: Timeline,
         badges: Badges,
         gateway: Gateway,
+        mailing: Mailing,
         position: Callable[[], int],
         spawn: Spawn,
     ) -> None:
@@ -104,6 +107,7 @@ class PushSender:
         self._timeline = timeline
         self._badges = badges
         self._gateway = gateway
+        self._mailing = mailing
         self._position = position
         self._spawn = spawn
         self._users: dict[int, str] = {}
@@ -124,6 +128,11 @@ class PushSender:
         """Notifications that no gateway has taken yet."""
         return sum(map(len, self._queues.values()))
 
+    @property
+    def behind(self) -> int:
+        """Events of rooms with pushers that have not been looked at yet."""
+        return len(self._heard)
+
     async def start(self) -> None:
         """Learn who has pushers, and what they have not been told."""
         cursor = await store.cursor(self._database)
@@ -134,6 +143,7 @@ class PushSender:
             for user_nid in {row.user_nid for row in rows}:
                 await self.user_changed(user_nid)
             for row in rows:
+                self._mailing.known(row)
                 if row.pending_pos is not None:
                     self._failing[row[:3]] = row.pending_pos
         since = min([self._done, *self._failing.values()])
@@ -280,7 +290,11 @@ class PushSender:
             notice = Notice(room.room_id, told.event_id, full, tweaks, urgent)
             for row in await store.pushers_of(self._database, user_nid):
                 since = self._failing.get(row[:3], self._done)
-                if row.enabled and told.pos > since:
+                if not row.enabled:
+                    continue
+                if row.mailed_pos is not None:
+                    await self._mailing.notify(row, told.pos)
+                elif told.pos > since:
                     self._add(row[:3], _Waiting(told.room_nid, told.pos, notice))
 
     def _clear(self, user_nid: int) -> None:
@@ -288,8 +302,15 @@ class PushSender:
         self._spawn("badge", self._add_badges(user_nid))
 
     async def _add_badges(self, user_nid: int) -> None:
-        for row in await store.pushers_of(self._database, user_nid):
-            if row.enabled and wants_badge(row) and not self._queues.get(row[:3]):
+        rows = await store.pushers_of(self._database, user_nid)
+        await self._mailing.read(rows)
+        for row in rows:
+            if (
+                row.mailed_pos is None
+                and row.enabled
+                and wants_badge(row)
+                and not self._queues.get(row[:3])
+            ):
                 self._add(row[:3], _Waiting(0, self._position(), None))
 
     def _add(self, key: store.Key, waiting: _Waiting) -> None:

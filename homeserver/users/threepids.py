@@ -21,7 +21,7 @@ from storage import accounts
 from storage import threepids as store
 from storage.changes import Change, Conflict, Delete, Insert, Put
 from storage.engine import Database
-from storage.schema import ThreepidRow
+from storage.schema import PusherRow, ThreepidRow
 
 MAX_ADDRESSES = 20
 EMAIL = "email"
@@ -112,7 +112,8 @@ class ThirdPartyIds:
         if row is None:
             return "no-support"
         told = await self.unbind(session, medium, address, id_server)
-        await self._commits.commit([Delete(ThreepidRow, (row.medium, row.address))])
+        mails = Delete(PusherRow, (session.user_nid, "m.email", row.address))
+        await self._commits.commit([Delete(ThreepidRow, (row.medium, row.address)), mails])
         return told
 
     async def bind(

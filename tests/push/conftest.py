@@ -57,6 +57,10 @@ class PushGateway:
         for _ in range(20):
             await asyncio.sleep(0.005)
 
+    async def noticed(self) -> None:
+        """Wait until everything that has happened was looked at for pushers."""
+        await self.until(lambda: not self.server.app.services.push.sender.behind)
+
     def events(self) -> list[str]:
         return [told["event_id"] for told in self.told if "event_id" in told]
 

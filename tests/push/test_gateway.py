@@ -152,9 +152,11 @@ async def test_a_muted_room_is_not_told(server: Running, gateway: PushGateway) -
     path = f"/pushrules/global/room/{quote(room, safe='')}"
     await alice.ok("PUT", path, body={"actions": []})
     await bob.say(room, "muted")
+    await gateway.noticed()
     await gateway.register(alice, enabled=False)
     await alice.ok("DELETE", path)
     await bob.say(room, "switched off")
+    await gateway.noticed()
     await gateway.register(alice, enabled=True)
     wanted = await bob.say(room, "switched on")
     await gateway.until(lambda: bool(gateway.told))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.push import notifications as module
+from homeserver.push import notifications, walks
 from tests.serving import Person, Running
 from tests.streams.reading import ignore, invite, moved, read, redact
 
@@ -69,8 +69,8 @@ async def test_pages_go_through_all_rooms_in_order(
     said.reverse()
     assert ids(await listed(alice, limit=5)) == said
     # However little one call may read, the next one goes on behind it.
-    monkeypatch.setattr(module, "_READ_AT_ONCE", 2)
-    monkeypatch.setattr(module, "_MOST_READS", 3)
+    monkeypatch.setattr(walks, "_READ_AT_ONCE", 2)
+    monkeypatch.setattr(notifications, "_MOST_READS", 3)
     assert ids(await listed(alice, limit=5)) == said
     page = await alice.ok("GET", "/notifications", query={"limit": 10})
     assert 0 < len(page["notifications"]) < 10

@@ -1,0 +1,108 @@
+"""What push is made of, built and connected once.
+
+Owns the order in which the parts of this package are made. Nothing here has behaviour of its own.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.config import Config
+from homeserver.http.outbound import Outbound
+from homeserver.push.badges import Badges
+from homeserver.push.digests import Digests
+from homeserver.push.gateway import Gateway
+from homeserver.push.mailing import Mailing
+from homeserver.push.notifications import Notifications
+from homeserver.push.pushers import Pushers
+from homeserver.push.rules import Rules
+from homeserver.push.sending import PushSender, Spawn
+from homeserver.push.unread import UnreadCounts
+from homeserver.push.walks import Walks
+from homeserver.rooms.actor import Rooms
+from homeserver.rooms.history import History
+from homeserver.rooms.readable import Readers
+from homeserver.rooms.timeline import Timeline
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.mail import Mailer
+from homeserver.streams.commit import CommitQueue
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.invite_permissions import InvitePermissions
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.numbers import Names
+from homeserver.streams.ring import Ring
+from homeserver.users.inbox import UserInbox
+from storage.engine import Database
+
+
+@dataclass(frozen=True)
+class Push:
+    """The parts that endpoints and others use."""
+
+    pushers: Pushers
+    notifications: Notifications
+    sender: PushSender
+    mailing: Mailing
+
+    @classmethod
+    async def build(
+        cls,
+        config: Config,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+        ring: Ring,
+        names: Names,
+        inbox: UserInbox,
+        rooms: Rooms,
+        memberships: Memberships,
+        ignored: Ignored,
+        permissions: InvitePermissions,
+        readers: Readers,
+        history: History,
+        timeline: Timeline,
+        rules: Rules,
+        unread: UnreadCounts,
+        mailer: Mailer,
+        outbound: Outbound,
+        spawn: Spawn,
+    ) -> "Push":
+        """Make everything, and learn what pushers have not been told yet."""
+        walks = Walks(
+            database,
+            ring,
+            rooms,
+            memberships,
+            ignored,
+            permissions,
+            history,
+            timeline,
+            rules,
+            unread,
+        )
+        digests = Digests(database, walks, rooms, config.server.name)
+        mailing = Mailing(
+            database, commits, names, mailer, digests, clock, config.server.public_base_url
+        )
+        sender = PushSender(
+            database,
+            commits,
+            clock,
+            rooms,
+            names,
+            rules,
+            ignored,
+            permissions,
+            readers,
+            timeline,
+            Badges(unread, memberships, ignored, rooms, ring),
+            Gateway(outbound),
+            mailing,
+            lambda: ring.pos,
+            spawn,
+        )
+        await sender.start()
+        return cls(
+            pushers=Pushers(database, commits, inbox, clock, mailing, sender.user_changed),
+            notifications=Notifications(walks, history),
+            sender=sender,
+            mailing=mailing,
+        )
