@@ -98,6 +98,7 @@ def admin_endpoints() -> list[Endpoint]:
         costs,
         federation,
         media,
+        push,
         register,
         reports,
         restored,
@@ -105,5 +106,16 @@ def admin_endpoints() -> list[Endpoint]:
         users,
     )
 
-    modules = (appservices, costs, federation, media, register, reports, restored, rooms, users)
+    modules = (
+        appservices,
+        costs,
+        federation,
+        media,
+        push,
+        register,
+        reports,
+        restored,
+        rooms,
+        users,
+    )
     return [declared for module in modules for declared in endpoints_of(module)]

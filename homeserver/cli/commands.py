@@ -25,6 +25,7 @@ COMMANDS = {
     "federation": "homeserver.cli.federation:federation",
     "room": "homeserver.cli.room:room",
     "media": "homeserver.cli.media:media",
+    "push": "homeserver.cli.push:push",
     "restored": "homeserver.cli.restored:restored",
     "db": "homeserver.cli.database:db",
     "top": "homeserver.cli.top:top",

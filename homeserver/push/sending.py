@@ -34,11 +34,11 @@ from homeserver.streams.numbers import Names
 from homeserver.streams.ring import ReceiptEntry
 from storage import push as store
 from storage.appservices import events_in
-from storage.changes import Put
+from storage.changes import Change, Put
 from storage.engine import Database
 from storage.events import events
 from storage.memberships import joined_rooms
-from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED, PushCursorRow
+from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED, PushCursorRow, PusherRow
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,15 @@ LONGEST_PAUSE = 300.0
 BADGE_SECONDS = 1.0
 SAVE_SECONDS = 1.0
 CONCURRENT = 100
+SUCCESS_EVERY_MS = 10 * 60_000
+"""How often it is kept that a gateway takes what it is brought."""
 MAX_WAITING = 50
 """A pusher's queue beyond this holds the newest event of each room only."""
+MAX_ERROR = 500
 _REPLAYED_AT_ONCE = 100
 _LOADED_AT_ONCE = 1_000
+
+_NOT_MADE = "the notification could not be made; the log has more"
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
 
@@ -64,6 +69,14 @@ class Happened(NamedTuple):
     event_id: str
     flags: int
     event: JsonObject
+
+
+class PusherState(NamedTuple):
+    """When the gateway took something last (ms), whether it fails now, and how much waits."""
+
+    success_ts: int | None
+    failing: bool
+    waiting: int
 
 
 class _Waiting(NamedTuple):
@@ -117,6 +130,8 @@ class PushSender:
         self._queues: dict[store.Key, deque[_Waiting]] = {}
         self._failing: dict[store.Key, int] = {}
         self._shown: dict[store.Key, int] = {}
+        self._succeeded: dict[store.Key, int] = {}
+        self._kept_ts: dict[store.Key, int] = {}
         self._clearing: set[int] = set()
         self._busy = asyncio.Semaphore(CONCURRENT)
         self._moved = asyncio.Event()
@@ -166,6 +181,29 @@ class PushSender:
         for room_nid in [nid for nid, users in self._watched.items() if user_nid in users]:
             self._unwatch(room_nid, user_nid)
 
+    def state(self, row: PusherRow) -> PusherState:
+        """How it goes with a pusher over HTTP."""
+        key = row[:3]
+        return PusherState(
+            success_ts=self._succeeded.get(key, row.success_ts),
+            failing=key in self._failing,
+            waiting=len(self._queues.get(key, ())),
+        )
+
+    async def test(self, row: PusherRow, notice: Notice) -> str | None:
+        """Bring this to the pusher's gateway now; what went wrong in words, or None."""
+        user_id = (await self._names.names([row.user_nid]))[row.user_nid]
+        try:
+            unread = await self._badges.of(row.user_nid, user_id)
+            if not await self._gateway.push(row, notice, unread):
+                await self._end(row)
+                return "the gateway knows the key no more: the pusher was removed"
+        except GatewayFailed as failed:
+            await self._note(row[:3], str(failed))
+            return str(failed)
+        self._succeeded[row[:3]] = self._clock.now_ms()
+        return None
+
     def happened(self, room_nid: int, first_pos: int, appended: Collection[Appended]) -> None:
         """Events of a room were published."""
         if not self._users:
@@ -213,9 +251,16 @@ class PushSender:
         for key, queue in self._queues.items():
             if queue and key not in self._failing:
                 done = min(done, queue[0].pos - 1)
+        changes: list[Change] = []
+        for key, ts in self._succeeded.items():
+            if ts >= self._kept_ts.get(key, 0) + SUCCESS_EVERY_MS:
+                self._kept_ts[key] = ts
+                changes.append(store.succeeded(key, ts))
         if done > self._saved:
             self._saved = done
-            await self._commits.commit([Put(PushCursorRow(1, done))])
+            changes.append(Put(PushCursorRow(1, done)))
+        if changes:
+            await self._commits.commit(changes)
 
     async def keep_saving(self) -> None:
         """Keep the cursor, some time after it has moved, until cancelled."""
@@ -362,10 +407,13 @@ class PushSender:
                     self._failing[key] = queue[0].pos - 1
                     log.info("a gateway of %s fails: %s", self._users.get(key[0]), failed)
                     await self._commits.commit([store.pending_since(key, queue[0].pos - 1)])
+                words = str(failed) if isinstance(failed, GatewayFailed) else _NOT_MADE
+                if words != row.error or pause == LONGEST_PAUSE:
+                    await self._note(key, words)
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _push(self, row: Any, waiting: _Waiting) -> bool:
+    async def _push(self, row: PusherRow, waiting: _Waiting) -> bool:
         key = row[:3]
         unread = await self._badges.of(row.user_nid, self._users[row.user_nid])
         if waiting.notice is None and self._shown.get(key) == unread:
@@ -374,12 +422,23 @@ class PushSender:
             # All was read while the gateway was away.
             waiting = waiting._replace(notice=None)
         if not await self._gateway.push(row, waiting.notice, unread):
-            await self._commits.commit([store.pusher_ended(key)])
-            await self.user_changed(row.user_nid)
+            await self._end(row)
             return False
         self._shown[key] = unread
+        self._succeeded[key] = self._clock.now_ms()
         self.sent += 1
         return True
+
+    async def _end(self, row: PusherRow) -> None:
+        """The gateway knows the pusher's key no more."""
+        key = row[:3]
+        await self._commits.commit([store.pusher_ended(key)])
+        for known in (self._shown, self._succeeded, self._kept_ts):
+            known.pop(key, None)
+        await self.user_changed(row.user_nid)
+
+    async def _note(self, key: store.Key, error: str) -> None:
+        await self._commits.commit([store.failed(key, error[:MAX_ERROR], self._clock.now_ms())])
 
 
 class _Seen(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from homeserver.config import Config
 from homeserver.http.outbound import Outbound
 from homeserver.push.badges import Badges
+from homeserver.push.desk import PushDesk
 from homeserver.push.digests import Digests
 from homeserver.push.gateway import Gateway
 from homeserver.push.mailing import Mailing
@@ -41,6 +42,7 @@ class Push:
     notifications: Notifications
     sender: PushSender
     mailing: Mailing
+    desk: PushDesk
 
     @classmethod
     async def build(
@@ -105,4 +107,5 @@ class Push:
             notifications=Notifications(walks, history),
             sender=sender,
             mailing=mailing,
+            desk=PushDesk(database, names, sender, mailing),
         )
