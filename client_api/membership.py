@@ -5,11 +5,14 @@ spec: client-server-api#room-membership
 
 from collections.abc import Sequence
 
+import msgspec
+
 from client_api.rooms import RoomIDReply
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Empty, RoomID, RoomIDOrAlias, Shape, UserID
 from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.redact_events import FLAGS
 
 
 class ReasonBody(Shape):
@@ -31,6 +34,20 @@ class JoinBody(Shape):
 class TargetBody(Shape):
     user_id: UserID
     reason: str | None = None
+
+
+class RemovalBody(TargetBody):
+    """Under each of its names `redact_events` goes into the event as it is (MSC4293)."""
+
+    redact_events: bool | None = None
+    unstable_redact_events: bool | None = msgspec.field(
+        default=None, name="org.matrix.msc4293.redact_events"
+    )
+
+    def flags(self) -> dict[str, bool]:
+        """What was said, as the member event has it."""
+        said = zip(FLAGS, (self.redact_events, self.unstable_redact_events), strict=True)
+        return {flag: value for flag, value in said if value is not None}
 
 
 class InviteBody(Shape):
@@ -126,10 +143,12 @@ async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
     spec="client-server-api#post_matrixclientv3roomsroomidkick",
     auth=Client(suspended=False),
 )
-async def kick(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
+async def kick(call: Call, room_id: RoomID, body: RemovalBody) -> Empty:
     """Remove a user from a room."""
     room = await call.app.rooms.known(room_id)
-    await call.app.members.kick(call.session.user_id, room, body.user_id, body.reason)
+    await call.app.members.kick(
+        call.session.user_id, room, body.user_id, body.reason, redact_events=body.flags()
+    )
     return Empty()
 
 
@@ -138,10 +157,12 @@ async def kick(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
     spec="client-server-api#post_matrixclientv3roomsroomidban",
     auth=Client(suspended=False),
 )
-async def ban(call: Call, room_id: RoomID, body: TargetBody) -> Empty:
+async def ban(call: Call, room_id: RoomID, body: RemovalBody) -> Empty:
     """Ban a user from a room."""
     room = await call.app.rooms.known(room_id)
-    await call.app.members.ban(call.session.user_id, room, body.user_id, body.reason)
+    await call.app.members.ban(
+        call.session.user_id, room, body.user_id, body.reason, redact_events=body.flags()
+    )
     return Empty()
 
 

@@ -29,6 +29,7 @@ UNSTABLE = [
     "org.matrix.msc4143",
     "org.matrix.msc4155",
     "org.matrix.msc4222",
+    "org.matrix.msc4293",
     "org.matrix.msc4306",
     "org.matrix.msc4380.stable",
 ]

@@ -35,6 +35,7 @@ from homeserver.push.rules import Rules
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.wiring import Push
 from homeserver.rooms import outside as outside_rooms
+from homeserver.rooms import redact_events
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.aggregations import Aggregations
 from homeserver.rooms.chapters import Chapters
@@ -48,6 +49,7 @@ from homeserver.rooms.erased import Erased
 from homeserver.rooms.history import History
 from homeserver.rooms.indexing import Indexing
 from homeserver.rooms.inspection import Inspection
+from homeserver.rooms.mass_redaction import MassRedaction
 from homeserver.rooms.members import Members
 from homeserver.rooms.outside import Outside
 from homeserver.rooms.pages import Pages
@@ -418,6 +420,9 @@ class App:
         publisher.on_account_data(rules.changed)
         publisher.on_lost(rules.clear)
         unread = UnreadCounts(database, ring, names, rules)
+        mass_redaction = MassRedaction(rooms, database, names, jobs, publisher, unread)
+        publisher.on_events(mass_redaction.happened)
+        jobs.handle({redact_events.JOB: mass_redaction.run})
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
         sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations, readers)
         answers = RoomAnswers(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from storage.changes import Change, Delete, Do
 from storage.compression import unpack_json
 from storage.engine import Database
-from storage.schema import REDACTED, EventJsonRow, EventRow, TxnIdRow
+from storage.schema import REDACTED, EventJsonRow, EventRow, MassRedactionRow, TxnIdRow
 
 
 class StoredEvent(NamedTuple):
@@ -203,6 +203,17 @@ async def redactions_of(
         redacted_ids,
     )
     return _grouped(rows)
+
+
+async def mass_redaction_of(db: Database, room_nid: int, user_nid: int) -> MassRedactionRow | None:
+    """What is left to be redacted of all that a user has sent into a room."""
+    rows = await db.fetch(
+        "SELECT room_nid, user_nid, event_nid, before FROM mass_redactions"
+        " WHERE room_nid = ? AND user_nid = ?",
+        room_nid,
+        user_nid,
+    )
+    return MassRedactionRow(*rows[0]) if rows else None
 
 
 async def sent_event(db: Database, device_nid: int, path_hash: int, txn_id: str) -> int | None:

@@ -33,6 +33,7 @@ from storage.schema import (
     JudgedHashRow,
     KeySignatureRow,
     KnownUserRow,
+    MassRedactionRow,
     MediaLeftRow,
     MediaRow,
     MediaShownRow,
@@ -110,6 +111,7 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     BlobInDoubtRow,
     JudgedHashRow,
     ThumbnailRow,
+    MassRedactionRow,
     MediaShownRow,
     MediaLeftRow,
 )

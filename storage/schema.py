@@ -338,6 +338,16 @@ class RedactionRow(NamedTuple):
     event_nid: int
 
 
+@table("mass_redactions", key=("room_nid", "user_nid"))
+class MassRedactionRow(NamedTuple):
+    """Event `event_nid` redacts what the user has sent; what stands before `before` is not done."""
+
+    room_nid: int
+    user_nid: int
+    event_nid: int
+    before: Position
+
+
 @table("message_index", key=("rowid",))
 class MessageIndexRow(NamedTuple):
     """The words of a message, name or topic (`rowid` its event's number), see `storage.search`."""

@@ -27,6 +27,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "event_children": "events",
     "missing_prevs": "events",
     "redactions": "events",
+    "mass_redactions": "events",
     "txn_ids": "transaction ids",
     "snapshots": "snapshots",
     "current_state": "state",

@@ -218,6 +218,11 @@ class UnreadCounts:
         self._latest = room_nid, since, until, step
         return step
 
+    def forget(self, room_nid: int) -> None:
+        """Believe nothing of what is in memory of a room: its events were redacted."""
+        for key in [key for key in self._known if key[1] == room_nid]:
+            del self._known[key]
+
     async def positions(
         self, reader: Counted, room: Room, member_pos: int, until: int
     ) -> frozenset[int]:

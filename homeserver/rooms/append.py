@@ -14,6 +14,7 @@ from homeserver.rooms.head import Head
 from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
 from homeserver.rooms.mentions import default_flags, mention_rows, mentioned
+from homeserver.rooms.redact_events import mass_redaction, redacts_events
 from homeserver.rooms.related import related, unrelated
 from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
 from homeserver.rooms.shown import shown_no_more, stored_json
@@ -194,6 +195,11 @@ def append(
         if move is not None
     ]
     servers = server_moves(head, counted, local_server)
+    emptied = [
+        (move, numbers.take("job"))
+        for (_, _, _, _, after), move in zip(steps, moves, strict=True)
+        if move is not None and after is not None and redacts_events(head, after)
+    ]
     beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server)
 
     flags |= default_flags(head, event)
@@ -229,9 +235,7 @@ def append(
     if txn is not None:
         changes.append(Insert(TxnIdRow(txn.device_nid, txn.path_hash, txn.txn_id, nid, now)))
     if redacted is not None:
-        changes.append(mark_redacted(redacted[0]))
-        changes.extend(unrelated(room, *redacted))
-        changes.extend(shown_no_more(*redacted, redacted_sender, local_server, now))
+        changes.extend(_redacted(room, *redacted, redacted_sender, local_server, now))
     if event.redacts is not None:
         changes.append(Insert(RedactionRow(room, event.redacts, nid)))
     if because is None:
@@ -263,6 +267,10 @@ def append(
             head.summary = summary
             changes.append(Put(summary))
 
+    for move, job_nid in emptied:
+        changes.extend(
+            mass_redaction(room, move.user_nid, move.event_nid, Pos(index), job_nid, now)
+        )
     changes.extend(Insert(PduOutboxRow(server, Pos(index), one)) for server, one in beside)
     if redacted is not None:
         changes.extend(_redact_in_head(head, *redacted))
@@ -344,6 +352,40 @@ def _member_rows(room: int, index: int, member: MemberChange, local_server: str)
             )
         )
     return rows
+
+
+def redact(
+    head: Head,
+    nid: int,
+    event: Event,
+    by: tuple[int, Event],
+    *,
+    local_server: str,
+    now: int,
+) -> list[Change]:
+    """What it changes that event `nid` of the room is redacted by (number, event) `by`, which was
+    stored before and is no redaction of a single event.
+
+    Raises `NamesMissing` before anything has changed.
+    """
+    sender_nid = head.names.nid(event.sender)
+    is_current = event.state_key is not None and head.event_nid(*event.key) == nid
+    changes = _redacted(head.room_nid, nid, event, sender_nid, local_server, now)
+    changes.append(Put(RedactionRow(head.room_nid, event.event_id, by[0])))
+    if is_current or nid in head.events:
+        changes.extend(_redact_in_head(head, nid, event))
+    return changes
+
+
+def _redacted(
+    room_nid: int, nid: int, event: Event, sender_nid: int, local_server: str, now: int
+) -> list[Change]:
+    """The rows of an event (as it was before) that change because it is redacted."""
+    return [
+        mark_redacted(nid),
+        *unrelated(room_nid, nid, event),
+        *shown_no_more(nid, event, sender_nid, local_server, now),
+    ]
 
 
 def _redact_in_head(head: Head, nid: int, event: Event) -> list[Change]:

@@ -6,7 +6,7 @@ in a join, the authorising user of a restricted join, what a member may not be a
 spec: client-server-api#room-membership
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
@@ -16,6 +16,7 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import NAME_OF
+from homeserver.rooms.redact_events import NOTHING_REDACTED, wants
 from homeserver.rooms.restricted import (
     AUTHORISED_VIA,
     Allowed,
@@ -254,29 +255,56 @@ class Members:
             content["is_direct"] = True
         await self._elsewhere.invite(room, Draft(user_id, "m.room.member", content, target))
 
-    async def kick(self, user_id: str, room: Room, target: str, reason: str | None = None) -> None:
-        """Remove a member, or take back an invite or a knock."""
+    async def kick(
+        self,
+        user_id: str,
+        room: Room,
+        target: str,
+        reason: str | None = None,
+        *,
+        redact_events: Mapping[str, bool] = NOTHING_REDACTED,
+    ) -> None:
+        """Remove a member, or take back an invite or a knock.
+
+        `redact_events` is what is said of the user's events, as the member event has it.
+        """
         _check_target(target)
 
         def verb(sending: Sending) -> None:
             _check_in_room(sending.head, user_id)
             if sending.head.membership(target) not in ("join", "invite", "knock"):
                 raise MatrixError.forbidden(f"{target} is not in this room")
-            sending.add(Draft(user_id, "m.room.member", _with_reason("leave", reason), target))
+            content = {**_with_reason("leave", reason), **redact_events}
+            sending.add(Draft(user_id, "m.room.member", content, target))
 
         await self._rooms.change(room, verb)
 
-    async def ban(self, user_id: str, room: Room, target: str, reason: str | None = None) -> None:
-        """Ban; nothing happens when the user is banned already and the sender may ban."""
+    async def ban(
+        self,
+        user_id: str,
+        room: Room,
+        target: str,
+        reason: str | None = None,
+        *,
+        redact_events: Mapping[str, bool] = NOTHING_REDACTED,
+    ) -> None:
+        """Ban; nothing happens when the user is banned already and the sender may ban.
+
+        `redact_events` is as for `kick`: a ban that redacts may follow one that doesn't.
+        """
         _check_target(target)
 
         def verb(sending: Sending) -> None:
             head = sending.head
             _check_in_room(head, user_id)
             levels = head.power_levels()
-            if head.membership(target) == "ban" and levels.user_level(user_id) >= levels.ban:
+            current = head.event("m.room.member", target)
+            banned = current is not None and current.content.get("membership") == "ban"
+            more = any(redact_events.values()) and (current is None or not wants(current))
+            if banned and not more and levels.user_level(user_id) >= levels.ban:
                 return
-            sending.add(Draft(user_id, "m.room.member", _with_reason("ban", reason), target))
+            content = {**_with_reason("ban", reason), **redact_events}
+            sending.add(Draft(user_id, "m.room.member", content, target))
 
         await self._rooms.change(room, verb)
 

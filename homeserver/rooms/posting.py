@@ -15,6 +15,7 @@ from homeserver.matrix.ids import is_event_id
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
+from homeserver.rooms.redact_events import is_redactable
 from homeserver.rooms.relations import Relating
 from homeserver.rooms.send import Draft, Sending, unchanged
 from homeserver.runtime.clock import Clock
@@ -27,8 +28,6 @@ from storage.rooms import aliases
 _ANSWERS = 4_096
 _ANSWERS_SECONDS = 600.0
 _REDACTION = "m.room.redaction"
-# Without the one nobody knows any more what room this is, without the other it is closed to all.
-_NOT_REDACTABLE = ("m.room.create", "m.room.server_acl")
 
 
 class Posting:
@@ -122,7 +121,7 @@ class Posting:
                 if nid is None:
                     raise MatrixError.not_found("The room has no such event")
                 target = head.loaded(nid)
-                if target.type in _NOT_REDACTABLE and target.is_state:
+                if not is_redactable(target):
                     raise MatrixError.forbidden(f"{target.type} can't be redacted")
                 levels = head.power_levels()
                 own = target.sender == user_id

@@ -22,6 +22,7 @@ from homeserver.matrix.sign import content_hash_fits
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Place
 from homeserver.rooms.head import EventsMissing, Head, Needs
+from homeserver.rooms.redact_events import is_redactable, redacts_events
 from homeserver.rooms.resets import LevelsMissing, Lineage, Loss, Resets, is_suspicious, losses
 from homeserver.rooms.send import Sending
 from homeserver.rooms.snapshots import SnapshotChain
@@ -37,8 +38,11 @@ from storage.events import (
     first_position,
     redactions_of,
 )
+from storage.memberships import in_room_of
 from storage.packing import pack_numbers, unpack_numbers
 from storage.schema import (
+    BAN,
+    LEAVE,
     LINEAR,
     LOCAL,
     OUTLIER,
@@ -203,6 +207,7 @@ class Receiver:
         """
         shelf = await self._shelf(room, [event for event, _ in events])
         first = min(0, await first_position(self._database, room.nid))
+        gone = await self._gone(room, {event.sender for event, _ in events})
         judgings = [
             (_Judging(self._database, self._states, self._names, event, None, shelf=shelf), pdu)
             for event, pdu in events
@@ -217,7 +222,8 @@ class Receiver:
             later = _Later()
             pos = first
             for judging, pdu in judgings:
-                if judging.run_history(sending, pdu, self._numbers, pos - 1, later):
+                is_gone = judging.event.sender in gone
+                if judging.run_history(sending, pdu, self._numbers, pos - 1, later, is_gone):
                     pos -= 1
             sending.changes.extend(
                 Put(MissingPrevRow(room.nid, event_id, child))
@@ -235,6 +241,13 @@ class Receiver:
         )
         ids = {id_ for event in events for id_ in _named(event)}
         return await Shelf.read(self._database, room.nid, ids)
+
+    async def _gone(self, room: Room, senders: Collection[str]) -> frozenset[str]:
+        """Those of the senders who have left the room or are banned: few, mostly."""
+        nids = await self._names.nids(senders)
+        members = await in_room_of(self._database, room.nid, nids.values())
+        left = {nid for nid, row in members.items() if row.membership in (LEAVE, BAN)}
+        return frozenset(user_id for user_id, nid in nids.items() if nid in left)
 
     async def store_outliers(
         self, room: Room, events: Collection[tuple[Event, bytes]]
@@ -351,6 +364,7 @@ class _Judging:
             self.lost = self._losses(head, changed, nid, auths)
         snap_nid = head.snapshots.nid if linear else self._snapshot(sending, prevs, state, numbers)
         redacted, because = self._redactions(head)
+        by = self._emptied(head) if flags & SOFT_FAILED else None
         place = Place(
             nid=nid,
             stored=own is not None,
@@ -362,9 +376,11 @@ class _Judging:
             flags=flags
             | (0 if flags else self._accepted_flags)
             | (LINEAR if linear and not flags else 0)
-            | (0 if because is None else REDACTED),
+            | (0 if because is None and by is None else REDACTED),
             because=because,
         )
+        if by is not None:
+            sending.changes.append(Put(RedactionRow(head.room_nid, event.event_id, by)))
         verdict = Verdict.ACCEPTED
         if flags & (REJECTED | SOFT_FAILED):
             self._store_outside(sending, place, auths, pdu)
@@ -421,8 +437,12 @@ class _Judging:
         numbers: Numbers,
         pos: int,
         later: "_Later",
+        is_gone: bool,
     ) -> bool:
-        """Place the event at `pos`; `later` are those that were placed just before it."""
+        """Place the event at `pos`; `later` are those that were placed just before it.
+
+        `is_gone`: its sender is in the room no more; perhaps all that they sent is redacted.
+        """
         event, head = self._event, sending.head
         shelf = self._stored(head)
         own = shelf.nids.get(event.event_id)
@@ -436,7 +456,8 @@ class _Judging:
         known = [self._known(head, by) for by in redactions]
         if event.event_id in later.redactions:
             known.append(later.redactions[event.event_id])
-        if any(_may_redact(head, redaction, event) for redaction in known):
+        by = self._emptied(head) if is_gone else None
+        if by is not None or any(_may_redact(head, redaction, event) for redaction in known):
             flags |= REDACTED
         elif not content_hash_fits(event.pdu):
             # What our users may not see of it was left out: it only holds the graph together.
@@ -473,6 +494,8 @@ class _Judging:
         changes += [
             Put(EventChildRow(nid, child)) for child in later.children.pop(event.event_id, ())
         ]
+        if by is not None:
+            changes.append(Put(RedactionRow(head.room_nid, event.event_id, by)))
         if event.redacts is not None:
             changes.append(Put(RedactionRow(head.room_nid, event.redacts, nid)))
             later.redactions[event.redacts] = event
@@ -746,6 +769,13 @@ class _Judging:
             if _may_redact(head, redaction, event):
                 return redacted, (by, redaction)
         return redacted, None
+
+    def _emptied(self, head: Head) -> int | None:
+        """The kick or ban, now current, by which all that the sender has sent is redacted."""
+        nid = head.event_nid("m.room.member", self._event.sender)
+        if nid is None or not is_redactable(self._event):
+            return None
+        return nid if redacts_events(head, head.loaded(nid)) else None
 
     def _store_outside(self, sending: Sending, place: Place, auths: list[int], pdu: bytes) -> None:
         """Keep an event that has no place in the timeline."""

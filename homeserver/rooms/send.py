@@ -16,7 +16,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed, TooLarge
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
-from homeserver.rooms.append import Appended, Place, Txn, append, summary_text
+from homeserver.rooms.append import Appended, Place, Txn, append, redact, summary_text
 from homeserver.rooms.head import Head
 from homeserver.rooms.shown import shown_no_more, stored_json
 from homeserver.runtime.clock import Clock
@@ -159,6 +159,20 @@ class Sending:
         )
         self.events.append(appended)
         self.changes.extend(changes)
+
+    def redact(self, nid: int, event: Event, by: tuple[int, Event]) -> None:
+        """Redact event `nid` by the stored event `by` (number, event), which is no redaction of it
+        alone. Raises `NamesMissing` before anything has changed.
+        """
+        author = self._author
+        self.changes += redact(
+            self.head,
+            nid,
+            event,
+            by,
+            local_server=author.server_name,
+            now=author.clock.now_ms(),
+        )
 
     def stored_json(self, nid: int, pdu: bytes, *, redacted: bool) -> list[Change]:
         """The rows of an event's canonical JSON, for one that gets no place behind the others."""

@@ -4,8 +4,9 @@ Owns what is done with an item after its commit: the ring, the memberships in me
 the wake-ups, in stream order. It runs on the loop and never waits.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
+from homeserver.matrix.event import Event
 from homeserver.matrix.relations import thread_of
 from homeserver.rooms.append import Appended, MemberChange
 from homeserver.rooms.views import EventView, Views, redacted_event, replaced_extra
@@ -112,6 +113,11 @@ class Publisher:
         self._notifier.wake_room(room_nid)
         for happened in self._followers:
             happened(room_nid, first_pos, events)
+
+    def redacted(self, events: Mapping[int, Event], by: int, because: Event) -> None:
+        """Events (by number, as they were before) were redacted by `because`, of number `by`."""
+        for nid, event in events.items():
+            self._views.redacted(nid, event, by, because, self._ring.views)
 
     def outside(self, room_nid: int, pos: int, member: MemberChange) -> None:
         """A user's membership of a room that we are not in: it is in nobody's timeline."""
