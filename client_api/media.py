@@ -7,7 +7,7 @@ from typing import Literal
 
 from homeserver.http.bodies import Incoming
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
-from homeserver.http.files import File, file_reply
+from homeserver.http.files import File, file_headers, file_reply
 from homeserver.http.shape import Empty, Natural, Raw, Shape, Streamed
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.mxc import Mxc
@@ -102,7 +102,7 @@ async def download(
 ) -> Streamed | Raw:
     """A file, under its own name or the one that is asked for."""
     name = Mxc(server_name, media_id)
-    return await _download(call, Wanted(name, query.timeout_ms), file_name)
+    return await _download(call, Wanted(name, query.timeout_ms), file_name, redirect=True)
 
 
 @endpoint(
@@ -118,7 +118,7 @@ async def old_download(
     wanted = Wanted(
         Mxc(server_name, media_id), query.timeout_ms, query.allow_remote, authenticated=False
     )
-    return await _download(call, wanted, file_name)
+    return await _download(call, wanted, file_name, redirect=query.allow_redirect)
 
 
 @endpoint(
@@ -130,7 +130,8 @@ async def thumbnail(
     call: Call, server_name: str, media_id: str, query: ThumbnailQuery
 ) -> Streamed | Raw:
     """A smaller form of a picture."""
-    return await _thumbnail(call, Wanted(Mxc(server_name, media_id), query.timeout_ms), query)
+    wanted = Wanted(Mxc(server_name, media_id), query.timeout_ms)
+    return await _thumbnail(call, wanted, query, redirect=True)
 
 
 @endpoint(
@@ -145,21 +146,28 @@ async def old_thumbnail(
     wanted = Wanted(
         Mxc(server_name, media_id), query.timeout_ms, query.allow_remote, authenticated=False
     )
-    return await _thumbnail(call, wanted, query)
+    return await _thumbnail(call, wanted, query, redirect=query.allow_redirect)
 
 
-async def _thumbnail(call: Call, wanted: Wanted, query: ThumbnailQuery) -> Streamed | Raw:
+async def _thumbnail(
+    call: Call, wanted: Wanted, query: ThumbnailQuery, *, redirect: bool
+) -> Streamed | Raw:
     media = call.app.media
     box = Box(query.width, query.height, query.method == "crop", query.animated)
-    return _file(call, await media.thumbnails.of(await media.downloads.find(wanted), box))
+    found = await media.thumbnails.of(await media.downloads.find(wanted), box)
+    return await _file(call, found, "", redirect=redirect)
 
 
-async def _download(call: Call, wanted: Wanted, file_name: str) -> Streamed | Raw:
-    return _file(call, await call.app.media.downloads.find(wanted), file_name)
+async def _download(
+    call: Call, wanted: Wanted, file_name: str, *, redirect: bool
+) -> Streamed | Raw:
+    found = await call.app.media.downloads.find(wanted)
+    return await _file(call, found, file_name, redirect=redirect)
 
 
-def _file(call: Call, found: Content, file_name: str = "") -> Streamed | Raw:
-    files = call.app.media.files
+async def _file(call: Call, found: Content, file_name: str, *, redirect: bool) -> Streamed | Raw:
+    """The file; `redirect`: or where it is to be had, if it is kept elsewhere."""
+    files, request = call.app.media.files, call.request.raw
     file = File(
         lambda start, stop: files.read(found.digest, start, stop),
         found.size,
@@ -167,4 +175,9 @@ def _file(call: Call, found: Content, file_name: str = "") -> Streamed | Raw:
         found.digest.hex(),
         file_name or found.filename,
     )
-    return file_reply(call.request.raw.headers, file)
+    # A link is for GET alone, and what a client has already needs none.
+    if redirect and request.method == "GET" and "If-None-Match" not in request.headers:
+        link = await files.link(found.digest, file_headers(file))
+        if link is not None:
+            return Raw(b"", 307, "", {"Location": link, "Cache-Control": "no-store"})
+    return file_reply(request.headers, file)

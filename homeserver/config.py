@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -513,6 +514,30 @@ class Media:
     )
 
 
+@dataclass(frozen=True)
+class S3Bucket:
+    bucket: str = option(
+        "",
+        reason="The bucket that files can be kept in, of S3 or of a service that speaks as it "
+        "does. Needs homeserver[s3] to be installed.",
+    )
+    new_files: bool = option(
+        True,
+        reason="Whether new files are kept there, no more in the folder of [media]. Files stay "
+        "where they are until `homeserver media move`.",
+    )
+    url: str = option("", reason="The address of the service. Empty: Amazon's for the region.")
+    region: str = option("us-east-1", reason="The region of the bucket.")
+    access_key: str = option("", reason="The name of the key by which the bucket is opened.")
+    secret_key: str = option("", reason="The key by which the bucket is opened.", secret=True)
+    prefix: str = option("", reason="What the names of all files in the bucket begin with.")
+    redirect_url: str = option(
+        "",
+        reason="The address of the service for clients, which are then sent there for downloads, "
+        "by links that are good for five minutes. Empty: files go through this server.",
+    )
+
+
 SECTIONS: dict[str, type] = {
     "server": Server,
     "database": Database,
@@ -524,6 +549,7 @@ SECTIONS: dict[str, type] = {
     "sync": Sync,
     "federation": Federation,
     "media": Media,
+    "s3": S3Bucket,
     "presence": Presence,
     "logging": Logging,
     "metrics": Metrics,
@@ -551,6 +577,7 @@ class Config:
     sync: Sync
     federation: Federation
     media: Media
+    s3: S3Bucket
     presence: Presence
     logging: Logging
     metrics: Metrics
@@ -617,6 +644,7 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         _check_proxy(source, proxy)
     _check_federation(source, config.federation)
     _check_support(source, config.support)
+    _check_s3(source, config.s3)
     if config.rooms.default_version not in ROOM_VERSIONS:
         raise ConfigError(
             f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "
@@ -663,6 +691,17 @@ def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:
         raise ConfigError(f"{place}: all languages of {terms.policy} must have one version")
     if [other.language for other in same].count(terms.language) > 1:
         raise ConfigError(f"{place}: {terms.policy} is there twice in {terms.language}")
+
+
+def _check_s3(source: str, s3: S3Bucket) -> None:
+    if not s3.bucket:
+        return
+    for name in ("url", "redirect_url"):
+        parts = urlsplit(getattr(s3, name))
+        if getattr(s3, name) and (parts.scheme not in {"http", "https"} or not parts.netloc):
+            raise ConfigError(f"{source}: s3.{name} must begin with https:// and a host")
+    if find_spec("obstore") is None:
+        raise ConfigError(f"{source}: s3.bucket needs more: pip install 'homeserver[s3]'")
 
 
 def _check_support(source: str, support: Support) -> None:

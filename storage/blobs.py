@@ -33,6 +33,10 @@ class BlobMissing(Exception):
     """There is no file of this hash."""
 
 
+class PlaceFailed(Exception):
+    """The place where files are kept can't be reached, or refuses."""
+
+
 class Draft:
     """Content that is being written: in memory up to one piece, then in a file of `folder`.
 
@@ -108,10 +112,13 @@ class Blobs(Protocol):
     """A place where files are kept by their hash."""
 
     async def put(self, draft: Draft) -> None:
-        """Keep a finished draft; its file may be taken over. Raises NoSpace or OSError."""
+        """Keep a finished draft; its file may be taken over.
+
+        Raises NoSpace, OSError or PlaceFailed, as the others do that are not said to do else.
+        """
 
     def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of a file from `start` up to `stop`; raises BlobMissing or OSError."""
+        """The bytes of a file from `start` up to `stop`; raises BlobMissing too."""
 
     async def delete(self, digest: bytes) -> None:
         """Remove a file, if it is there."""

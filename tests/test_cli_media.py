@@ -18,4 +18,6 @@ def test_files_are_looked_at_and_hidden(place: Path) -> None:
     assert "no such file" in refused(place, "media", "delete", "mxc://test.example/nothing")
     done(place, "media", "release", digest)
     assert told(place, "media", "usage")["hidden"] == []
+    assert done(place, "media", "move", "--to", "disk") == "0 files (0.0 MB) were moved.\n"
+    assert "can't be kept in 's3'" in refused(place, "media", "move", "--to", "s3")
     assert done(place, "media", "purge", "--days", "0") == "0 files were dropped.\n"

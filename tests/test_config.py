@@ -224,6 +224,7 @@ def test_the_environment_comes_before_the_file() -> None:
             {},
             "trusted_proxies.*host bits",
         ),
+        ({**MINIMAL, "s3": {"bucket": "b", "url": "minio:9000"}}, {}, "s3.url must begin"),
         ({"server": {"name": "a", "trusted_proxies": [1]}}, {}, r"trusted_proxies\[0\] must be"),
         ({"server": {"name": "a", "public_base_url": "example"}}, {}, "public_base_url must begin"),
     ],

@@ -3,6 +3,10 @@
 Not part of the specification, nor of what tools of the field use: paths and fields are ours.
 """
 
+from typing import Annotated
+
+import msgspec
+
 from homeserver.http.endpoint import Admin, Call, endpoint
 from homeserver.http.shape import Empty, Natural, Shape
 from homeserver.matrix.canonical import JsonObject
@@ -27,6 +31,21 @@ class PurgeBody(Shape):
 
 class Purged(Shape):
     deleted: int
+
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class MoveBody(Shape):
+    to: str
+    after: Sha256 | None = None
+
+
+class Moved(Shape):
+    files: int
+    bytes: int
+    failed: list[str]
+    after: str | None
 
 
 class Overview(Shape):
@@ -85,3 +104,9 @@ async def purge(call: Call, body: PurgeBody) -> Purged:
 async def faults(call: Call) -> Faults:
     """Files that are missing, unknown, or named by nothing."""
     return Faults([fault._asdict() for fault in await call.app.media.moderation.faults()])
+
+
+@endpoint("POST /_homeserver/admin/v1/media/move", spec="", auth=Admin(), limit="none")
+async def move(call: Call, body: MoveBody) -> Moved:
+    """Move some files to another place, and say where to go on."""
+    return Moved(*await call.app.media.moving.step(body.to, body.after))

@@ -93,6 +93,33 @@ def purge(path: Path, days: int) -> None:
 
 @media.command()
 @config_option
+@click.option("--to", required=True, type=click.Choice(["disk", "s3"]), help="Where to.")
+def move(path: Path, to: str) -> None:
+    """Move all files to the disk or to the bucket of [s3], also while the server runs.
+
+    Each is read back and compared before it goes from its old place. What was broken off is begun
+    again by the same command.
+    """
+    files = size = 0
+    failed: list[str] = []
+    after: str | None = None
+    with administration(Config.load(path, os.environ)) as ours:
+        while True:
+            step = ours.request("POST", f"{PATH}/move", {"to": to, "after": after})
+            files, size = files + step["files"], size + step["bytes"]
+            failed += step["failed"]
+            after = step["after"]
+            if after is None:
+                break
+    click.echo(f"{files} files ({size / 1e6:.1f} MB) were moved.")
+    for one in failed:
+        click.echo(f"{one} can't be moved: it is missing, or not what it should be.")
+    if failed:
+        raise SystemExit(1)
+
+
+@media.command()
+@config_option
 @json_option
 def fsck(path: Path, as_json: bool) -> None:
     """Look for files that are missing, unknown, named by nothing, or that should have gone."""

@@ -70,6 +70,14 @@ class File:
     filename: str | None = None
 
 
+def file_headers(file: File) -> dict[str, str]:
+    """The headers that a file is to have where another service answers with it."""
+    return {
+        "Content-Type": file.content_type,
+        "Content-Disposition": disposition(file.content_type, file.filename),
+    }
+
+
 def file_reply(headers: Mapping[str, str], file: File) -> Streamed | Raw:
     """The reply with a file to a request with these headers: all of it, a range, or nothing new.
 

@@ -7,9 +7,10 @@ Who refers to a file stands in the changes that callers add.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from homeserver.errors import MatrixError
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import media as store
-from storage.blobs import BlobMissing, Blobs, Disk, Draft, NoSpace
+from storage.blobs import BlobMissing, Blobs, Disk, Draft, NoSpace, PlaceFailed
 from storage.changes import Change, Delete, Insert, Put
 from storage.engine import Database
 from storage.schema import BlobInDoubtRow, BlobRow, JudgedHashRow, MediaRow, ThumbnailRow
@@ -27,6 +28,12 @@ log = logging.getLogger(__name__)
 DISK = 0
 S3 = 1
 PLACES = {"disk": DISK, "s3": S3}
+LINK_SECONDS = 300
+"""For how long a link to a file's place is good."""
+
+
+class Spoilt(Exception):
+    """A file does not have the content that its hash promises."""
 
 
 class Files:
@@ -54,10 +61,7 @@ class Files:
         """Make the folders, and finish or undo what an earlier run was at; raises OSError."""
         await self.disk.open()
         for digest, place in await store.in_doubt(self._database):
-            blob = await store.blob(self._database, digest)
-            if blob is None or blob.place != place:
-                await self._at(place).delete(digest)
-            await self._commits.commit([store.decided(digest, place)])
+            await self._decide(digest, place)
         self._judged = {row.hash: row for row in await store.judged(self._database)}
 
     async def close(self) -> None:
@@ -74,6 +78,8 @@ class Files:
         except NoSpace as error:
             log.error("a file could not be stored: %s", error)
             raise MatrixError("M_UNKNOWN", "The server has no space for this file", 507) from None
+        except PlaceFailed as error:
+            raise _unreachable(error) from None
 
     async def keep(self, draft: Draft, changes: Sequence[Change]) -> None:
         """Store a finished draft together with the rows that refer to it.
@@ -110,11 +116,23 @@ class Files:
             await self._undo(digest, place)
             raise
 
+    async def _decide(self, digest: bytes, place: int) -> None:
+        """Remove a file from a place if its row does not say that it is there.
+
+        When the place fails that is left to the next start.
+        """
+        blob = await store.blob(self._database, digest)
+        try:
+            if blob is None or blob.place != place:
+                await self._at(place).delete(digest)
+        except PlaceFailed as error:
+            log.error("a file may be left over until the next start: %s", error)
+            return
+        await self._commits.commit([store.decided(digest, place)])
+
     async def _undo(self, digest: bytes, place: int) -> None:
         try:
-            if await store.blob(self._database, digest) is None:
-                await self._at(place).delete(digest)
-            await self._commits.commit([store.decided(digest, place)])
+            await self._decide(digest, place)
         except Exception:
             log.exception("a file that was not stored is looked at again at the next start")
 
@@ -153,35 +171,104 @@ class Files:
             doubt = Put(BlobInDoubtRow(digest, blob.place))
             forms = [Delete(ThumbnailRow, name) for name in itself]
             await self._commits.commit([*gone, *forms, doubt, Delete(BlobRow, (digest,))])
-            await self._at(blob.place).delete(digest)
-            await self._commits.commit([store.decided(digest, blob.place)])
+            await self._decide(digest, blob.place)
 
     async def is_there(self, digest: bytes) -> bool:
         """Whether the file of a content can be read, whatever its row says."""
         blob = await store.blob(self._database, digest)
-        return blob is not None and await self._at(blob.place).has(digest)
+        try:
+            return blob is not None and await self._at(blob.place).has(digest)
+        except PlaceFailed as error:
+            raise _unreachable(error) from None
 
-    async def local(self, digest: bytes) -> Path:
-        """The path of a content on this machine's disk; raises BlobMissing."""
-        if not await self.disk.has(digest):
+    @asynccontextmanager
+    async def on_disk(self, digest: bytes) -> AsyncIterator[Path]:
+        """A content as a file of this machine's disk, for a while; raises BlobMissing."""
+        if await self.disk.has(digest):
+            yield self.disk.path(digest)
+            return
+        async with self.draft() as draft:
+            await self._copy(digest, draft)
+            yield await draft.file()
+
+    async def _copy(self, digest: bytes, draft: Draft) -> None:
+        blob = await store.blob(self._database, digest)
+        if blob is None:
             raise BlobMissing(digest.hex())
-        return self.disk.path(digest)
+        async with aclosing(self._at(blob.place).read(digest, 0, blob.size)) as pieces:
+            async for piece in pieces:
+                await draft.write(piece)
+        await draft.finish()
+
+    async def link(self, digest: bytes, headers: dict[str, str]) -> str | None:
+        """Where a client can get a file by itself, with these headers; None if it can't."""
+        blob = await store.blob(self._database, digest)
+        if blob is None:
+            return None
+        return await self._at(blob.place).url(digest, headers, LINK_SECONDS)
+
+    def has_place(self, place: int) -> bool:
+        """Whether files can be kept there."""
+        return place in self._places
+
+    async def move(self, digest: bytes, to: int) -> bool:
+        """Move a file to a place; whether it was not there yet.
+
+        Raises BlobMissing, Spoilt, MatrixError M_UNKNOWN (503, 507).
+        """
+        async with self._turn(digest), self.draft() as draft:
+            blob = await store.blob(self._database, digest)
+            if blob is None or blob.place == to:
+                return False
+            await self._copy(digest, draft)
+            if draft.digest != digest:
+                raise Spoilt(digest.hex())
+            await self._commits.commit([Put(BlobInDoubtRow(digest, to))])
+            try:
+                await self._at(to).put(draft)
+                await self._check(digest, blob.size, to)
+                moved = Put(blob._replace(place=to))
+                left = Put(BlobInDoubtRow(digest, blob.place))
+                await self._commits.commit([moved, store.decided(digest, to), left])
+            except BaseException:
+                await self._undo(digest, to)
+                raise
+            await self._decide(digest, blob.place)
+            return True
+
+    async def _check(self, digest: bytes, size: int, place: int) -> None:
+        """Read a file back from a place; raises Spoilt when it is another."""
+        hashed = hashlib.sha256()
+        async with aclosing(self._at(place).read(digest, 0, size)) as pieces:
+            async for piece in pieces:
+                hashed.update(piece)
+        if hashed.digest() != digest:
+            raise Spoilt(digest.hex())
 
     async def blob(self, digest: bytes) -> BlobRow | None:
         """The row of a file."""
         return await store.blob(self._database, digest)
 
     async def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Bytes of a file from `start` up to `stop`; raises BlobMissing."""
-        blob = await store.blob(self._database, digest)
-        if blob is None:
-            raise BlobMissing(digest.hex())
-        pieces = self._at(blob.place).read(digest, start, stop)
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            await pieces.aclose()
+        """Bytes of a file from `start` up to `stop`.
+
+        Raises BlobMissing, and MatrixError M_UNKNOWN (503) when its place can't be reached.
+        """
+        missing_at = None
+        while True:
+            blob = await store.blob(self._database, digest)
+            if blob is None or blob.place == missing_at:
+                raise BlobMissing(digest.hex())
+            try:
+                async with aclosing(self._at(blob.place).read(digest, start, stop)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except BlobMissing:
+                # It may just have moved.
+                missing_at = blob.place
+            except PlaceFailed as error:
+                raise _unreachable(error) from None
 
     async def judge(self, row: JudgedHashRow) -> None:
         """Show a content no more; what is blocked is not taken again either."""
@@ -197,12 +284,12 @@ class Files:
         """All contents that are not shown, the last judged first."""
         return sorted(self._judged.values(), key=lambda row: row.ts, reverse=True)
 
-    async def sizes(self) -> dict[bytes, int]:
-        """Every file that is there, with its size."""
-        found: dict[bytes, int] = {}
-        for place in self._places.values():
-            found |= await place.sizes()
-        return found
+    async def sizes(self) -> dict[int, dict[bytes, int]]:
+        """By place every file that is there, with its size; raises MatrixError M_UNKNOWN (503)."""
+        try:
+            return {number: await place.sizes() for number, place in self._places.items()}
+        except PlaceFailed as error:
+            raise _unreachable(error) from None
 
     def judgement(self, digest: bytes) -> JudgedHashRow | None:
         """Why a content is not shown, if it isn't."""
@@ -211,7 +298,7 @@ class Files:
     def _at(self, place: int) -> Blobs:
         found = self._places.get(place)
         if found is None:
-            raise OSError("a file lies in S3, which is not configured (any more)")
+            raise PlaceFailed("a file lies in S3, which is not configured (any more)")
         return found
 
     @asynccontextmanager
@@ -225,6 +312,11 @@ class Files:
             turn.users -= 1
             if not turn.users:
                 del self._turns[digest]
+
+
+def _unreachable(error: PlaceFailed) -> MatrixError:
+    log.error("a place of files fails: %s", error)
+    return MatrixError("M_UNKNOWN", "The store of files can't be reached", 503)
 
 
 class _Turn:

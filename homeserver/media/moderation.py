@@ -83,16 +83,19 @@ class Moderation:
             after = blobs[-1].hash
             named = await store.named(self._database, [blob.hash for blob in blobs])
             for blob in blobs:
-                size = there.pop(blob.hash, None)
+                size = there.get(blob.place, {}).pop(blob.hash, None)
                 if size is None:
                     found.append(Fault(blob.hash.hex(), "the file is missing"))
                 elif size != blob.size:
                     found.append(Fault(blob.hash.hex(), "the file has another size"))
                 if blob.hash not in named:
                     found.append(Fault(blob.hash.hex(), "nothing names it"))
-        # What was stored since the files were listed is no fault.
-        unknown = [digest for digest in there if await self._files.blob(digest) is None]
-        found += [Fault(digest.hex(), "the file is not known") for digest in unknown]
+        for place, more in there.items():
+            for digest in more:
+                # What was stored since the files were listed is no fault.
+                known = await self._files.blob(digest)
+                if known is None or known.place != place:
+                    found.append(Fault(digest.hex(), "the file is not known"))
         for left in await self._leaving.overdue(_DAY_MS, _MOST_SHOWN):
             name = Mxc(left.server, left.media_id)
             row = (await store.media(self._database, left.server, [left.media_id])).get(

@@ -100,7 +100,8 @@ class Thumbnails:
     async def _make(self, content: Content, spec: str, box: Box) -> ThumbnailRow:
         digest = content.digest
         try:
-            shrunk = await self._shrinkers.shrink(await self._files.local(digest), box)
+            async with self._files.on_disk(digest) as path:
+                shrunk = await self._shrinkers.shrink(path, box)
         except BlobMissing:
             raise MatrixError.not_found("There is no such file") from None
         except NoPicture as error:

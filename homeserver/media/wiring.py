@@ -6,12 +6,13 @@ its own.
 
 from dataclasses import dataclass
 
-from homeserver.config import Config
+from homeserver.config import Config, S3Bucket
 from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
-from homeserver.media.files import DISK, Files
+from homeserver.media.files import DISK, S3, Files
 from homeserver.media.leaving import Leaving
 from homeserver.media.moderation import Moderation
+from homeserver.media.moving import Moving
 from homeserver.media.previews import Previews
 from homeserver.media.remote import Elsewhere, Remote
 from homeserver.media.shrinkers import Shrinkers
@@ -19,7 +20,7 @@ from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.uploads import Uploads
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
-from storage.blobs import Disk
+from storage.blobs import Blobs, Disk
 from storage.engine import Database
 
 TIDY_SECONDS = 300.0
@@ -38,6 +39,7 @@ class Media:
     previews: Previews
     leaving: Leaving
     moderation: Moderation
+    moving: Moving
 
     @classmethod
     async def build(
@@ -56,7 +58,11 @@ class Media:
         options, name = config.media, config.server.name
         durable = config.database.synchronous == "full"
         disk = Disk(options.dir, durable=durable, keep_free=options.keep_free_bytes)
-        files = Files(database, commits, clock, disk, {DISK: disk}, DISK)
+        places: dict[int, Blobs] = {DISK: disk}
+        if config.s3.bucket:
+            places[S3] = _s3(config.s3)
+        keep_in = S3 if S3 in places and config.s3.new_files else DISK
+        files = Files(database, commits, clock, disk, places, keep_in)
         await files.open()
         uploads = Uploads(options, files, database, commits, clock, name)
         remote = Remote(options, files, elsewhere, database, commits, clock)
@@ -75,6 +81,7 @@ class Media:
             ),
             leaving=leaving,
             moderation=Moderation(files, remote, leaving, database, clock),
+            moving=Moving(files, database),
         )
 
     async def tidy(self) -> None:
@@ -90,3 +97,19 @@ class Media:
         await self.thumbnails.close()
         await self.previews.close()
         await self.files.close()
+
+
+def _s3(options: S3Bucket) -> Blobs:
+    # It loads a library that others need not have.
+    from storage.s3 import S3, Bucket
+
+    bucket = Bucket(
+        options.url or f"https://s3.{options.region}.amazonaws.com",
+        options.bucket,
+        options.region,
+        options.access_key,
+        options.secret_key,
+        options.prefix,
+        options.redirect_url,
+    )
+    return S3(bucket)

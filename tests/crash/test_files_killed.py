@@ -8,8 +8,11 @@ from typing import Any
 
 import aiohttp
 
+from tests.media.bucket import Service, s3_service
 from tests.processes import OurServer, Server, running
 from tests.serving import PASSWORD
+
+__all__ = ["s3_service"]
 
 KILLS = 2
 
@@ -129,6 +132,79 @@ async def take_back(server: OurServer) -> None:
             await asyncio.sleep(0.05)
         for uri in kept:
             assert await status(http, server, headers, uri) == 200
+        assert await faults(http, server) == []
+
+
+async def test_files_that_are_moved_are_whole_wherever_they_are(
+    tmp_path: Path, s3_service: Service
+) -> None:
+    """Uploads to the bucket go on meanwhile."""
+    server = OurServer(tmp_path / "server")
+    bucket = s3_service.bucket()
+    with server.config.open("a") as config:
+        config.write(f"[s3]\nbucket = '{bucket.name}'\nurl = '{bucket.url}'\n")
+        config.write(f"access_key = '{bucket.access_key}'\nsecret_key = '{bucket.secret_key}'\n")
+    with running(server):
+        await move_about(server)
+
+
+async def move_about(server: OurServer) -> None:
+    kept: dict[str, bytes] = {}
+    numbers = itertools.count()
+    ended = asyncio.Event()
+    steps = 0
+    async with aiohttp.ClientSession() as http:
+        body = {"username": "a", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+        async with http.post(f"{server.url}/_matrix/client/v3/register", json=body) as answer:
+            token = (await answer.json())["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+
+        async def upload() -> None:
+            while not ended.is_set():
+                content = hashlib.shake_128(b"%d" % next(numbers)).digest(200_000)
+                try:
+                    url = f"{server.url}/_matrix/media/v3/upload"
+                    async with http.post(url, data=content, headers=headers) as answer:
+                        assert answer.status == 200
+                        kept[(await answer.json())["content_uri"]] = content
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.05)
+
+        async def move() -> None:
+            nonlocal steps
+            url = f"{server.url}/_homeserver/admin/v1/media/move"
+            for to in itertools.cycle(("disk", "s3")):
+                # Each start has its own.
+                secret = (server.folder / "admin.token").read_text().strip()
+                admin = {"Authorization": f"Bearer {secret}"}
+                try:
+                    async with http.post(url, json={"to": to}, headers=admin) as answer:
+                        if answer.status == 401:
+                            continue
+                        assert answer.status == 200
+                        said = await answer.json()
+                        assert said["failed"] == []
+                        steps += said["files"]
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.05)
+                if ended.is_set():
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(upload())
+            group.create_task(move())
+            while steps < 10:  # noqa: ASYNC110  # two tasks bring it on
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            ended.set()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        for uri, content in kept.items():
+            url = f"{server.url}/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+            async with http.get(url, headers=headers) as answer:
+                assert (answer.status, await answer.read()) == (200, content)
+        # That counts what is twice, too.
         assert await faults(http, server) == []
 
 
