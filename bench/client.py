@@ -192,6 +192,32 @@ class Client:
             if start is None:
                 return events
 
+    # Files
+
+    async def upload(self, data: bytes, content_type: str) -> str:
+        """Upload a file; its `mxc:` address."""
+        target = "/_matrix/media/v3/upload"
+        reply = await self._wire.request(
+            "POST", target, headers=self._headers, body=data, content_type=content_type
+        )
+        if reply.status != 200:
+            raise Refused("POST", target, reply)
+        address: str = _decode(reply.body)["content_uri"]
+        return address
+
+    async def download(
+        self, address: str, *, thumbnail: Mapping[str, str | int] | None = None
+    ) -> bytes:
+        """A file, or its thumbnail as the query asks for it."""
+        name = address.removeprefix("mxc://")
+        target = f"/_matrix/client/v1/media/download/{name}"
+        if thumbnail is not None:
+            target = f"/_matrix/client/v1/media/thumbnail/{name}?{urlencode(thumbnail)}"
+        reply = await self._wire.request("GET", target, headers=self._headers)
+        if reply.status != 200:
+            raise Refused("GET", target, reply)
+        return reply.body
+
     # What belongs to a user
 
     async def typing(self, room_id: str, typing: bool) -> None:

@@ -25,6 +25,17 @@ LABELS = {
     "initial-sync": "initial sync, 100 rooms",
     "join": "join",
     "messages": "/messages, a page of 50",
+    "keys-upload": "upload of 50 one-time keys",
+    "keys-query": "keys of 500 users",
+    "keys-claim": "claim of 500 one-time keys",
+    "to-device": "a message to a device, sent and fetched",
+    "hierarchy": "a space of 50 rooms",
+    "search": "search, 20 of 1,000 messages",
+    "relations": "a page of 50 of a thread",
+    "media-upload": "upload, 100 KB",
+    "media-download": "download, 100 KB",
+    "thumbnails": "a picture uploaded and its thumbnail",
+    "big-room": "send into a room of 2,000 local members",
     "parked": "waking one of 10,000 parked polls",
     "login-storm": "others' p99 in a storm of logins (x calm)",
     "initial-1000": "initial sync, 1,000 rooms (s of CPU)",
@@ -59,7 +70,19 @@ COLUMNS = (
     "others' cores, ours / Synapse",
 )
 RESIDENT_TARGETS = {"parked": 160.0}
-LEAST_RATIO = {"send-1": 25.0, "send-64": 25.0, "fan-out": 25.0}
+LEAST_RATIO = {
+    "send-1": 25.0,
+    "send-64": 25.0,
+    "fan-out": 25.0,
+    "keys-upload": 10.0,
+    "keys-query": 10.0,
+    "keys-claim": 10.0,
+    "to-device": 10.0,
+    "media-upload": 3.0,
+    "media-download": 3.0,
+    "thumbnails": 3.0,
+    "big-room": 50.0,
+}
 
 
 def target(scenario: str, database: str) -> float | None:

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.crowds import CROWDS
+from bench.features import FEATURES
+from bench.keys import KEYS
 from bench.meter import Measurement, Meter
 from bench.sampler import hot_spots
-from bench.scenarios import SCENARIOS, Bench, Sizes
+from bench.scenarios import CHAT, Bench, Sizes
 from tests.processes import DidNotStart, OurServer, Server, postgresql_url, running, server_class
 
 SCENARIO_SECONDS = 900
 COLD_STARTS = 3
+SCENARIOS = CHAT | KEYS | FEATURES
 OUTSIDE = ("memory-after-work", "cold-start", "idle-memory")
 NAMES = (*SCENARIOS, *CROWDS, *OUTSIDE)
 MEGABYTE = 1024 * 1024

@@ -42,6 +42,18 @@ class Sizes:
     woken: int = 1_000
     storm_sends: int = 100
     many_rooms: int = 1_000
+    uploads: int = 60
+    keyed: int = 500
+    queries: int = 10
+    inboxes: int = 100
+    inbox: int = 100
+    children: int = 50
+    walks: int = 25
+    searched: int = 1_000
+    files: int = 300
+    pictures: int = 20
+    audience: int = 2_000
+    notified: int = 50
 
 
 FULL = Sizes()
@@ -62,6 +74,18 @@ QUICK = Sizes(
     woken=100,
     storm_sends=20,
     many_rooms=50,
+    uploads=12,
+    keyed=40,
+    queries=3,
+    inboxes=10,
+    inbox=20,
+    children=8,
+    walks=3,
+    searched=100,
+    files=20,
+    pictures=4,
+    audience=40,
+    notified=5,
 )
 PROFILED = Sizes(
     registrations=1000,
@@ -73,6 +97,11 @@ PROFILED = Sizes(
     initial_syncs=50,
     joins=1000,
     rounds=20,
+    uploads=600,
+    queries=100,
+    walks=300,
+    files=2000,
+    notified=500,
 )
 
 
@@ -354,7 +383,7 @@ async def _timed(cost: Measurement, job: Callable[[], Awaitable[object]]) -> obj
 
 Scenario = Callable[[Bench], Awaitable[Measurement]]
 
-SCENARIOS: dict[str, Scenario] = {
+CHAT: dict[str, Scenario] = {
     "registration": registration,
     "room-creation": room_creation,
     "send-1": sends_alone,

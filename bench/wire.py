@@ -118,6 +118,7 @@ class Wire:
         *,
         headers: Sequence[str] = (),
         body: bytes | None = None,
+        content_type: str = "application/json",
     ) -> Reply:
         """One request by its raw target; Lost when no complete reply comes back.
 
@@ -125,7 +126,7 @@ class Wire:
         """
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}:{self._port}", *headers]
         if body is not None:
-            lines.append(f"Content-Type: application/json\r\nContent-Length: {len(body)}")
+            lines.append(f"Content-Type: {content_type}\r\nContent-Length: {len(body)}")
         request = "\r\n".join([*lines, "", ""]).encode() + (body or b"")
         connection = await self._connection()
         reply = await connection.exchange(request)

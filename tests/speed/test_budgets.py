@@ -10,19 +10,19 @@ import pytest
 
 from bench.meter import Meter
 from bench.report import TARGETS
-from bench.scenarios import QUICK, SCENARIOS, Bench
+from bench.scenarios import CHAT, QUICK, Bench
 from tests.processes import Server, judged, running
 
 MARGIN = 4.0
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", CHAT)
 async def test_a_scenario_holds_and_stays_near_its_budget(name: str, tmp_path: Path) -> None:
     server: Server = judged()(tmp_path / "server")
     with running(server):
         bench = Bench(server, Meter(server.pid), QUICK)
         try:
-            cost = await SCENARIOS[name](bench)
+            cost = await CHAT[name](bench)
         finally:
             bench.close()
     if server.kind == "ours" and name in TARGETS:
