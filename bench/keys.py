@@ -118,7 +118,7 @@ async def queries(bench: Bench) -> Measurement:
 
 async def claims(bench: Bench) -> Measurement:
     """One-time keys of 500 devices are claimed in one request, one request after the other."""
-    rounds = bench.sizes.queries
+    rounds = bench.sizes.claims
     devices = await _devices(bench, bench.sizes.keyed, rounds + 1)
     asker = devices[0].client
     body = {

@@ -44,7 +44,8 @@ class Sizes:
     many_rooms: int = 1_000
     uploads: int = 60
     keyed: int = 500
-    queries: int = 10
+    queries: int = 50
+    claims: int = 10
     inboxes: int = 100
     inbox: int = 100
     children: int = 50
@@ -77,6 +78,7 @@ QUICK = Sizes(
     uploads=12,
     keyed=40,
     queries=3,
+    claims=3,
     inboxes=10,
     inbox=20,
     children=8,

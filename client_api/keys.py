@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Empty, Raw, Shape
 from homeserver.matrix.canonical import JsonObject
@@ -128,4 +129,6 @@ async def upload_signing_keys(call: Call, body: SigningBody) -> Empty:
 async def upload_signatures(call: Call, body: JsonObject) -> JsonObject:
     """Publish signatures on keys."""
     given: dict[str, Any] = {user_id: keys for user_id, keys in body.items() if user_id[:1] == "@"}
+    if not all(isinstance(keys, dict) for keys in given.values()):
+        raise MatrixError.bad_json("The signed keys of a user are an object")
     return {"failures": await call.app.encryption.cross_signing.sign(call.session, given)}

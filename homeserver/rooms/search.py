@@ -99,11 +99,14 @@ class Search:
         ranks = {view.nid: _rank(view, whole) for view in found.views}
         if query.by_rank:
             found.views.sort(key=lambda view: (ranks[view.nid], view.nid), reverse=True)
+        bundles: dict[int, bytes] = {}
+        for room_nid, mine in _by_room(found.views).items():
+            bundles |= await self._history.bundles(lookings[room_nid], mine)
         results = [
             b'{"rank":%b,"result":%b%b}'
             % (
                 repr(ranks[view.nid]).encode(),
-                await self._history.whole(lookings[view.room_nid], view),
+                self._history.json(lookings[view.room_nid], view, bundles.get(view.nid)),
                 await self._context(lookings[view.room_nid], view, query),
             )
             for view in found.views
@@ -260,6 +263,13 @@ class Search:
             state = self._history.json_list(looking, await self._history.state(looking))
             parts.append(canonical.encode(looking.room.room_id) + b":" + state)
         return b",".join(parts)
+
+
+def _by_room(views: Collection[EventView]) -> dict[int, list[EventView]]:
+    found: dict[int, list[EventView]] = {}
+    for view in views:
+        found.setdefault(view.room_nid, []).append(view)
+    return found
 
 
 def _rank(view: EventView, whole: set[str]) -> float:

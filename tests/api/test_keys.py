@@ -186,6 +186,9 @@ async def test_cross_signing_keys_vouch_for_devices(server: Running) -> None:
     vouched = signed_by(device.keys, alice.user_id, ids["self_signing"], keys["self_signing"])
     given = {alice.user_id: {alice.device_id: vouched}}
     assert await alice.ok("POST", "/keys/signatures/upload", body=given) == {"failures": {}}
+    for wrong in ([alice.device_id], "key", 7, None):
+        keyless = {alice.user_id: wrong}
+        await alice.refused("M_BAD_JSON", "POST", "/keys/signatures/upload", body=keyless)
     wanted: dict[str, Any] = {"device_keys": {alice.user_id: []}}
     theirs = await bob.ok("POST", "/keys/query", body=wanted)
     ours = await alice.ok("POST", "/keys/query", body=wanted)
