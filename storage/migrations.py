@@ -58,6 +58,7 @@ from storage.schema import (
     ThreepidRow,
     ThumbnailRow,
     ToDeviceRow,
+    UrlPreviewRow,
     ValidationRow,
     WaitingWordsRow,
     create_statements,
@@ -114,6 +115,7 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     MassRedactionRow,
     MediaShownRow,
     MediaLeftRow,
+    UrlPreviewRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (

@@ -1373,6 +1373,15 @@ class ThumbnailRow(NamedTuple):
     content_type: str
 
 
+@table("url_previews", key=("url",), indexes=[Index(("expires_ts",))])
+class UrlPreviewRow(NamedTuple):
+    """What a web page was found to say of itself (JSON), None for one that could not be had."""
+
+    url: str
+    found: bytes | None
+    expires_ts: int
+
+
 @table("judged_hashes", key=("hash",))
 class JudgedHashRow(NamedTuple):
     """A content that is not shown; `blocked` 1: nor kept or taken. `ts` in ms."""

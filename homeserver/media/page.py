@@ -35,11 +35,15 @@ _NUMBERS = ("og:image:width", "og:image:height")
 
 
 class Page(msgspec.Struct):
-    """What was found: `texts` by OpenGraph's names, whole addresses of a picture and of oEmbed."""
+    """What was found: `texts` by OpenGraph's names, whole addresses of a picture and of oEmbed.
+
+    `quote` is the first quotation on it.
+    """
 
     texts: dict[str, str | int] = {}
     image: str | None = None
     oembed: str | None = None
+    quote: str = ""
 
 
 def decoded(html: bytes, charset: str) -> str:
@@ -91,6 +95,8 @@ def read(html: bytes, charset: str, url: str) -> Page:
     link = tree.css_first('link[type="application/json+oembed"]')
     if link is not None:
         page.oembed = _address(url, link.attributes.get("href"))
+    quoted = tree.css_first("blockquote p")
+    page.quote = _shortened(quoted.text(separator=" ")) if quoted is not None else ""
     return page
 
 

@@ -1,6 +1,7 @@
 """Previews of web pages: what a page that a user has linked to says of itself.
 
-Owns the fetching of pages, their pictures and oEmbed answers, and the memory of what was found.
+Owns the fetching of pages, their pictures and oEmbed answers; what was found stays in the database
+for an hour.
 Invariants: every connection goes through the safe outbound client, also after a redirect; one look
 at a page is under way at a time; the bytes, the seconds and the number of looks are bounded; why a
 page could not be had is told to nobody, for it would map the network that this server stands in;
@@ -13,7 +14,6 @@ import asyncio
 import base64
 import logging
 import sys
-from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -22,15 +22,19 @@ from yarl import URL
 
 from homeserver.errors import MatrixError
 from homeserver.http.outbound import Outbound, OutboundFailed
-from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.matrix.mxc import Mxc
+from homeserver.media import oembed
 from homeserver.media.files import Files
 from homeserver.media.page import MAX_TEXT, MAX_URL, Page
 from homeserver.media.remote import Remote
 from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
 from storage import media as store
+from storage import previews as kept
+from storage.changes import Put
 from storage.engine import Database
-from storage.schema import MediaRow
+from storage.schema import MediaRow, UrlPreviewRow
 
 PAGE_BYTES = 1_048_576
 """Of a page so much is read: what it says of itself stands at its beginning."""
@@ -40,7 +44,9 @@ SECONDS = 20.0
 REDIRECTS = 5
 GOOD_MS = 3_600_000
 FAILED_MS = 300_000
-REMEMBERED = 2_000
+REMEMBERED = 10_000
+"""Pages that are kept in mind, in the database; at times some more, by what comes in between."""
+BETWEEN = 100
 UNDER_WAY = 8
 WAITING = 64
 
@@ -57,17 +63,6 @@ _PICTURES = (
 log = logging.getLogger(__name__)
 
 
-class OEmbed(msgspec.Struct):
-    """What is used of an oEmbed answer; https://oembed.com"""
-
-    type: str = ""
-    title: str = ""
-    author_name: str = ""
-    provider_name: str = ""
-    url: str = ""
-    thumbnail_url: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     body: bytes
@@ -75,14 +70,6 @@ class _Fetched:
     charset: str
     url: str
     whole: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What was found, None for a failure, and until when (ms) it counts."""
-
-    found: JsonObject | None
-    expires: int
 
 
 class Previews:
@@ -94,6 +81,7 @@ class Previews:
         files: Files,
         remote: Remote,
         database: Database,
+        commits: CommitQueue,
         outbound: Outbound,
         clock: Clock,
         *,
@@ -103,11 +91,12 @@ class Previews:
         self._files = files
         self._remote = remote
         self._database = database
+        self._commits = commits
         self._outbound = outbound
         self._clock = clock
         self._enabled = enabled
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._looking: dict[str, asyncio.Task[_Known]] = {}
+        self._looked_at = 0
+        self._looking: dict[str, asyncio.Task[UrlPreviewRow]] = {}
         self._turns = asyncio.Semaphore(UNDER_WAY)
 
     async def preview(self, text: str) -> JsonObject:
@@ -122,12 +111,16 @@ class Previews:
         url = address(text)
         if url is None:
             raise MatrixError.invalid_param("This is no address of a web page")
-        known = self._known.get(url)
-        if known is None or known.expires <= self._clock.now_ms():
+        known = await kept.preview(self._database, url)
+        if known is None or known.expires_ts <= self._clock.now_ms():
             known = await asyncio.shield(self._look(url))
         if known.found is None:
             raise MatrixError("M_UNKNOWN", "The page could not be read", 502)
-        return known.found
+        return decode_object(known.found)
+
+    async def tidy(self) -> None:
+        """Forget what is over, and what is more than may be kept."""
+        await self._commits.commit(kept.forgotten(self._clock.now_ms(), REMEMBERED))
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -137,7 +130,7 @@ class Previews:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _look(self, url: str) -> asyncio.Task[_Known]:
+    def _look(self, url: str) -> asyncio.Task[UrlPreviewRow]:
         looking = self._looking.get(url)
         if looking is None:
             if len(self._looking) >= WAITING:
@@ -152,7 +145,7 @@ class Previews:
             looking.add_done_callback(lambda _: self._looking.pop(url, None))
         return looking
 
-    async def _looked(self, url: str) -> _Known:
+    async def _looked(self, url: str) -> UrlPreviewRow:
         found: JsonObject | None = None
         try:
             async with self._turns, asyncio.timeout(SECONDS):
@@ -160,14 +153,21 @@ class Previews:
         except (OutboundFailed, TimeoutError) as error:
             log.debug("a page could not be looked at: %s", error)
         lives = FAILED_MS if found is None else GOOD_MS
-        known = _Known(found, self._clock.now_ms() + lives)
-        self._known[url] = known
-        self._known.move_to_end(url)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return known
+        content = encode(found) if found is not None else None
+        row = UrlPreviewRow(url, content, self._clock.now_ms() + lives)
+        await self._commits.commit([Put(row)])
+        self._looked_at += 1
+        if self._looked_at % BETWEEN == 0:
+            await self.tidy()
+        return row
 
     async def _found(self, url: str) -> JsonObject:
+        known = oembed.request_for(url)
+        if known is not None:
+            told = Page()
+            await self._embed(told, known)
+            if told.texts.get("og:title"):
+                return await self._shown(told, url)
         fetched = await self._fetch(url, IMAGE_BYTES)
         if fetched.content_type.startswith("image/"):
             name = URL(fetched.url).name[:MAX_TEXT]
@@ -178,7 +178,10 @@ class Previews:
         page = await _read(fetched)
         if page.oembed is not None and (page.image is None or "og:title" not in page.texts):
             await self._embed(page, page.oembed)
-        shown: JsonObject = {"og:url": fetched.url, **page.texts} if page.texts else {}
+        return await self._shown(page, fetched.url)
+
+    async def _shown(self, page: Page, url: str) -> JsonObject:
+        shown: JsonObject = {"og:url": url, **page.texts} if page.texts else {}
         picture = await self._picture(page.image)
         if not picture:
             return {key: shown[key] for key in shown if not key.startswith("og:image")}
@@ -200,17 +203,28 @@ class Previews:
             fetched = await self._fetch(target, OEMBED_BYTES) if target is not None else None
             if fetched is None or not fetched.whole:
                 return
-            said = msgspec.json.decode(fetched.body, type=OEmbed)
+            said = msgspec.json.decode(fetched.body, type=oembed.OEmbed)
         except (OutboundFailed, msgspec.DecodeError):
             return
         for key, text in (
             ("og:title", said.title or said.author_name),
             ("og:site_name", said.provider_name),
+            ("og:description", await self._quoted(said, url)),
         ):
             if text:
                 page.texts.setdefault(key, text[:MAX_TEXT])
         picture = said.url if said.type == "photo" else said.thumbnail_url
         page.image = page.image or picture or None
+
+    async def _quoted(self, said: oembed.OEmbed, url: str) -> str:
+        """The words of a post that is told as a quotation in HTML."""
+        if said.type != "rich" or "<blockquote" not in said.html:
+            return ""
+        try:
+            page = await _read(_Fetched(said.html.encode(), "text/html", "utf-8", url, whole=True))
+        except OutboundFailed:
+            return ""
+        return page.quote
 
     async def _fetch(self, url: str, most: int) -> _Fetched:
         """What lies at an address; of HTML the beginning. Raises OutboundFailed."""

@@ -77,7 +77,14 @@ class Media:
             downloads=Downloads(options, files, uploads, remote, database, clock, name),
             thumbnails=Thumbnails(files, shrinkers, database, commits, clock),
             previews=Previews(
-                name, files, remote, database, outbound, clock, enabled=options.url_previews
+                name,
+                files,
+                remote,
+                database,
+                commits,
+                outbound,
+                clock,
+                enabled=options.url_previews,
             ),
             leaving=leaving,
             moderation=Moderation(files, remote, leaving, database, clock),
@@ -89,6 +96,7 @@ class Media:
         while True:
             await self.uploads.forget_expired()
             await self.leaving.run()
+            await self.previews.tidy()
             await self.clock.sleep(TIDY_SECONDS)
 
     async def close(self) -> None:

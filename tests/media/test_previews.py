@@ -5,13 +5,17 @@ connected to; a neighbour that must never be asked listens on 127.0.0.1.
 """
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
+from homeserver.media import oembed, previews
 from homeserver.media.page import decoded
 from homeserver.media.previews import FAILED_MS, GOOD_MS, PAGE_BYTES, address
 from storage.engine import DatabaseSettings
@@ -58,7 +62,7 @@ class Site:
 
 @pytest.fixture
 def database_settings(tmp_path: Path) -> DatabaseSettings:
-    """SQLite alone: no statement here is of previews only."""
+    """SQLite alone; the few statements that are of previews only have tests of their own."""
     return DatabaseSettings(path=tmp_path / "test.db", durable=False)
 
 
@@ -155,6 +159,115 @@ async def test_oembed_says_what_the_page_does_not(alice: Person, site: Site) -> 
     said = await shown(alice, site, "/")
     assert (said["og:title"], said["og:site_name"]) == ("A film", "Films")
     assert said["og:image"].startswith("mxc://test.example/")
+
+
+async def test_a_site_of_the_list_is_asked_by_oembed_alone(
+    alice: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"http://site.example:{site.port}"
+    listed = ((re.compile(re.escape(f"{base}/post/")), f"{base}/oembed?url="),)
+    monkeypatch.setattr(oembed, "PROVIDERS", listed)
+    html = (
+        '<blockquote class="post"><p lang="en">The oven<br>is hot.</p>&mdash; Baker</blockquote>'
+        "<script src=x></script>"
+    )
+    said = {"type": "rich", "author_name": "Baker", "provider_name": "Posts", "html": html}
+    site.html("/oembed", json.dumps(said), "application/json")
+    found = await shown(alice, site, "/post/1?a=b&c")
+    assert found == {
+        "og:url": f"{base}/post/1?a=b&c",
+        "og:title": "Baker",
+        "og:site_name": "Posts",
+        "og:description": "The oven is hot.",
+    }
+    assert site.seen == ["/oembed"]
+    # Where that says nothing, the page is looked at.
+    site.html("/oembed", "{}", "application/json")
+    site.html("/post/2", "<title>The second</title>")
+    assert (await shown(alice, site, "/post/2"))["og:title"] == "The second"
+
+
+@pytest.mark.parametrize(
+    ("page", "asked_at"),
+    [
+        ("https://www.youtube.com/watch?v=x", "www.youtube.com"),
+        ("https://youtu.be/x?t=1", "www.youtube.com"),
+        ("https://vimeo.com/1", "vimeo.com"),
+        ("https://x.com/someone/status/1", "publish.twitter.com"),
+        ("https://twitter.com/someone/status/1?s=2", "publish.twitter.com"),
+        ("https://bsky.app/profile/a.example/post/x", "embed.bsky.app"),
+        ("https://old.reddit.com/r/bread/comments/x/y/", "www.reddit.com"),
+        ("https://www.tiktok.com/@a/video/1", "www.tiktok.com"),
+        ("https://open.spotify.com/intl-de/track/x", "open.spotify.com"),
+        ("https://soundcloud.com/a/b", "soundcloud.com"),
+        ("https://www.flickr.com/photos/a/1", "www.flickr.com"),
+        ("https://www.dailymotion.com/video/x", "www.dailymotion.com"),
+        ("https://www.youtube.com/", None),
+        ("http://x.com/someone/status/1", None),
+        ("https://x.com.example/someone/status/1", None),
+        ("https://example/https://youtu.be/x", None),
+        ("https://notvimeo.com/1", None),
+        ("https://user@youtu.be/x", None),
+    ],
+)
+def test_which_sites_are_on_the_list(page: str, asked_at: str | None) -> None:
+    target = oembed.request_for(page)
+    assert (URL(target).host if target is not None else None) == asked_at
+    if target is not None:
+        assert URL(target).scheme == "https"
+        assert URL(target).query["url"] == page
+
+
+PAGES = {
+    "amazon": ("Brotkasten aus Holz : Küche & Haushalt", "Brotkasten aus Holz : Küche & Haushalt"),
+    "github": ("GitHub - someone/bread: A program that bakes", "A program that bakes."),
+    "instagram": ('Baker on Instagram: "Bread 🍞"', '7 likes, 1 comments - baker: "Bread 🍞".'),
+    "mastodon": ("Baker (@baker@social.example)", "The oven is hot. Come & get bread."),
+    "news": ("Bakers bake more than ever", "Nobody knows why."),
+    "reddit": (
+        "From the bread community on Reddit: My first loaf",
+        "Posted by u/baker - 12 votes and 3 comments",
+    ),
+    "spotify": ("Song of Bread", "The Bakers · Bread · Song · 2026"),
+    "stackoverflow": (
+        "Why does my bread not rise?",
+        "I have waited for an hour. It is as flat as before.",
+    ),
+    "wikipedia": ("Bread oven - Wikipedia", None),
+    "youtube": ("How bread is baked", "In this film we bake."),
+}
+"""By a much linked to site, in whose form a page was written: its title and description."""
+
+
+async def test_pages_in_the_form_of_ten_sites(alice: Person, site: Site) -> None:
+    site.html("/picture.png", PNG, "image/png")
+    for name in PAGES:
+        text = (Path(__file__).parent / "pages" / f"{name}.html").read_text()
+        site.html(f"/{name}", text.replace("PORT", str(site.port)))
+    found = await asyncio.gather(*(shown(alice, site, f"/{name}") for name in PAGES))
+    for (name, (title, description)), said in zip(PAGES.items(), found, strict=True):
+        assert (said["og:title"], said.get("og:description")) == (title, description)
+        # A shop names no picture.
+        assert said.get("og:image:type") == (None if name == "amazon" else "image/png")
+        assert said["og:url"] == f"http://site.example:{site.port}/{name}"
+
+
+async def test_what_was_found_outlives_a_restart_and_is_bounded(
+    server: Running, alice: Person, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "REMEMBERED", 3)
+    paths = [f"/{number}" for number in range(6)]
+    for path in paths:
+        site.html(path, f"<title>{path}</title>")
+        await shown(alice, site, path)
+        await server.clock.advance(1)
+    # Each start forgets what is too much.
+    await server.restart()
+    await server.app.services.media.previews.tidy()
+    site.seen.clear()
+    for path in paths:
+        assert (await shown(alice, site, path))["og:title"] == path
+    assert site.seen == paths[:3]
 
 
 @pytest.mark.parametrize("answer", ["{", "[]", '{"title": 5}', '"x"', "[" * 10_000])
