@@ -123,6 +123,68 @@ class JsPerson(Person):
     async def heard(self, room_id: str) -> list[Heard]:
         return [Heard(**reply) for reply in await self._do("heard", roomId=room_id)]
 
+    # --- encryption: only with a program that was told to encrypt
+
+    async def encrypt(self) -> None:
+        """Make keys for this device; between login and start."""
+        await self._do("encrypt")
+
+    async def device_id(self) -> str:
+        device_id: str = await self._do("deviceId")
+        return device_id
+
+    async def go_offline(self) -> None:
+        """The device has no network until `go_online`."""
+        await self._do("goOffline")
+
+    async def go_online(self) -> None:
+        await self._do("goOnline")
+
+    async def create_encrypted_room(self, name: str) -> str:
+        """A private room whose history is for who was there."""
+        room_id: str = await self._do("createEncryptedRoom", name=name)
+        return room_id
+
+    async def set_up(self) -> str:
+        """A cross-signing identity, secret storage and a backup; gives the recovery key."""
+        key: str = await self._do("setUp", password=PASSWORD)
+        return key
+
+    async def recover(self, recovery_key: str) -> tuple[int, int]:
+        """Take all that from the server; how many sessions the backup had and were restored."""
+        found = await self._do("recover", recoveryKey=recovery_key)
+        return found["total"], found["imported"]
+
+    async def sessions(self) -> tuple[int, int]:
+        """How many sessions of messages the device knows, and how many the backup has."""
+        found = await self._do("sessions")
+        return found["known"], found["stored"]
+
+    async def trusts(self, user_id: str, device_id: str) -> bool:
+        """Whether the user's identity signed the device, in the eyes of this one."""
+        trusted: bool = await self._do("trusts", userId=user_id, deviceId=device_id)
+        return trusted
+
+    async def devices_of(self, user_id: str) -> list[str]:
+        """The devices of a user for which messages are encrypted."""
+        devices: list[str] = await self._do("devicesOf", userId=user_id)
+        return devices
+
+    async def readings(self, room_id: str) -> list[dict[str, Any]]:
+        """The encrypted events: `event_id`, `body` (None: unreadable), `failure`."""
+        events: list[dict[str, Any]] = await self._do("readings", roomId=room_id)
+        return events
+
+    async def verify_other(self) -> str:
+        """Compare short strings with another of one's own devices; what was shown."""
+        shown: str = await self._do("verifyOther")
+        return shown
+
+    async def be_verified(self) -> str:
+        """The other side of `verify_other`."""
+        shown: str = await self._do("beVerified")
+        return shown
+
     async def _do(self, command: str, **given: object) -> Any:
         assert self._process is not None
         assert self._process.stdin is not None

@@ -25,7 +25,7 @@ def executable() -> Path:
 
 
 def program(name: str = "program.js") -> Path:
-    """A program of the folder `js`, placed beside the installed packages."""
+    """A program of the folder `js`, placed with the others beside the installed packages."""
     lock = (SOURCE / "package-lock.json").read_bytes()
     store = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "homeserver-tests"
     folder = store / f"js-{hashlib.sha256(lock).hexdigest()[:16]}"
@@ -34,10 +34,12 @@ def program(name: str = "program.js") -> Path:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not folder.exists():
             _install(folder)
-        source = (SOURCE / name).read_bytes()
-        placed = folder / f"{hashlib.sha256(source).hexdigest()[:16]}-{name}"
-        placed.write_bytes(source)
-    return placed
+        sources = {path.name: path.read_bytes() for path in sorted(SOURCE.glob("*.js"))}
+        placed = folder / hashlib.sha256(b"".join(sources.values())).hexdigest()[:16]
+        placed.mkdir(exist_ok=True)
+        for each, content in sources.items():
+            (placed / each).write_bytes(content)
+    return placed / name
 
 
 def _install(folder: Path) -> None:

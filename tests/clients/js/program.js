@@ -10,17 +10,23 @@ for (const level of ["log", "info", "debug", "warn", "error", "trace"]) {
     console[level] = (...words) => process.stderr.write(words.map(String).join(" ") + "\n");
 }
 const sdk = await import("matrix-js-sdk");
+const encryption = await import("./encryption.js");
 
 let client;
 let baseUrl;
+let reachable = true;
 const heard = [];
 
 function write(line) {
     process.stdout.write(JSON.stringify(line) + "\n");
 }
 
+let cut = new AbortController();
+
 async function listeningFetch(resource, options) {
-    const response = await fetch(resource, options);
+    if (!reachable) throw new TypeError("fetch failed");
+    const signal = AbortSignal.any([cut.signal, ...(options?.signal ? [options.signal] : [])]);
+    const response = await fetch(resource, { ...options, signal });
     const url = new URL(resource);
     if (url.pathname.endsWith("/sync") && response.ok) {
         const reply = await response.clone().json();
@@ -37,7 +43,12 @@ async function listeningFetch(resource, options) {
 }
 
 function connect(session) {
-    client = sdk.createClient({ baseUrl, fetchFn: listeningFetch, ...session });
+    client = sdk.createClient({
+        baseUrl,
+        fetchFn: listeningFetch,
+        cryptoCallbacks: encryption.callbacks,
+        ...session,
+    });
 }
 
 function room(roomId) {
@@ -133,11 +144,32 @@ const commands = {
     async stop() {
         client.stopClient();
     },
+    async goOffline() {
+        reachable = false;
+        cut.abort();
+    },
+    async goOnline() {
+        reachable = true;
+        cut = new AbortController();
+        client.retryImmediately();
+    },
     async logout() {
         await client.logout(true);
     },
     async createRoom({ name }) {
         return (await client.createRoom({ name, preset: "private_chat" })).room_id;
+    },
+    async createEncryptedRoom({ name }) {
+        const state = (type, content) => ({ type, state_key: "", content });
+        const room = await client.createRoom({
+            name,
+            preset: "private_chat",
+            initial_state: [
+                state("m.room.encryption", { algorithm: "m.megolm.v1.aes-sha2" }),
+                state("m.room.history_visibility", { history_visibility: "joined" }),
+            ],
+        });
+        return room.room_id;
     },
     async invite({ roomId, userId }) {
         await client.invite(roomId, userId);
@@ -211,6 +243,8 @@ const commands = {
         };
     },
 };
+
+Object.assign(commands, encryption.commands(() => client));
 
 for await (const line of readline.createInterface({ input: process.stdin })) {
     const { id, do: name, with: given } = JSON.parse(line);

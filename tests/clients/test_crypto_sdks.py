@@ -1,0 +1,165 @@
+"""Encrypted rooms of matrix-js-sdk (the Rust cryptography of Element) and matrix-nio.
+
+Owns no claim on the cryptography: what is asserted is that every device reads everything that was
+said while its account was in the room, and that identity, secrets and backup come back from the
+server whole.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.clients.js_person import JsPerson
+from tests.clients.test_encrypted import Device, People, enter
+from tests.federation.house import House, house, until
+
+MANY = 200
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[House]:
+    """Two servers, a.example and b.example."""
+    async with house(trustme.CA(), tmp_path) as one:
+        await one.start("a.example", "b.example")
+        yield one
+
+
+class Programs:
+    """Starts programs of matrix-js-sdk, and ends them."""
+
+    def __init__(self, made: House, folder: Path, stack: AsyncExitStack) -> None:
+        self._made = made
+        self._log = folder / "js.log"
+        self._stack = stack
+
+    async def device(self, username: str, server: str, *, new: bool = True) -> JsPerson:
+        person = JsPerson(self._made.servers[server].url, self._log)
+        self._stack.push_async_callback(person.quit)
+        await person.open()
+        if new:
+            await person.register(username)
+        await person.login(username)
+        await person.encrypt()
+        await person.start()
+        return person
+
+
+@pytest.fixture
+async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
+    async with AsyncExitStack() as stack:
+        yield Programs(made, tmp_path, stack)
+
+
+@pytest.fixture
+async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
+    async with AsyncExitStack() as stack:
+        yield People(made, tmp_path / "programs", stack)
+
+
+async def reads(person: JsPerson, room_id: str, *texts: str) -> None:
+    """Wait until a program has read these; nothing that it was there for may stay unread."""
+
+    async def read() -> bool:
+        bodies = {event["body"] for event in await person.readings(room_id)}
+        return bodies.issuperset(texts)
+
+    await until(read, 90)
+    unread = [event for event in await person.readings(room_id) if event["body"] is None]
+    assert unread == []
+
+
+async def knows(person: JsPerson, user_id: str, *device_ids: str) -> None:
+    async def known() -> bool:
+        return set(device_ids) <= set(await person.devices_of(user_id))
+
+    await until(known, 60)
+
+
+async def sees(person: JsPerson, room_id: str, members: int) -> None:
+    """Wait until the program shows a room with so many joined members."""
+    await person.until(
+        room_id,
+        lambda view: sum(one.membership == "join" for one in view.members.values()) == members,
+    )
+
+
+@pytest.mark.parametrize("server", ["a.example", "b.example"])
+async def test_two_sdks(made: House, programs: Programs, people: People, server: str) -> None:
+    """A device that is off for 200 messages, then another that has only what the server kept."""
+    alice = await programs.device("alice", "a.example")
+    bob = await people.device("bob", server)
+    recovery_key = await alice.set_up()
+    room_id = await alice.create_encrypted_room("Secrets")
+    await alice.invite(room_id, bob.user_id)
+    await enter(bob, room_id)
+    await bob.in_room(room_id, 2)
+    await sees(alice, room_id, 2)
+    assert bob.client.device_id is not None
+    await knows(alice, bob.user_id, bob.client.device_id)
+    await alice.say(room_id, "from alice")
+    await bob.reads("from alice")
+    await bob.say(room_id, "from bob")
+    await reads(alice, room_id, "from bob")
+
+    await alice.go_offline()
+    said = [f"{number}" for number in range(MANY)]
+    for text in said:
+        await bob.say(room_id, text)
+    await alice.go_online()
+    await reads(alice, room_id, *said)
+    await alice.say(room_id, "all read")
+    await bob.reads("all read")
+
+    async def backed_up() -> bool:
+        known, stored = await alice.sessions()
+        return known == stored
+
+    await until(backed_up, 90)
+    known, _ = await alice.sessions()
+    first = await alice.device_id()
+    phone = await programs.device("alice", "a.example", new=False)
+    await alice.log_out()
+    assert await phone.recover(recovery_key) == (known, known)
+    await phone.page_back(room_id)
+    await reads(phone, room_id, "from alice", "from bob", *said, "all read")
+    assert await phone.trusts(phone.user_id, await phone.device_id())
+    await device_gone(bob, phone.user_id, first)
+    await phone.say(room_id, "from the phone")
+    await bob.reads("from the phone")
+    await bob.say(room_id, "to the phone")
+    await reads(phone, room_id, "to the phone")
+
+
+async def device_gone(witness: Device, user_id: str, device_id: str) -> None:
+    """Wait until a program no longer encrypts for a device that was logged out."""
+
+    def gone() -> bool:
+        devices = witness.client.device_store.active_user_devices(user_id)
+        return all(device.id != device_id for device in devices)
+
+    await witness.until(gone)
+
+
+async def test_verification(programs: Programs) -> None:
+    """Two devices of one account compare short strings; then both know that the new one
+    is signed."""
+    laptop = await programs.device("alice", "a.example")
+    await laptop.set_up()
+    phone = await programs.device("alice", "a.example", new=False)
+    names = {await laptop.device_id(), await phone.device_id()}
+    for one in (laptop, phone):
+        await knows(one, one.user_id, *names)
+    new = await phone.device_id()
+    assert not await laptop.trusts(laptop.user_id, new)
+    shown = await asyncio.gather(phone.verify_other(), laptop.be_verified())
+    assert shown[0] == shown[1]
+    for device in (laptop, phone):
+
+        async def trusted(device: JsPerson = device) -> bool:
+            return await device.trusts(device.user_id, new)
+
+        await until(trusted, 60)
