@@ -9,6 +9,8 @@ from homeserver.http.shape import Empty, Raw, RoomID, UserID
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users.account_data import GLOBAL
 
+_UNSTABLE = "/_matrix/client/unstable/org.matrix.msc3391"
+
 
 @endpoint(
     "GET /_matrix/client/v3/user/{user_id}/account_data/{type}",
@@ -71,6 +73,38 @@ async def put_room_account_data(
     check_own(call, user_id)
     room = await call.app.own_rooms.known(call.session.user_nid, room_id)
     await call.app.account_data.put(call.session.user_nid, room.nid, type, body)
+    return Empty()
+
+
+@endpoint(
+    "DELETE /_matrix/client/v3/user/{user_id}/account_data/{type}",
+    spec="client-server-api#client-config",
+    auth=Client(guests=True),
+    also=[f"{_UNSTABLE}/user/{{user_id}}/account_data/{{type}}"],
+)
+async def delete_account_data(call: Call, user_id: UserID, type: str) -> Empty:  # noqa: A002
+    """Delete global account data."""
+    check_own(call, user_id)
+    await call.app.account_data.delete(call.session.user_nid, GLOBAL, type)
+    return Empty()
+
+
+@endpoint(
+    "DELETE /_matrix/client/v3/user/{user_id}/rooms/{room_id}/account_data/{type}",
+    spec="client-server-api#client-config",
+    auth=Client(guests=True),
+    also=[f"{_UNSTABLE}/user/{{user_id}}/rooms/{{room_id}}/account_data/{{type}}"],
+)
+async def delete_room_account_data(
+    call: Call,
+    user_id: UserID,
+    room_id: RoomID,
+    type: str,  # noqa: A002
+) -> Empty:
+    """Delete a room's account data."""
+    check_own(call, user_id)
+    room = await call.app.own_rooms.known(call.session.user_nid, room_id)
+    await call.app.account_data.delete(call.session.user_nid, room.nid, type)
     return Empty()
 
 

@@ -22,6 +22,7 @@ VERSIONS = [
 UNSTABLE = [
     "uk.half-shot.msc2666.query_mutual_rooms",
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "org.matrix.msc3391",
     "org.matrix.msc3440.stable",
     "org.matrix.msc3827.stable",
     "org.matrix.msc3981",

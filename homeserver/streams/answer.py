@@ -18,6 +18,7 @@ from homeserver.streams.memberships import Membership, UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry
 from homeserver.streams.sections import Asker, Sections, Told
+from homeserver.users.account_data import DELETED
 from storage.engine import Database
 from storage.memberships import log_between, of_user_at
 from storage.schema import INVITE, JOIN, KNOCK
@@ -122,7 +123,8 @@ class RoomAnswers:
         by_room: dict[int, list[AccountDataEntry]] = {}
         own: list[AccountDataEntry] = []
         for entry in await news.account_data(asker.user_nid):
-            (by_room.setdefault(entry.room_nid, []) if entry.room_nid else own).append(entry)
+            if news.since >= 0 or entry.content != DELETED:
+                (by_room.setdefault(entry.room_nid, []) if entry.room_nid else own).append(entry)
         answer.account_data = self._extras.own_account_data(asker, own, afresh=news.since < 0)
         told = {*by_room, *typing} & user.joined
         moves = _NO_MOVES
@@ -233,7 +235,7 @@ class RoomAnswers:
         return [
             AccountDataEntry(row.pos, row.user_nid, row.room_nid, row.type, row.content)
             for row in sorted(found.get(room.nid, {}).values(), key=lambda row: row.pos)
-            if row.pos <= until
+            if row.pos <= until and row.content != DELETED
         ]
 
     async def _stripped(self, answer: Answer, asker: Asker, room: Room, member: Membership) -> None:

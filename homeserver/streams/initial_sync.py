@@ -16,6 +16,7 @@ from homeserver.rooms.membership import NAME_OF
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.sync import Sync, SyncRequest
 from homeserver.streams.tokens import Timelines
+from homeserver.users.account_data import DELETED
 from homeserver.users.sessions import Session
 from storage.engine import Database
 from storage.rooms import summaries
@@ -145,6 +146,7 @@ class InitialSync:
         return [
             {"type": type_, "content": canonical.decode_object(row.content)}
             for type_, row in rows.get(room.nid, {}).items()
+            if row.content != DELETED
         ]
 
 

@@ -2,8 +2,10 @@
 
 Owns writing and reading it, tags included, which are the account data `m.tag` of a room. A write
 takes one position of the stream and reaches the user's own devices only. Content is JSON bytes as
-stored; only what is changed in place is ever parsed.
-spec: client-server-api#client-config and client-server-api#room-tagging
+stored; only what is changed in place is ever parsed. What was
+deleted, or set to `{}`, keeps a row that says so: devices that know what was there are told, new
+ones are told nothing.
+spec: client-server-api#client-config, client-server-api#room-tagging and MSC3391
 """
 
 from collections.abc import Callable
@@ -25,6 +27,8 @@ from storage.media_shown import account_data_replaced
 from storage.schema import SHOWN_BY_ACCOUNT_DATA, AccountDataRow, MediaShownRow
 
 GLOBAL = 0
+DELETED = b"{}"
+"""The content of what is there no more (MSC3391)."""
 MAX_CONTENT = 262_144
 MAX_TAGS = 500
 
@@ -61,12 +65,12 @@ class AccountData:
         content = await self.stored(session.user_nid, room_nid, type_)
         if (room_nid, type_) == (GLOBAL, PUSH_RULES):
             return push_rules_content(session.user_id, content)
-        if content is None:
+        if content is None or content == DELETED:
             raise MatrixError.not_found("There is no account data of this type")
         return content
 
     async def put(self, user_nid: int, room_nid: int, type_: str, content: JsonObject) -> None:
-        """Store what a client sent.
+        """Store what a client sent; an empty object deletes what is there.
 
         Raises `MatrixError` M_BAD_JSON (405) for types that the server keeps itself, M_TOO_LARGE,
         and M_INVALID_PARAM for a type that is too long.
@@ -90,6 +94,12 @@ class AccountData:
             await self.write(user_nid, room_nid, type_, data, (replaced, *shown))
 
         await self._inbox.run(user_nid, turn)
+
+    async def delete(self, user_nid: int, room_nid: int, type_: str) -> None:
+        """Delete what a client has stored, if there is any; raises as `put` does."""
+        stored = await self.stored(user_nid, room_nid, type_)
+        if stored not in (None, DELETED) or type_ in _SERVERS_OWN:
+            await self.put(user_nid, room_nid, type_, {})
 
     async def tags(self, user_nid: int, room_nid: int) -> JsonObject:
         """The tags of a room, by name."""

@@ -29,8 +29,60 @@ async def test_account_data_is_kept_and_replaced(server: Running) -> None:
     await alice.refused("M_NOT_FOUND", "GET", where)
     await alice.ok("PUT", where, body={"a": [1, 1.5, None], "ü": "ü"})
     assert await alice.ok("GET", where) == {"a": [1, 1.5, None], "ü": "ü"}
-    await alice.ok("PUT", where, body={})
-    assert await alice.ok("GET", where) == {}
+
+
+UNSTABLE = "/_matrix/client/unstable/org.matrix.msc3391"
+
+
+@pytest.mark.parametrize("how", ["DELETE", "unstable", "PUT"])
+@pytest.mark.parametrize("in_room", [False, True])
+async def test_what_is_deleted_is_gone_and_announced_as_empty(
+    server: Running, how: str, in_room: bool
+) -> None:
+    """MSC3391: devices that know it are told `{}`, new ones nothing."""
+    alice = await server.person("alice")
+    room_id = await alice.create_room()
+    where = path(alice, "org.example", room_id if in_room else None)
+    await alice.ok("PUT", where, body={"a": 1})
+    await alice.sync()
+
+    def told(answer: Any) -> dict[str, Any]:
+        part = answer["rooms"]["join"][room_id] if in_room else answer
+        return by_type(part["account_data"]["events"])
+
+    async def delete() -> None:
+        if how == "PUT":
+            await alice.ok("PUT", where, body={})
+        else:
+            await alice.ok("DELETE", where if how == "DELETE" else UNSTABLE + where)
+
+    await delete()
+    await alice.refused("M_NOT_FOUND", "GET", where)
+    since = alice.since
+    for restarted in (False, True):
+        if restarted:
+            await server.restart()
+        assert told(await alice.sync(since=since)) == {"org.example": {}}
+        assert "org.example" not in str(await alice.sync(remember=False, since=None))
+        old = await alice.ok("GET", "/initialSync")
+        assert "org.example" not in str(old)
+    await alice.refused("M_NOT_FOUND", "GET", where)
+    await alice.ok("PUT", where, body={"a": 2})
+    assert told(await alice.sync()) == {"org.example": {"a": 2}}
+
+
+async def test_deleting_what_is_not_there_is_told_to_nobody(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await alice.sync()
+    await alice.ok("DELETE", path(alice, "org.example"))
+    await alice.ok("PUT", path(alice, "org.example"), body={"a": 1})
+    await alice.ok("DELETE", path(alice, "org.example"))
+    await alice.sync()
+    await alice.ok("DELETE", path(alice, "org.example"))
+    assert "account_data" not in await alice.sync()
+    await alice.refused("M_FORBIDDEN", "DELETE", path(bob, "org.example"))
+    for type_ in ("m.push_rules", "m.fully_read"):
+        await alice.refused("M_BAD_JSON", "DELETE", path(alice, type_))
 
 
 async def test_rooms_have_account_data_of_their_own(server: Running) -> None:
