@@ -154,6 +154,7 @@ class Begun(Shape):
 )
 async def mail_to_register(call: Call, body: MailBody) -> Begun:
     """Validate an address for a registration."""
+    call.app.registration.check_open()
     return await _mail(call, "register", body)
 
 

@@ -112,6 +112,11 @@ class Registration:
         "closed",
         reason="Who may make an account: everybody, whoever has a registration token, or nobody.",
     )
+    verify_email: bool = option(
+        False,
+        reason="Whether who registers must show that a mail address is theirs, by a link that is "
+        "mailed to it; the account has the address then. Needs [mail].",
+    )
     shared_secret: str = option(
         "",
         reason="Whoever knows it may make accounts, administrators too: for tools and the command "
@@ -672,6 +677,8 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
         signing_key_file=server.signing_key_file or data_dir / "signing.key",
     )
     mail = config.mail
+    if config.registration.verify_email and not mail.host:
+        raise ConfigError(f"{source}: registration.verify_email needs mail.host")
     if not mail.from_address:
         mail = replace(mail, from_address=f"noreply@{server.name.partition(':')[0]}")
     elif not all(mail.from_address.partition("@")):

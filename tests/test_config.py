@@ -38,6 +38,10 @@ SPECIAL: dict[str, tuple[str, Any]] = {
 }
 
 
+# What must be said beside an option.
+NEEDED: dict[str, dict[str, Any]] = {"registration.verify_email": {"mail": {"host": "localhost"}}}
+
+
 def another(one: Declared) -> tuple[str, Any]:
     """A value other than the default: as text of the environment, and as it is read."""
     if one.key in SPECIAL:
@@ -84,7 +88,7 @@ class TestEachOption:
 
     def test_it_is_read_from_the_file(self, one: Declared) -> None:
         text, value = another(one)
-        document: dict[str, Any] = {"server": {"name": "example.org"}}
+        document: dict[str, Any] = {"server": {"name": "example.org"}, **NEEDED.get(one.key, {})}
         document.setdefault(one.section, {})[one.name] = in_file(one, text, value)
         config = read(document)
         assert value_of(config, one) == value
@@ -92,7 +96,7 @@ class TestEachOption:
 
     def test_it_is_read_from_the_environment(self, one: Declared) -> None:
         text, value = another(one)
-        config = read(MINIMAL, {one.variable: text})
+        config = read(MINIMAL | NEEDED.get(one.key, {}), {one.variable: text})
         assert value_of(config, one) == value
         assert config.origins[one.key] == "environment"
 

@@ -19,6 +19,7 @@ from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
 from homeserver.users.passwords import Passwords
 from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_device
+from homeserver.users.validations import Validated
 from storage import accounts as store
 from storage.changes import Change, Conflict, Insert, Missed
 from storage.engine import Database
@@ -40,7 +41,8 @@ class NewAccount:
     """An account to be made. Without a `device` nobody is logged in.
 
     A `service` account was made by an application service: it is never the first account.
-    `accepted` are the policies that its user has accepted, with their versions.
+    `accepted` are the policies that its user has accepted, with their versions; `mail` is the
+    address that was shown to be the user's.
     """
 
     localpart: str
@@ -51,6 +53,7 @@ class NewAccount:
     guest: bool = False
     service: bool = False
     accepted: Mapping[str, str] = field(default_factory=dict)
+    mail: Validated | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,9 @@ class Accounts:
     async def create(self, new: NewAccount, also: tuple[Change, ...] = ()) -> Registered:
         """Make the account, and whatever else must happen with it, in one transaction.
 
-        Raises `MatrixError` M_INVALID_USERNAME, M_USER_IN_USE, those of password and device, and
-        M_FORBIDDEN when something in `also` was no longer possible (a token that was used up).
+        Raises `MatrixError` M_INVALID_USERNAME, M_USER_IN_USE, M_THREEPID_IN_USE, those of password
+        and device, and M_FORBIDDEN when something in `also` was no longer possible (a token that
+        was used up).
         """
         localpart = await self.check_free(new.localpart, service=new.service)
         if new.device is not None:
@@ -122,6 +126,8 @@ class Accounts:
             Insert(AcceptedTermsRow(user_nid, policy, version, now))
             for policy, version in new.accepted.items()
         ]
+        if new.mail is not None:
+            changes += new.mail.added(user_nid, now)
         if new.displayname is not None:
             changes.append(Insert(ProfileRow(user_nid, "displayname", encode(new.displayname))))
         changes.append(known_user(user_nid, user_id, new.displayname, None))
@@ -150,11 +156,11 @@ class Accounts:
                 return
             except Conflict as conflict:
                 if conflict.table != "meta":
-                    raise _in_use() from None
+                    raise _taken(conflict) from None
         try:
             await self._commits.commit([Insert(user), *changes])
-        except Conflict:
-            raise _in_use() from None
+        except Conflict as conflict:
+            raise _taken(conflict) from None
 
     def _checked(self, localpart: str) -> str:
         localpart = localpart.lower() if localpart.isascii() else localpart
@@ -171,6 +177,12 @@ class Accounts:
 
 def _nothing_reserved(user_id: str) -> None:
     """Every name is free to all."""
+
+
+def _taken(conflict: Conflict) -> MatrixError:
+    if conflict.table == "threepids":
+        return MatrixError("M_THREEPID_IN_USE", "An account has this address", 400)
+    return _in_use()
 
 
 def _in_use() -> MatrixError:

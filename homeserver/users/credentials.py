@@ -54,7 +54,7 @@ class Credentials:
             user = (await store.users(self._database, [session.user_nid]))[session.user_nid]
         proven = await self._interactive.check(Operation("password", flows, user), auth)
         if user is None:
-            user = await self._owner(proven.address or "")
+            user = await self._owner(proven.mail.address if proven.mail is not None else "")
         hashed = await self._passwords.hash(password)
         changes = [password_set(user.user_nid, hashed), *proven.changes]
         try:

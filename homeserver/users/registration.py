@@ -1,8 +1,8 @@
 """Who may register, and by which steps.
 
-Owns the policy (open, by token, closed; guests or not; terms to be accepted), the order of checks,
-and registration by shared secret, which tools and administrators use. Making the account itself is
-done by `accounts.py`.
+Owns the policy (open, by token, closed; guests or not; an address, terms to be accepted), the order
+of checks, and registration by shared secret, which tools and administrators use. Making the account
+itself is done by `accounts.py`.
 spec: client-server-api#post_matrixclientv3register
 """
 
@@ -20,7 +20,16 @@ from homeserver.runtime.clock import Clock
 from homeserver.users.accounts import Accounts, NewAccount, Registered
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import DeviceRequest, check_device
-from homeserver.users.uia import DUMMY, REGISTRATION_TOKEN, TERMS, Flow, Interactive, Operation
+from homeserver.users.uia import (
+    DUMMY,
+    EMAIL,
+    REGISTER,
+    REGISTRATION_TOKEN,
+    TERMS,
+    Flow,
+    Interactive,
+    Operation,
+)
 
 NONCE_LIFETIME_MS = 60_000
 MAX_NONCES = 1_000
@@ -71,7 +80,8 @@ class Registration:
 
         Raises `MatrixError`: M_FORBIDDEN when registration is closed, M_INVALID_USERNAME and
         M_USER_IN_USE before any step is asked for, the 401 of the next step, M_MISSING_PARAM for a
-        password that is missing at the end.
+        password that is missing at the end, M_THREEPID_IN_USE for an address that another account
+        has got since the link was mailed.
         """
         self.check_open()
         if request.username is not None:
@@ -85,6 +95,7 @@ class Registration:
             password=request.password,
             device=None if request.inhibit_login else request.device,
             accepted=proven.accepted,
+            mail=proven.mail,
         )
         also = proven.changes
         if proven.registration_token is not None:
@@ -120,9 +131,11 @@ class Registration:
 
     def _operation(self) -> Operation:
         flow: Flow = () if self._settings.mode == "open" else (REGISTRATION_TOKEN,)
+        if self._settings.verify_email:
+            flow = (*flow, EMAIL)
         if not self._policies:
-            return Operation("register", [flow or (DUMMY,)])
-        return Operation("register", [(*flow, TERMS)], params={TERMS: {"policies": self._policies}})
+            return Operation(REGISTER, [flow or (DUMMY,)])
+        return Operation(REGISTER, [(*flow, TERMS)], params={TERMS: {"policies": self._policies}})
 
 
 def policies_of(terms: Iterable[config.Terms]) -> JsonObject:

@@ -16,15 +16,14 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.sessions import Session
 from homeserver.users.uia import PASSWORD, Interactive, Operation
-from homeserver.users.validations import Purpose, Validated, Validations, canonical_address
+from homeserver.users.validations import EMAIL, Purpose, Validations, canonical_address
 from storage import accounts
 from storage import threepids as store
-from storage.changes import Change, Conflict, Delete, Insert, Put
+from storage.changes import Change, Conflict, Delete, Put
 from storage.engine import Database
 from storage.schema import PusherRow, ThreepidRow
 
 MAX_ADDRESSES = 20
-EMAIL = "email"
 
 
 class ThirdPartyIds:
@@ -93,13 +92,9 @@ class ThirdPartyIds:
             raise MatrixError(
                 "M_FORBIDDEN", f"An account has at most {MAX_ADDRESSES} addresses", 403
             )
-        await self._commit([*self.added(session.user_nid, validated), *proven.changes])
-
-    def added(self, user_nid: int, validated: Validated) -> list[Change]:
-        """The changes that give a user an address; `Conflict` of storage when it is another's."""
-        now = self._clock.now_ms()
-        row = ThreepidRow(EMAIL, validated.address, user_nid, validated.ts, now, "[]")
-        return [Insert(row), validated.ended]
+        await self._commit(
+            [*validated.added(session.user_nid, self._clock.now_ms()), *proven.changes]
+        )
 
     async def delete(
         self, session: Session, medium: str, address: str, id_server: str | None

@@ -20,7 +20,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.logins import Logins, localpart_of
 from homeserver.users.registration_tokens import RegistrationTokens
-from homeserver.users.validations import Validations
+from homeserver.users.validations import Purpose, Validated, Validations
 from storage import accounts as store
 from storage.account_changes import uia_sessions_expired
 from storage.changes import Change, Delete, Put
@@ -32,6 +32,9 @@ EMAIL = "m.login.email.identity"
 PASSWORD = "m.login.password"
 REGISTRATION_TOKEN = "m.login.registration_token"
 TERMS = "m.login.terms"
+
+REGISTER = "register"
+"""The name of the operation that makes an account."""
 
 LIFETIME_MS = 30 * 60_000
 
@@ -55,14 +58,14 @@ class Operation:
 class Proven:
     """All stages of a flow are done. `changes` end the session, together with the operation.
 
-    `accepted` are the policies that were shown and accepted, with their versions; `address` is the
+    `accepted` are the policies that were shown and accepted, with their versions; `mail` is the
     mail address that was shown to be controlled.
     """
 
     registration_token: str | None
     accepted: Mapping[str, str]
     changes: tuple[Change, ...]
-    address: str | None = None
+    mail: Validated | None = None
 
 
 class _Progress(msgspec.Struct):
@@ -73,7 +76,7 @@ class _Progress(msgspec.Struct):
     registration_token: str | None = None
     # By policy the version that the client was told of.
     shown: dict[str, str] = {}
-    address: str | None = None
+    mail: Validated | None = None
 
 
 class Interactive:
@@ -122,7 +125,7 @@ class Interactive:
         if error is None and tuple(progress.completed) in operation.flows:
             accepted = progress.shown if TERMS in progress.completed else {}
             ended = [Delete(UiaSessionRow, (session_id,))] if session_id is not None else []
-            return Proven(progress.registration_token, accepted, tuple(ended), progress.address)
+            return Proven(progress.registration_token, accepted, tuple(ended), progress.mail)
         raise await self._challenge(operation, session_id, progress, error)
 
     async def fallback(self, session_id: str, stage: str, form: JsonObject) -> None:
@@ -186,10 +189,12 @@ class Interactive:
         given = auth.get("threepid_creds", auth.get("threepidCreds"))
         if not isinstance(given, dict):
             raise MatrixError.missing_param("auth.threepid_creds is missing")
-        validated = await self._validations.proven("password", given)
+        # A link that was mailed for one purpose proves nothing for another.
+        purpose: Purpose = "register" if progress.operation == REGISTER else "password"
+        validated = await self._validations.proven(purpose, given)
         if validated is None:
             return MatrixError("M_UNAUTHORIZED", "The link in the mail was not followed yet", 401)
-        progress.address = validated.address
+        progress.mail = validated
         return None
 
     async def _check_password(self, user: UserRow | None, auth: JsonObject) -> MatrixError | None:

@@ -22,12 +22,13 @@ from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.mail import Mailer, is_mail_address
 from homeserver.streams.commit import CommitQueue
 from storage import threepids as store
-from storage.changes import Conflict, Delete, Put
+from storage.changes import Change, Conflict, Delete, Insert, Put
 from storage.engine import Database
-from storage.schema import ValidationRow
+from storage.schema import ThreepidRow, ValidationRow
 
 Purpose = Literal["register", "add", "password"]
 
+EMAIL = "email"
 LIFETIME_MS = 24 * 3_600_000
 PATH = "/_homeserver/mail/validate"
 _SECRET = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
@@ -46,10 +47,13 @@ class Validated:
     address: str
     ts: int
 
-    @property
-    def ended(self) -> Delete:
-        """The change that uses it up."""
-        return Delete(ValidationRow, (self.sid,))
+    def added(self, user_nid: int, now: int) -> list[Change]:
+        """The changes that give a user the address (at `now`, ms) and use the validation up.
+
+        They fail with `Conflict` of storage when the address is another account's.
+        """
+        row = ThreepidRow(EMAIL, self.address, user_nid, self.ts, now, "[]")
+        return [Insert(row), Delete(ValidationRow, (self.sid,))]
 
 
 class Validations:
@@ -176,7 +180,7 @@ def canonical_address(medium: str, address: str) -> str:
     """The one form of an address; raises `MatrixError` M_INVALID_PARAM or
     M_THREEPID_MEDIUM_NOT_SUPPORTED. spec: appendices#e-mail
     """
-    if medium != "email":
+    if medium != EMAIL:
         raise MatrixError(
             "M_THREEPID_MEDIUM_NOT_SUPPORTED", "This server knows mail addresses only", 400
         )
