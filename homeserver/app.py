@@ -105,6 +105,7 @@ from homeserver.streams.presence import PresenceNews
 from homeserver.streams.publish import Publisher
 from homeserver.streams.ring import Ring
 from homeserver.streams.sections import Sections
+from homeserver.streams.sliding import build as sliding
 from homeserver.streams.sync import NewsDesk, Sync
 from homeserver.streams.tokens import Timelines
 from homeserver.users import deactivation, profiles
@@ -424,12 +425,13 @@ class App:
         publisher.on_events(mass_redaction.happened)
         jobs.handle({redact_events.JOB: mass_redaction.run})
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
-        sections = Sections(timeline, state, names, timelines, LazyMembers(), aggregations, readers)
+        sections = Sections(timeline, state, names, timelines, aggregations, readers)
+        extras = RoomExtras(typing, unread)
         answers = RoomAnswers(
             database,
             rooms,
             sections,
-            RoomExtras(typing, unread),
+            extras,
             readers,
             state,
             permissions,
@@ -475,6 +477,7 @@ class App:
         )
         if config.federation.enabled:
             encryption.lists.on_own_change(federation.sender.list_changed)
+        incarnation = secrets.token_hex(4)
         sync = Sync(
             desk,
             answers,
@@ -484,9 +487,33 @@ class App:
             typing,
             presence_news,
             encryption.device_news,
+            LazyMembers(),
             timelines,
             clock,
-            secrets.token_hex(4),
+            incarnation,
+        )
+        sliding_sync = sliding.build(
+            database,
+            names,
+            desk,
+            rooms,
+            sections,
+            answers,
+            extras,
+            readers,
+            state,
+            timeline,
+            unread,
+            typing,
+            encryption.device_news,
+            encryption.inboxes,
+            memberships,
+            ignored,
+            self.notifier,
+            publisher,
+            timelines,
+            clock,
+            incarnation,
         )
         login_tokens = LoginTokens(database, commits, sessions, interactive, clock)
         receipts = Receipts(database, commits, publisher, self._inbox, account_data, names, clock)
@@ -672,6 +699,7 @@ class App:
             rooms=rooms,
             sessions=sessions,
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
+            sliding_sync=sliding_sync,
             sync=sync,
             thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
             third_party_invites=third_party,

@@ -30,6 +30,7 @@ from homeserver.streams.event_stream import EventStream
 from homeserver.streams.initial_sync import InitialSync
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.presence import PresenceNews
+from homeserver.streams.sliding.sync import SlidingSync
 from homeserver.streams.sync import Sync
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
@@ -112,6 +113,7 @@ class Services:
     rooms: Rooms
     sessions: Sessions
     shared_secret: SharedSecret
+    sliding_sync: SlidingSync
     sync: Sync
     thread_subscriptions: ThreadSubscriptions
     third_party_invites: ThirdPartyInvites

@@ -118,6 +118,32 @@ async def timeline(
     return [_stored(row) for row in rows]
 
 
+async def last_of_types(
+    db: Database, room_nid: int, type_nids: Collection[int], until: int, among: int
+) -> int | None:
+    """The position of the room's last event of some types, if it is `among` the last ones."""
+    rows = await db.fetch(
+        "SELECT max(pos) FROM (SELECT pos, type_nid FROM events WHERE room_nid = ? AND pos <= ?"
+        " AND pos IS NOT NULL AND (flags & 67) = 0 ORDER BY pos DESC LIMIT ?) AS newest"
+        " WHERE type_nid IN (??)",
+        room_nid,
+        until,
+        among,
+        type_nids,
+    )
+    pos: int | None = rows[0][0]
+    return pos
+
+
+async def senders(db: Database, event_nids: Collection[int]) -> dict[int, int]:
+    """The senders (numbers) of events by number."""
+    return dict(
+        await db.fetch(
+            "SELECT event_nid, sender_nid FROM events WHERE event_nid IN (??)", event_nids
+        )
+    )
+
+
 async def near_time(
     db: Database, room_nid: int, ts: int, limit: int, *, backwards: bool
 ) -> list[int]:

@@ -189,3 +189,17 @@ async def current_of_type(db: Database, room_nid: int, type_nid: int) -> list[in
         type_nid,
     )
     return [event_nid for (event_nid,) in rows]
+
+
+async def current_of_types(
+    db: Database, room_nid: int, type_nids: Collection[int]
+) -> dict[int, int]:
+    """The room's current state events of some types: key_nid to event_nid."""
+    rows = await db.scan(
+        "SELECT current_state.key_nid, event_nid FROM current_state"
+        " JOIN state_keys ON state_keys.key_nid = current_state.key_nid"
+        " WHERE room_nid = ? AND type_nid IN (??)",
+        room_nid,
+        type_nids,
+    )
+    return dict(rows)

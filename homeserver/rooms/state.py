@@ -17,9 +17,17 @@ from storage.engine import Database
 from storage.memberships import heroes, of_user_in
 from storage.rooms import summaries
 from storage.schema import StateChangeRow
-from storage.state import current_states, current_values, state_at, state_changes, values_at
+from storage.state import (
+    current_of_types,
+    current_states,
+    current_values,
+    state_at,
+    state_changes,
+    values_at,
+)
 
 HEROES = 5
+_NEVER = 2**62
 # The state that tells an invited user what the room is.
 # spec: client-server-api#stripped-state
 _STRIPPED = (
@@ -64,6 +72,22 @@ class RoomState:
         else:
             found = await values_at(self._database, room.nid, key_nids.keys(), pos)
         return {key_nids[key_nid]: nid for key_nid, nid in found.items()}
+
+    async def of_types(
+        self, room: Room, types: Collection[str], pos: int
+    ) -> dict[tuple[str, str], int]:
+        """Events of all state keys of some types, after position `pos`."""
+        type_nids = await self._names.find(types)
+        values = await current_of_types(self._database, room.nid, type_nids.values())
+        # What has changed since is undone, whichever of it the values hold.
+        later = await state_changes(self._database, [room.nid], pos, _NEVER)
+        for row in reversed(later.get(room.nid, [])):
+            if row.old_nid is None:
+                values.pop(row.key_nid, None)
+            else:
+                values[row.key_nid] = row.old_nid
+        keys = await self._names.keys(values.keys())
+        return {keys[key_nid]: nid for key_nid, nid in values.items() if keys[key_nid][0] in types}
 
     async def keys(self, state: Mapping[int, int]) -> dict[int, tuple[str, str]]:
         """(type, state key) of the key numbers of a state."""

@@ -127,12 +127,12 @@ class RoomAnswers:
                 (by_room.setdefault(entry.room_nid, []) if entry.room_nid else own).append(entry)
         answer.account_data = self._extras.own_account_data(asker, own, afresh=news.since < 0)
         told = {*by_room, *typing} & user.joined
-        moves = _NO_MOVES
+        moves = NO_MOVES
         moved: set[int] = set()
         if user.latest > news.since:
             moved = {nid for nid, member in user.rooms.items() if member.pos > news.since}
             if news.since >= 0:
-                moves = await self._moves(asker, news, moved)
+                moves = await self.moves(asker.user_nid, news, moved)
         wanted: Collection[int]
         if news.since < 0 or asker.full_state:
             wanted = user.joined | moved
@@ -169,14 +169,14 @@ class RoomAnswers:
                     asker, room, member, news, moves, by_room.get(nid, ())
                 )
 
-    async def _moves(self, asker: Asker, news: News, moved: Collection[int]) -> "_Moves":
-        """How the user came and went in (news.since, news.until]."""
-        before = await of_user_at(self._database, asker.user_nid, moved, news.since)
-        log = await log_between(self._database, asker.user_nid, news.since, news.until)
+    async def moves(self, user_nid: int, news: News, moved: Collection[int]) -> "Moves":
+        """How a user came to and went from the rooms `moved` in (news.since, news.until]."""
+        before = await of_user_at(self._database, user_nid, moved, news.since)
+        log = await log_between(self._database, user_nid, news.since, news.until)
         joined = {nid for nid, row in before.items() if row.membership == JOIN}
         broken = {row.room_nid for row in log if row.membership != JOIN}
         joins = {row.room_nid for row in log if row.membership == JOIN}
-        return _Moves(frozenset(joined - broken), frozenset(joined), frozenset(joined | joins))
+        return Moves(frozenset(joined - broken), frozenset(joined), frozenset(joined | joins))
 
     async def _joined(
         self,
@@ -210,7 +210,7 @@ class RoomAnswers:
             )
             receipts = await self._everything(news.until).receipts(room.nid, asker.user_nid)
             if news.since >= 0:
-                account_data = await self._account_data(asker, room, news.until)
+                account_data = await self.account_data(asker, room, news.until)
             typing = True
         extras = (
             self._extras.ephemeral(asker, room, receipts, typing=typing, stayed=stayed),
@@ -227,7 +227,7 @@ class RoomAnswers:
         parts = [*told.parts, *filter(None, extras), unread]
         return b"{%b}" % b",".join(parts)
 
-    async def _account_data(
+    async def account_data(
         self, asker: Asker, room: Room, until: int
     ) -> Collection[AccountDataEntry]:
         """All of the user's account data of a room; what was written after `until` comes later."""
@@ -238,19 +238,22 @@ class RoomAnswers:
             if row.pos <= until and row.content != DELETED
         ]
 
+    async def shows_invite(self, asker: Asker, room: Room, member: Membership) -> bool:
+        """Whether an invite comes from somebody of whom the user wants some."""
+        permissions = await self._permissions.of(asker.user_nid)
+        if permissions.everybody and not asker.ignored:
+            return True
+        sender = (await self._sections.view(room, member.event_nid)).sender
+        return sender not in asker.ignored and permissions.rule(sender) is Rule.ALLOW
+
     async def _stripped(self, answer: Answer, asker: Asker, room: Room, member: Membership) -> None:
-        """An invite, unless it comes from somebody of whom the user wants none, or a knock."""
-        invited = member.membership == INVITE
-        if invited:
-            permissions = await self._permissions.of(asker.user_nid)
-            if asker.ignored or not permissions.everybody:
-                sender = (await self._sections.view(room, member.event_nid)).sender
-                if sender in asker.ignored or permissions.rule(sender) is not Rule.ALLOW:
-                    return
-        stripped = await self._state.stripped(room, asker.user_id)
-        if invited:
-            answer.invite[room.room_id] = b'{"invite_state":{"events":%b}}' % stripped
+        """An invite, if it is to be shown, or a knock."""
+        if member.membership == INVITE:
+            if await self.shows_invite(asker, room, member):
+                stripped = await self._state.stripped(room, asker.user_id)
+                answer.invite[room.room_id] = b'{"invite_state":{"events":%b}}' % stripped
         else:
+            stripped = await self._state.stripped(room, asker.user_id)
             answer.knock[room.room_id] = b'{"knock_state":{"events":%b}}' % stripped
 
     async def _left(
@@ -259,9 +262,17 @@ class RoomAnswers:
         room: Room,
         member: Membership,
         news: News,
-        moves: "_Moves",
+        moves: "Moves",
         account_data: Collection[AccountDataEntry],
     ) -> bytes:
+        """The section of a room that the user has left."""
+        told = await self.left(asker, room, member, news, moves)
+        part = self._extras.account_data(asker, room, account_data)
+        return b"{%b}" % b",".join([*told.parts, *filter(None, (part,))])
+
+    async def left(
+        self, asker: Asker, room: Room, member: Membership, news: News, moves: "Moves"
+    ) -> Told:
         """A room that the user has left, up to and with the leaving."""
         told: Told | None = None
         if not asker.misled and (news.since < 0 or room.nid in moves.was_in):
@@ -283,17 +294,19 @@ class RoomAnswers:
                     )
         if told is None:
             told = await self._sections.farewell(asker, room, member.event_nid)
-        part = self._extras.account_data(asker, room, account_data)
-        return b"{%b}" % b",".join([*told.parts, *filter(None, (part,))])
+        return told
 
 
 @dataclass(frozen=True, slots=True)
-class _Moves:
-    """Rooms the user was in all along; was joined to at the start; was joined to at any time."""
+class Moves:
+    """How a user moved in a stretch.
+
+    Rooms the user was in all along; was joined to at the start; was joined to at any time.
+    """
 
     stayed: frozenset[int] = frozenset()
     was_joined: frozenset[int] = frozenset()
     was_in: frozenset[int] = frozenset()
 
 
-_NO_MOVES = _Moves()
+NO_MOVES = Moves()

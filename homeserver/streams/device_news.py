@@ -60,15 +60,21 @@ class DeviceNews:
                 asker.device_nid, token.messages, news.until, stored=asker.stored
             )
         if news.since >= 0:
-            if news.stirred:
-                changed, left = await self.moved(asker.user_nid, news, user)
-                names = await self._names.names(changed | left)
-                answer.changed_devices = [names[nid] for nid in changed]
-                answer.left_devices = [names[nid] for nid in left]
+            answer.changed_devices, answer.left_devices = await self.lists(asker, news, user)
         elif asker.misled:
             names = await self._names.names(await self.everybody(asker.user_nid, user))
             answer.changed_devices = list(names.values())
         return upto
+
+    async def lists(
+        self, asker: Asker, news: News, user: UserRooms
+    ) -> tuple[Collection[str], Collection[str]]:
+        """The users in `changed` and in `left` for who knows all up to `news.since`."""
+        if not news.stirred:
+            return (), ()
+        changed, left = await self.moved(asker.user_nid, news, user)
+        names = await self._names.names(changed | left)
+        return [names[nid] for nid in changed], [names[nid] for nid in left]
 
     async def everybody(self, user_nid: int, user: UserRooms) -> set[int]:
         """Whoever shares a room with the user, who is told nothing else."""

@@ -50,7 +50,7 @@ class RoomExtras:
             events.append(self._typing.event(room.nid, asker.ignored))
         if receipts and wanted.matches("m.receipt", room_id=room.room_id):
             shown = [entry for entry in receipts if entry.user_id not in asker.ignored]
-            events.extend(_receipts(shown))
+            events.extend(receipt_events(shown))
         return b'"ephemeral":{"events":[%b]}' % b",".join(events) if events else None
 
     def account_data(
@@ -61,7 +61,7 @@ class RoomExtras:
             return None
         wanted = asker.filter.room.account_data
         events = [
-            _account_data(entry.type, entry.content)
+            account_data_event(entry.type, entry.content)
             for entry in entries
             if wanted.matches(entry.type, room_id=room.room_id)
         ]
@@ -81,7 +81,7 @@ class RoomExtras:
             contents[PUSH_RULES] = push_rules_content(asker.user_id, contents.get(PUSH_RULES))
         wanted = asker.filter.account_data
         return [
-            _account_data(type_, content)
+            account_data_event(type_, content)
             for type_, content in contents.items()
             if wanted.matches(type_)
         ]
@@ -109,12 +109,12 @@ def _count(unread: Unread) -> bytes:
     )
 
 
-def _account_data(type_: str, content: bytes) -> bytes:
+def account_data_event(type_: str, content: bytes) -> bytes:
     """An account data event of a sync answer."""
     return b'{"content":%b,"type":%b}' % (content, canonical.encode(type_))
 
 
-def _receipts(receipts: Collection[ReceiptEntry]) -> list[bytes]:
+def receipt_events(receipts: Collection[ReceiptEntry]) -> list[bytes]:
     """`m.receipt` events: one, or more where a user has read one event in several threads.
 
     spec: client-server-api#mreceipt

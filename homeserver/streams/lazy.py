@@ -8,8 +8,10 @@ spec: client-server-api#lazy-loading-room-members
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 _MAX_DEVICES_AND_ROOMS = 20_000
 _MAX_USERS = 2_000
@@ -24,14 +26,31 @@ class _Sent:
     last: int = 0
 
 
+class KnownMembers(Protocol):
+    """What one client knows of the members of its rooms."""
+
+    def known(self, room_nid: int, since: int) -> AbstractSet[str]:
+        """Users of whom the client was told by the time it got the token at `since`."""
+
+    def sent(self, room_nid: int, until: int, users: Iterable[str]) -> None:
+        """Member events of these users go out with the token at `until`."""
+
+    def forget(self, room_nid: int) -> None:
+        """The client begins anew with the room and knows none of its members."""
+
+
 class LazyMembers:
     """See the module."""
 
     def __init__(self) -> None:
         self._sent: OrderedDict[tuple[int, int], _Sent] = OrderedDict()
 
-    def known(self, device_nid: int, room_nid: int, since: int) -> frozenset[str] | KeysView[str]:
-        """Users of whom the client was told by the time it got the token at `since`.
+    def of(self, device_nid: int) -> "DeviceMembers":
+        """What a device knows."""
+        return DeviceMembers(self, device_nid)
+
+    def known(self, device_nid: int, room_nid: int, since: int) -> AbstractSet[str]:
+        """See `KnownMembers`, as the next ones.
 
         A client that presents it has got nothing that was sent later: that is forgotten.
         """
@@ -44,7 +63,6 @@ class LazyMembers:
         return sent.users.keys()
 
     def sent(self, device_nid: int, room_nid: int, until: int, users: Iterable[str]) -> None:
-        """Member events of these users go out with the token at `until`."""
         key = (device_nid, room_nid)
         sent = self._sent.get(key)
         if sent is None or len(sent.users) > _MAX_USERS:
@@ -57,5 +75,20 @@ class LazyMembers:
             self._sent.popitem(last=False)
 
     def forget(self, device_nid: int, room_nid: int) -> None:
-        """The client begins anew with the room and knows none of its members."""
         self._sent.pop((device_nid, room_nid), None)
+
+
+class DeviceMembers(NamedTuple):
+    """`KnownMembers` of a device."""
+
+    lazy: LazyMembers
+    device_nid: int
+
+    def known(self, room_nid: int, since: int) -> AbstractSet[str]:
+        return self.lazy.known(self.device_nid, room_nid, since)
+
+    def sent(self, room_nid: int, until: int, users: Iterable[str]) -> None:
+        self.lazy.sent(self.device_nid, room_nid, until, users)
+
+    def forget(self, room_nid: int) -> None:
+        self.lazy.forget(self.device_nid, room_nid)

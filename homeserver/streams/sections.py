@@ -8,6 +8,7 @@ spec: client-server-api#syncing
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from homeserver.matrix import canonical
@@ -19,9 +20,10 @@ from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import OLDEST, Timeline
 from homeserver.rooms.views import EventView
-from homeserver.streams.lazy import LazyMembers
+from homeserver.streams.lazy import KnownMembers
 from homeserver.streams.news import KeyChange, News, collect
 from homeserver.streams.numbers import Names
+from homeserver.streams.required import Required
 from homeserver.streams.tokens import Timelines
 from storage.schema import LEAVE, NOTIFIES
 
@@ -40,8 +42,11 @@ StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
 class Asker(NamedTuple):
     """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores.
 
-    `misled` when it knows a future that was lost: nothing can be added to what it shows. `stored`
-    when the tables are to be read also where memory would do.
+    `members` is what it knows of the members, where that is kept. `misled` when it knows a future
+    that was lost: nothing can be added to what it shows. `stored` when the tables are to be read
+    also where memory would do. `required` is the only state that it wants, None for all that the
+    filter admits; `had` is what it required before, where that was less. `most` is the limit of
+    timelines, None for the filter's.
     """
 
     user_id: str
@@ -52,8 +57,19 @@ class Asker(NamedTuple):
     state_name: StateName
     ignored: frozenset[str]
     now: int
+    members: KnownMembers | None = None
     misled: bool = False
     stored: bool = False
+    required: Required | None = None
+    had: Required | None = None
+    most: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """How many events a timeline has at most."""
+        if self.most is not None:
+            return self.most
+        return self.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
 
     @property
     def use_state_after(self) -> bool:
@@ -68,7 +84,13 @@ class Asker(NamedTuple):
     @property
     def special(self) -> bool:
         """Whether it is told other things than others with the same filter."""
-        return self.lazy or bool(self.ignored) or self.full_state or self.stored
+        return (
+            self.lazy
+            or bool(self.ignored)
+            or self.full_state
+            or self.stored
+            or self.required is not None
+        )
 
     def shows(self, view: EventView, room_id: str) -> bool:
         """Whether the timeline may show the event: it passes the filter and isn't ignored."""
@@ -91,11 +113,43 @@ class Stretch(NamedTuple):
     own: bool = False
 
 
-class Told(NamedTuple):
-    """The parts of a room's section. `silent` when there is nothing in them."""
+@dataclass(slots=True)
+class Told:
+    """What is told of a room; `silent` when that is nothing.
 
-    parts: list[bytes]
+    `events` and `state` are JSON; `views` are the timeline's events, `gone` the required state
+    that was taken away. `summary` is None where it can't have changed; `changed` when any of the
+    state has.
+    """
+
+    views: list[EventView]
+    events: list[bytes]
+    limited: bool
+    prev_batch: str
+    state: list[bytes]
+    state_name: StateName
+    summary: JsonObject | None
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    changed: bool = False
     silent: bool = False
+    _parts: list[bytes] | None = None
+
+    @property
+    def parts(self) -> list[bytes]:
+        """The parts of the room's section in an answer of /sync."""
+        if self._parts is None:
+            self._parts = [
+                b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}'
+                % (
+                    b",".join(self.events),
+                    b"true" if self.limited else b"false",
+                    self.prev_batch.encode(),
+                ),
+                b'"%b":{"events":[%b]}' % (self.state_name.encode(), b",".join(self.state)),
+            ]
+            if self.summary is not None:
+                self._parts.append(b'"summary":' + canonical.encode(self.summary))
+        return self._parts
 
 
 class _Shared(NamedTuple):
@@ -115,7 +169,6 @@ class Sections:
         state: RoomState,
         names: Names,
         timelines: Timelines,
-        lazy: LazyMembers,
         aggregations: Aggregations,
         readers: Readers,
     ) -> None:
@@ -123,7 +176,6 @@ class Sections:
         self._state = state
         self._names = names
         self._timelines = timelines
-        self._lazy = lazy
         self._aggregations = aggregations
         self._readers = readers
         self._shared_news: News | None = None
@@ -145,14 +197,18 @@ class Sections:
         `known`: it may still show what it knew of the room, in an earlier stay, up to here; what
         stands up to `after` it has. For `own` see `update`.
         """
-        if asker.lazy and asker.device_nid is not None:
-            self._lazy.forget(asker.device_nid, room.nid)
+        if asker.lazy and asker.members is not None:
+            asker.members.forget(room.nid)
         stretch = await self._latest(asker, room, reader, after, until)
         if asker.misled or known is not None:
             stretch = stretch._replace(limited=True)
         summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
-        whole = await self._whole_state(asker, room, stretch, until, _heroes(summary), known)
-        state = await self._loaded(asker, room, whole.values())
+        if asker.required is None:
+            whole = await self._whole_state(asker, room, stretch, until, _heroes(summary), known)
+            owed: Collection[int] = whole.values()
+        else:
+            owed = await self._required_state(asker, asker.required, room, stretch, until)
+        state = await self._loaded(asker, room, owed)
         stretch, state = await self._with_own(asker, room, stretch, state, own)
         return await self._parts(asker, room, stretch, state, reader, until, summary)
 
@@ -165,15 +221,18 @@ class Sections:
         until: int,
         *,
         own: int | None = None,
+        more: Reader | None = None,
     ) -> Told:
         """`timeline`, `state` and `summary` for a client that knows the room up to `news.since`.
 
         `reader` is None when the user was joined all along: then it may read everything but what
         was sent to another fork of the room, where it perhaps was not. `own` is
         the user's member event (number) where it came after `until`, the end of the user's stay.
+        With `more` the timeline begins before `news.since` where its limit allows: it is the last
+        one that this reader may read.
         What is the same for all who ask for the same news at one moment is made once.
         """
-        share = reader is None and own is None and not asker.special
+        share = reader is None and own is None and more is None and not asker.special
         key = (room.nid, asker.filter, asker.state_name)
         if share:
             if self._shared_news is not news:
@@ -185,23 +244,38 @@ class Sections:
                 and asker.device_nid not in made.devices
             ):
                 return made.told
-        stretch = await self._since(asker, room, news, reader, until)
+        if more is None:
+            stretch = await self._since(asker, room, news, reader, until)
+        else:
+            stretch = await self._latest(asker, room, more, OLDEST, until)
         changes = await news.state(room.nid, until)
         summary: JsonObject | None = None
         if reader is None and (asker.full_state or await self._summarised(changes)):
             summary = await self._state.summary(room, asker.user_nid)
-        owed = self._owed_state(asker, stretch, changes) if changes else []
+        owed, gone = await self._owed_state(asker, stretch, changes) if changes else ([], [])
         if asker.full_state:
             whole = await self._whole_state(asker, room, stretch, until, _heroes(summary))
             owed = list({*whole.values(), *owed})
+        if asker.required is not None:
+            if stretch.limited and asker.members is not None:
+                # It must throw away what it knows of the members, as it isn't told of all changes.
+                asker.members.forget(room.nid)
+            if asker.had is not None:
+                more_state = await self._required_state(asker, asker.required, room, stretch, until)
+                owed = list({*more_state, *owed})
         state = await self._loaded(asker, room, owed)
         if asker.lazy and not asker.full_state:
-            heroes = _heroes(summary)
-            state += await self._owed_members(asker, room, stretch, state, heroes, news.since)
+            heroes = _heroes(summary) if asker.required is None else ()
+            state += await self._owed_members(
+                asker, room, stretch, state, heroes, news.since, until
+            )
         stretch, state = await self._with_own(asker, room, stretch, state, own)
         told = await self._parts(asker, room, stretch, state, reader, until, summary)
-        silent = not (stretch.views or stretch.limited or stretch.counted or state or summary)
-        told = told._replace(silent=silent)
+        told.gone = gone
+        told.changed = bool(changes)
+        told.silent = not (
+            stretch.views or stretch.limited or stretch.counted or state or summary or gone
+        )
         # Aggregations are of one user; only what is cut short has them.
         share = share and not stretch.limited and not stretch.own
         if share and summary is None and stretch.views and self._shared_news is news:
@@ -230,7 +304,7 @@ class Sections:
     async def _latest(
         self, asker: Asker, room: Room, reader: Reader, after: int, until: int
     ) -> Stretch:
-        limit = asker.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
+        limit = asker.limit
         shown: list[EventView] = []
         told = _ToldKeys()
         pos = until
@@ -256,13 +330,13 @@ class Sections:
         self, asker: Asker, room: Room, news: News, reader: Reader | None, until: int
     ) -> Stretch:
         event_filter = asker.filter.room.timeline
-        limit = event_filter.capped(DEFAULT_LIMIT, MOST_EVENTS)
+        limit = asker.limit
         # With a filter some of what is found falls away; how far back is looked is bounded.
         most = limit if event_filter.plain and not asker.ignored else MOST_EVENTS
         views = await news.events(room.nid, room.rules, until, most + 1)
         cut = len(views) > most
         if cut:
-            views = views[-most:]
+            views = views[len(views) - most :]
         own = reader is None and await self._readers.hides(room, views)
         if own:
             reader = await self._readers.of(asker.user_nid, room)
@@ -283,7 +357,8 @@ class Sections:
                 told.show(view)
             shown.reverse()
         if cut:
-            return Stretch(shown, True, (views[0].pos or 0) - 1, own=own)
+            start = (views[0].pos or 0) - 1 if views else until
+            return Stretch(shown, True, start, own=own)
         counted = not shown and any(
             view.flags & NOTIFIES or view.sender == asker.user_id or view.type == _REDACTION
             for view in views
@@ -351,13 +426,48 @@ class Sections:
             if key_nid in moved or keys[key_nid][0] != _MEMBER or keys[key_nid][1] in wanted
         }
 
-    def _owed_state(
-        self, asker: Asker, stretch: Stretch, changes: Mapping[int, KeyChange]
+    async def _required_state(
+        self, asker: Asker, required: Required, room: Room, stretch: Stretch, until: int
     ) -> list[int]:
-        """Events of the keys that changed and whose value the timeline doesn't tell."""
+        """The state at `until` that is required, without what already was."""
+        needed = _needed_members(stretch) if asker.lazy else frozenset()
+        if required.whole:
+            state = await self._state.at(room, until)
+            keys = await self._state.keys(state)
+            found = {keys[key_nid]: nid for key_nid, nid in state.items()}
+        else:
+            named = {*required.keys, *((_MEMBER, user) for user in needed)}
+            found = await self._state.event_nids(room, named, until)
+            if types := required.types:
+                found |= await self._state.of_types(room, types, until)
+        had = asker.had
+        return [
+            nid
+            for key, nid in found.items()
+            if (key[0] == _MEMBER and key[1] in needed)
+            or (required.matches(*key) and not (had is not None and had.matches(*key)))
+        ]
+
+    async def _owed_state(
+        self, asker: Asker, stretch: Stretch, changes: Mapping[int, KeyChange]
+    ) -> tuple[list[int], list[tuple[str, str]]]:
+        """Events of the keys that changed and whose value the timeline doesn't tell.
+
+        And the required keys that have no value any more.
+        """
         shown = {view.nid for view in stretch.views}
+        required = asker.required
+        names: Mapping[int, tuple[str, str]] = {}
+        if required is not None:
+            names = await self._names.keys(changes.keys())
         owed: list[int] = []
-        for change in changes.values():
+        gone: list[tuple[str, str]] = []
+        for key_nid, change in changes.items():
+            if required is not None and not (
+                required.matches(*names[key_nid])
+                or (asker.lazy and names[key_nid][0] == _MEMBER and not stretch.limited)
+            ):
+                continue
             if asker.use_state_after:
                 value = change.after
             elif any(nid in shown for _, nid in change.steps):
@@ -366,7 +476,9 @@ class Sections:
                 value = change.after
             if value is not None and value != change.before:
                 owed.append(value)
-        return owed
+            elif value is None and change.before is not None and required is not None:
+                gone.append(names[key_nid])
+        return owed, gone
 
     async def _summarised(self, changes: Mapping[int, KeyChange]) -> bool:
         """Whether the summary may have changed with the state."""
@@ -383,21 +495,24 @@ class Sections:
         state: Iterable[EventView],
         heroes: Collection[str],
         since: int,
+        until: int,
     ) -> list[EventView]:
         """Member events of the timeline's senders, and of heroes, that the client doesn't have."""
         wanted = {*heroes, *(view.sender for view in stretch.views)}
+        if asker.required is not None:
+            wanted |= _needed_members(stretch)
         wanted.difference_update(view.state_key for view in state if view.type == _MEMBER)
-        if asker.device_nid is not None:
-            known = self._lazy.known(asker.device_nid, room.nid, since)
+        if asker.members is not None:
+            known = asker.members.known(room.nid, since)
             if not asker.filter.room.state.include_redundant_members:
                 wanted -= known
-                # It was told at the join, and is told of each change.
-                wanted.discard(asker.user_id)
+                if asker.required is None:
+                    # It was told at the join, and is told of each change.
+                    wanted.discard(asker.user_id)
         if not wanted:
             return []
-        nids = await self._state.event_nids(
-            room, [(_MEMBER, user) for user in wanted], stretch.start
-        )
+        pos = stretch.start if asker.required is None else until
+        nids = await self._state.event_nids(room, [(_MEMBER, user) for user in wanted], pos)
         return await self._loaded(asker, room, nids.values())
 
     async def _loaded(self, asker: Asker, room: Room, nids: Collection[int]) -> list[EventView]:
@@ -425,9 +540,9 @@ class Sections:
         until: int,
         summary: JsonObject | None,
     ) -> Told:
-        if asker.lazy and asker.device_nid is not None:
+        if asker.lazy and asker.members is not None:
             told = [view.state_key for view in (*state, *stretch.views) if view.type == _MEMBER]
-            self._lazy.sent(asker.device_nid, room.nid, until, filter(None, told))
+            asker.members.sent(room.nid, until, filter(None, told))
         if asker.filter.event_format == "federation":
             pdus = await self._timeline.pdus(
                 {view.nid for view in (*state, *stretch.views)}, room.rules
@@ -439,32 +554,24 @@ class Sections:
         bundles: Mapping[int, bytes] = {}
         if stretch.limited and not pdus:
             bundles = await self._bundles(asker, room, stretch, reader, until)
-        timeline = [
-            _render(
-                asker,
-                view,
-                "join" if reader is None else reader.membership_at(view.pos or 0),
-                pdus.get(view.nid),
-                bundles.get(view.nid),
-            )
-            for view in stretch.views
-        ]
-        parts = [
-            b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}'
-            % (
-                b",".join(timeline),
-                b"true" if stretch.limited else b"false",
-                self._timelines.room_token(stretch.start).encode(),
-            ),
-            b'"%b":{"events":[%b]}'
-            % (
-                asker.state_name.encode(),
-                b",".join(_render(asker, view, None, pdus.get(view.nid)) for view in state),
-            ),
-        ]
-        if summary is not None:
-            parts.append(b'"summary":' + canonical.encode(summary))
-        return Told(parts)
+        return Told(
+            views=stretch.views,
+            events=[
+                _render(
+                    asker,
+                    view,
+                    "join" if reader is None else reader.membership_at(view.pos or 0),
+                    pdus.get(view.nid),
+                    bundles.get(view.nid),
+                )
+                for view in stretch.views
+            ],
+            limited=stretch.limited,
+            prev_batch=self._timelines.room_token(stretch.start),
+            state=[_render(asker, view, None, pdus.get(view.nid)) for view in state],
+            state_name=asker.state_name,
+            summary=summary,
+        )
 
     async def _bundles(
         self, asker: Asker, room: Room, stretch: Stretch, reader: Reader | None, until: int
@@ -548,6 +655,13 @@ def _cut(newest_first: list[EventView], before: EventView) -> Stretch:
     """These events of a longer timeline; `before` is the one that they don't reach back to."""
     newest_first.reverse()
     return Stretch(newest_first, limited=True, start=before.pos or 0)
+
+
+def _needed_members(stretch: Stretch) -> set[str]:
+    """Those who sent the events of a timeline, or whose membership they are."""
+    found = {view.sender for view in stretch.views}
+    found.update(view.state_key or "" for view in stretch.views if view.type == _MEMBER)
+    return found
 
 
 def _heroes(summary: JsonObject | None) -> list[str]:

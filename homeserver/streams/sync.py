@@ -17,6 +17,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.answer import Answer, RoomAnswers
 from homeserver.streams.device_news import DeviceNews
 from homeserver.streams.ignored import Ignored
+from homeserver.streams.lazy import LazyMembers
 from homeserver.streams.memberships import Memberships, UserRooms
 from homeserver.streams.news import News, RingNews, StoredNews
 from homeserver.streams.notifier import Notifier
@@ -71,6 +72,12 @@ class NewsDesk:
         """The last position that was published."""
         return self._ring.pos
 
+    def between(self, since: int, until: int, *, stored: bool = False) -> News:
+        """`since`, up to an earlier position than the last."""
+        if not stored and since >= 0 and self._ring.floor <= since:
+            return RingNews(self._ring, self._database, since, until)
+        return StoredNews(self._database, self._names, self._timeline, since, until)
+
     def since(self, since: int, *, stored: bool = False) -> News:
         """What happened in (since, pos]; `stored` reads the tables whatever the ring holds."""
         in_memory = not stored and since >= 0 and self._ring.floor <= since
@@ -101,6 +108,7 @@ class Sync:
         typing: Typing,
         presence: PresenceNews,
         devices: DeviceNews,
+        lazy: LazyMembers,
         timelines: Timelines,
         clock: Clock,
         incarnation: str,
@@ -113,6 +121,7 @@ class Sync:
         self._typing = typing
         self._presence = presence
         self._devices = devices
+        self._lazy = lazy
         self._timelines = timelines
         self._clock = clock
         self._incarnation = incarnation
@@ -201,6 +210,9 @@ class Sync:
                 state_name=request.state_name,
                 ignored=ignored,
                 now=self._clock.now_ms(),
+                members=(
+                    self._lazy.of(session.device_nid) if session.device_nid is not None else None
+                ),
                 misled=request.since is not None and token.pos < 0,
                 stored=request.stored,
             )

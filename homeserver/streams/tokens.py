@@ -14,6 +14,10 @@ from homeserver.errors import MatrixError
 _SYNC_FIELDS = r"_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,18})(t?)"
 _SYNC = re.compile("s2" + _SYNC_FIELDS + r"_(\d{1,18})(?:_d(\d{1,15}))?", re.ASCII)
 _SYNC_1 = re.compile("s1" + _SYNC_FIELDS + "()()", re.ASCII)
+_SLIDING = re.compile(
+    r"c1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})_([0-9a-f]{1,16})_(\d{1,15})", re.ASCII
+)
+_MESSAGES = re.compile(r"d1_(\d{1,15})_([0-9a-f]{1,16})_(\d{1,18})", re.ASCII)
 _ROOM = re.compile(r"t1_(\d{1,15})_([0-9a-f]{1,16})_(-?\d{1,18})", re.ASCII)
 
 
@@ -41,6 +45,13 @@ class SyncToken(NamedTuple):
         return max(self.pos if self.to_device is None else self.to_device, 0)
 
 
+class SlidingToken(NamedTuple):
+    """The `pos` of a sliding sync answer: the process that gave it, and its number there."""
+
+    incarnation: str
+    number: int
+
+
 class Timelines:
     """The database's timelines, the current one last."""
 
@@ -59,6 +70,35 @@ class Timelines:
             f"s2_{self._nid}_{self._id}_{token.pos}_{token.incarnation}_{token.ephemeral}{mark}"
             f"_{token.presence}{f'_d{token.to_device}' if token.to_device is not None else ''}"
         )
+
+    def sliding_token(self, pos: int, token: SlidingToken) -> str:
+        """The text form of a `pos` of sliding sync, which stands at position `pos`."""
+        return f"c1_{self._nid}_{self._id}_{pos}_{token.incarnation}_{token.number}"
+
+    def parse_sliding(self, text: str, applied: int) -> SlidingToken | None:
+        """A client's `pos`; None for one of a lost timeline, or that is none of ours."""
+        found = _SLIDING.fullmatch(text)
+        if found is None:
+            return None
+        nid, id_, pos, incarnation, number = found.groups()
+        if not self._holds(int(nid), id_, int(pos), applied):
+            return None
+        return SlidingToken(incarnation, int(number))
+
+    def messages_token(self, pos: int) -> str:
+        """Up to where a device has its to-device messages."""
+        return f"d1_{self._nid}_{self._id}_{pos}"
+
+    def parse_messages(self, text: str, applied: int) -> int:
+        """A device's token; 0, before all, for one of a lost timeline.
+
+        Raises `MatrixError` M_INVALID_PARAM when it was never a token of ours.
+        """
+        found = _MESSAGES.fullmatch(text)
+        if found is None:
+            raise MatrixError.invalid_param("since: this is not a token of this server")
+        nid, id_, pos = found.groups()
+        return int(pos) if self._holds(int(nid), id_, int(pos), applied) else 0
 
     def room_token(self, pos: int) -> str:
         """A point between two events of a room: after position `pos`."""
@@ -90,7 +130,9 @@ class Timelines:
         A token of a lost timeline is taken by its position: in a room's history that is at worst a
         few events off. Raises `MatrixError` M_INVALID_PARAM, naming the parameter `name`.
         """
-        found = _ROOM.fullmatch(text) or _SYNC.fullmatch(text) or _SYNC_1.fullmatch(text)
+        found = next(
+            filter(None, (form.fullmatch(text) for form in (_ROOM, _SYNC, _SYNC_1, _SLIDING))), None
+        )
         if found is None:
             raise MatrixError.invalid_param(f"{name}: this is not a token of this server")
         return int(found.group(3))

@@ -157,9 +157,9 @@ class Inboxes:
         return Told(changes, 1, publish)
 
     async def waiting(
-        self, device_nid: int, after: int, until: int, *, stored: bool = False
+        self, device_nid: int, after: int, until: int, *, most: int = PAGE, stored: bool = False
     ) -> tuple[list[bytes], int | None]:
-        """The next messages for a device at positions in (after, until], as JSON.
+        """The next messages for a device at positions in (after, until], as JSON, at most `most`.
 
         And the position of the last of them when there are more, else None. `stored` reads the
         tables also where memory would do.
@@ -170,13 +170,13 @@ class Inboxes:
         if not stored and self._ring.floor <= after:
             found = [
                 (entry.pos, entry.json)
-                for entry in self._ring.messages(device_nid, after, until)[: PAGE + 1]
+                for entry in self._ring.messages(device_nid, after, until)[: most + 1]
             ]
         else:
-            found = await store.waiting(self._database, device_nid, after, until, PAGE + 1)
-        if len(found) <= PAGE:
+            found = await store.waiting(self._database, device_nid, after, until, most + 1)
+        if len(found) <= most:
             return [json for _, json in found], None
-        return [json for _, json in found[:PAGE]], found[PAGE - 1][0]
+        return [json for _, json in found[:most]], found[most - 1][0]
 
     async def page(self, device_nid: int, after: int) -> tuple[list[bytes], int]:
         """The next messages behind a position, for who doesn't sync, and where they end."""

@@ -1,0 +1,143 @@
+"""Simplified sliding sync: from what a connection knows to what it asks for.
+
+Owns the stretch that an answer covers, and the waiting. What a connection knows is in
+`connections.py`, how an answer is made in `answering.py`. Invariant: an answer is made from what
+its client had by the `pos` that it presents, so what was lost on its way is told again.
+spec: MSC4186
+"""
+
+from homeserver.runtime.clock import Clock
+from homeserver.streams.ignored import Ignored
+from homeserver.streams.memberships import Memberships
+from homeserver.streams.notifier import Notifier
+from homeserver.streams.sections import Asker
+from homeserver.streams.sliding.answering import EAGER, Answering, Makers, SlidingAnswer
+from homeserver.streams.sliding.asked import Asked, SlidingRequest
+from homeserver.streams.sliding.connections import Connections, State
+from homeserver.streams.tokens import SlidingToken, Timelines
+
+
+class SlidingSync:
+    """See the module; one instance serves all clients of this process."""
+
+    def __init__(
+        self,
+        makers: Makers,
+        connections: Connections,
+        memberships: Memberships,
+        ignored: Ignored,
+        notifier: Notifier,
+        timelines: Timelines,
+        clock: Clock,
+    ) -> None:
+        self._makers = makers
+        self._desk = makers.desk
+        self._extending = makers.extending
+        self._typing = makers.typing
+        self.connections = connections
+        self._memberships = memberships
+        self._ignored = ignored
+        self._notifier = notifier
+        self._timelines = timelines
+        self._clock = clock
+
+    async def __call__(self, request: SlidingRequest, txn_id: str | None = None) -> bytes:
+        """The answer's JSON, with the client's name of its request.
+
+        Raises `MatrixError`: M_UNKNOWN_POS for a `pos` with which nothing can be begun any more,
+        M_INVALID_PARAM for a wrong token of messages.
+        """
+        session, messages = request.session, request.asked.extensions.messages
+        after = 0
+        if messages is not None:
+            after = await self._extending.received(session, messages, self._desk.pos)
+        key = (session.user_nid, session.device_nid or 0, request.conn_id)
+        deadline = self._clock.monotonic()
+        if request.pos is None:
+            connection = self.connections.begin(key)
+        else:
+            deadline += request.timeout
+            token = self._timelines.parse_sliding(request.pos, self._desk.pos)
+            connection = self.connections.resume(key, token)
+        connection.turn += 1
+        turn = connection.turn
+        reached = connection.known
+        while True:
+            answer, reached = await self._look(request, reached, after)
+            if answer or request.pos is None or connection.turn != turn:
+                break
+            if self._desk.pos > reached.pos or self._typing_moved(request.asked, reached):
+                # Something came while this was looked at; it may concern this user.
+                continue
+            left = deadline - self._clock.monotonic()
+            if not await self._notifier.wait(session.user_nid, left) or connection.turn != turn:
+                break
+        if connection.turn != turn:
+            # The client has given this request up for another one.
+            answer, reached = SlidingAnswer(connection.known.counts), connection.known
+        if reached is not connection.known:
+            reached = self.connections.offer(key, connection, reached)
+        if request.asked.extensions.e2ee:
+            await self._extending.pool(answer.extended, session, stored=request.stored)
+        number = SlidingToken(self.connections.incarnation, reached.number)
+        return answer.json(self._timelines.sliding_token(reached.pos, number), txn_id)
+
+    def _typing_moved(self, asked: Asked, state: State) -> bool:
+        return asked.extensions.typing is not None and self._typing.counter > state.typing
+
+    async def _look(
+        self, request: SlidingRequest, base: State, after: int
+    ) -> tuple[SlidingAnswer, State]:
+        """What a client must know who knows `base`, and what it knows then."""
+        session, asked = request.session, _without_place(request.asked)
+        if (
+            base.complete
+            and base.pos == self._desk.pos
+            and base.asked == asked
+            and not self._typing_moved(asked, base)
+        ):
+            # There is nothing to say; but only users whose rooms are known are woken.
+            await self._memberships.of(session.user_nid)
+            answer, reached = SlidingAnswer(base.counts), base
+        else:
+            answer, reached = await self._answer(request, asked, base)
+        messages = request.asked.extensions.messages
+        if messages is not None:
+            await self._extending.messages(
+                answer.extended, session, messages, after, reached.pos, stored=request.stored
+            )
+        return answer, reached
+
+    async def _answer(
+        self, request: SlidingRequest, asked: Asked, base: State
+    ) -> tuple[SlidingAnswer, State]:
+        session = request.session
+        ignored = await self._ignored.by(session.user_nid, session.user_id)
+        stored = request.stored
+        while True:
+            user = await self._memberships.of(session.user_nid)
+            # From here to the first await below, everything is as of one position.
+            news = self._desk.since(base.pos, stored=stored)
+            asker = Asker(
+                user_id=session.user_id,
+                user_nid=session.user_nid,
+                device_nid=session.device_nid,
+                filter=EAGER,
+                full_state=False,
+                state_name="state_after",
+                ignored=ignored,
+                now=self._clock.now_ms(),
+                stored=stored,
+            )
+            answering = Answering(
+                self._makers, asker, user, news, base, asked, self._typing.counter
+            )
+            answer, reached = await answering.answer()
+            if all(self._desk.still_whole(used) for used in answering.news.values()):
+                return answer, reached
+            stored = True
+
+
+def _without_place(asked: Asked) -> Asked:
+    """What is asked for, wherever the messages stand."""
+    return asked._replace(extensions=asked.extensions._replace(messages=None))
