@@ -193,7 +193,7 @@ async def test_extensions_may_be_for_some_rooms_only(server: Running) -> None:
     alice = await server.person("alice")
     one, two, three = [await alice.create_room() for _ in range(3)]
     for room in (one, two, three):
-        await keep(alice, "test.room", {}, room)
+        await keep(alice, "test.room", {"n": 1}, room)
     tag = f"/user/{quote(alice.user_id)}/rooms/{quote(one)}/tags/u.t"
     await alice.ok("PUT", tag, body={})
     subscription = {"timeline_limit": 1, "required_state": []}
@@ -221,7 +221,7 @@ async def test_an_extension_that_is_switched_on_later_tells_everything(server: R
     await client.sync()
     event = await alice.say(room, "hello")
     await read(bob, room, event)
-    await keep(alice, "test.room", {}, room)
+    await keep(alice, "test.room", {"n": 1}, room)
     await typing(bob, room)
     await client.sync()
     client.extensions = dict(EXTENSIONS)
