@@ -68,7 +68,7 @@ class Draft:
         self._pieces.append(piece)
         self._waiting += len(piece)
         self.size += len(piece)
-        if self._waiting > PIECE:
+        if self.path is not None or self._waiting > PIECE:
             await self._flush()
 
     async def finish(self) -> None:

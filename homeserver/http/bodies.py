@@ -62,7 +62,16 @@ class Incoming:
                     raise _too_large(most)
                 if asyncio.get_running_loop().time() > end:
                     raise TimeoutError
-                yield piece
+                if raw.content.is_eof():
+                    yield piece
+                    continue
+                # Nothing more is taken in while this is dealt with: of many bodies that come at
+                # once, one piece each is in memory.
+                raw.protocol.pause_reading()
+                try:
+                    yield piece
+                finally:
+                    raw.protocol.resume_reading()
         except TimeoutError:
             raise _late() from None
         except (ClientError, HttpProcessingError):

@@ -1,0 +1,53 @@
+"""A hundred uploads of fifty megabytes at once take little memory, however fast they come."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.processes import OurServer, resident_bytes, running
+from tests.serving import PASSWORD
+
+UPLOADS = 100
+PIECE = bytes(262_144)
+PIECES = 200
+MOST = 175 * 1_048_576
+"""About 100 more than at rest: a quarter of a megabyte each, and what that scatters."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+async def test_uploads_are_not_held_in_memory(tmp_path: Path) -> None:
+    with running(OurServer(tmp_path / "server")) as server:
+        timeout = aiohttp.ClientTimeout(total=None)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+            body = {"username": "a", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+            url = f"{server.url}/_matrix/client/v3/register"
+            async with http.post(url, json=body) as answer:
+                headers = {"Authorization": f"Bearer {(await answer.json())['access_token']}"}
+            begun = asyncio.Barrier(UPLOADS)
+
+            async def upload(number: int) -> None:
+                async def pieces() -> AsyncIterator[bytes]:
+                    yield b"%d" % number
+                    # All are under way before any goes on.
+                    await begun.wait()
+                    for _ in range(PIECES):
+                        yield PIECE
+
+                url = f"{server.url}/_matrix/media/v3/upload"
+                async with http.post(url, data=pieces(), headers=headers) as answer:
+                    assert answer.status == 200, await answer.text()
+
+            peak = idle = resident_bytes(server.pid)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(upload(number)) for number in range(UPLOADS)]
+                while not all(task.done() for task in tasks):
+                    peak = max(peak, resident_bytes(server.pid))
+                    await asyncio.sleep(0.2)
+        said = f"{idle / 1_048_576:.0f} MiB before, {peak / 1_048_576:.0f} at most"
+        print(said)
+        assert peak < MOST, said
