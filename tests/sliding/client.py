@@ -39,7 +39,6 @@ class Held:
     events: list[str] = field(default_factory=list)
     membership: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
-    gap: bool = False
 
 
 @dataclass
