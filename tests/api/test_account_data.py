@@ -71,6 +71,34 @@ async def test_what_is_deleted_is_gone_and_announced_as_empty(
     assert told(await alice.sync()) == {"org.example": {"a": 2}}
 
 
+async def test_sliding_sync_tells_of_deletions_as_sync_does(server: Running) -> None:
+    alice = await server.person("alice")
+    room_id = await alice.create_room()
+    wheres = [path(alice, "org.example", one) for one in (None, room_id)]
+    body = {
+        "lists": {"all": {"ranges": [[0, 9]], "required_state": [], "timeline_limit": 1}},
+        "extensions": {"account_data": {"enabled": True}},
+    }
+    sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+    async def told(pos: str | None) -> tuple[str, str]:
+        query = {} if pos is None else {"pos": pos}
+        answer = await alice.ok("POST", sliding, body=body, query=query)
+        return answer["pos"], str(answer["extensions"].get("account_data"))
+
+    for where in wheres:
+        await alice.ok("PUT", where, body={"a": 1})
+    pos, shown = await told(None)
+    assert shown.count("{'a': 1}") == 2
+    for where in wheres:
+        await alice.ok("DELETE", where)
+    _, shown = await told(pos)
+    assert shown.count("'org.example'") == 2
+    assert "{'a': 1}" not in shown
+    _, shown = await told(None)
+    assert "org.example" not in shown
+
+
 async def test_deleting_what_is_not_there_is_told_to_nobody(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     await alice.sync()

@@ -22,6 +22,7 @@ from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
 from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import Messages
 from homeserver.streams.tokens import Timelines
+from homeserver.users.account_data import DELETED
 from homeserver.users.sessions import Session
 from homeserver.users.to_device import PAGE, Inboxes
 from homeserver.users.typing import Typing
@@ -146,7 +147,11 @@ class Extending:
         self, told: Extended, asker: Asker, entries: Collection[AccountDataEntry], *, afresh: bool
     ) -> None:
         """The account's own data."""
-        own = [entry for entry in entries if not entry.room_nid]
+        own = [
+            entry
+            for entry in entries
+            if not entry.room_nid and not (afresh and entry.content == DELETED)
+        ]
         told.own = self._extras.own_account_data(asker, own, afresh=afresh)
 
     async def room_account_data(
