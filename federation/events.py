@@ -15,7 +15,12 @@ from federation.keyring import PATIENCE, Keyring
 from homeserver.matrix.errors import Malformed
 from homeserver.matrix.event import Event
 from homeserver.matrix.redact import redact
-from homeserver.matrix.sign import content_hash_fits, required_signers, verify_event
+from homeserver.matrix.sign import (
+    POLICY_KEY_ID,
+    content_hash_fits,
+    required_signers,
+    verify_event,
+)
 from homeserver.matrix.versions import RoomRules
 
 T = TypeVar("T")
@@ -117,7 +122,8 @@ def _wanted(event: Event, without: Collection[str]) -> tuple[dict[str, list[str]
     signatures = event.pdu["signatures"]
     until = event.origin_server_ts if event.rules.enforce_key_validity else 0
     return {
-        server: list(signatures.get(server, ()))
+        # A policy server's key is in the room, and no key of its server.
+        server: [key_id for key_id in signatures.get(server, ()) if key_id != POLICY_KEY_ID]
         for server in required_signers(event)
         if server not in without
     }, until

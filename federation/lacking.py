@@ -1,9 +1,10 @@
 """Staged events of one room that wait for others: what each lacks, and what frees them.
 
 Owns no event, only ids. What was asked for in vain rests: nobody is asked for it until it is due,
-but it is freed like all others. Invariant: an event that waits for one that came is freed in the
-order in which they stand behind each other, without being judged in between; who waits for what
-nobody here has is found for each server that sent it.
+but it is freed like all others. An event about which a policy server must be asked lacks nothing
+else; that server is asked, and nobody for what waits for the event. Invariant: an event that waits
+for one that came is freed in the order in which they stand behind each other, without being judged
+in between; who waits for what nobody here has is found for each server that sent it.
 """
 
 from collections import deque
@@ -19,6 +20,7 @@ class Lacking:
         self._behind: dict[str, dict[str, None]] = {}
         self._freed: dict[str, None] = {}
         self._resting: set[str] = set()
+        self._asked: set[str] = set()
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._lacks or event_id in self._freed
@@ -32,6 +34,15 @@ class Lacking:
         self._origins[event_id] = origin
         for id_ in self._lacks[event_id]:
             self._behind.setdefault(id_, {})[event_id] = None
+
+    def ask(self, event_id: str, policy_server: str) -> None:
+        """The policy server must be asked about the event: it counts as sent by that one."""
+        self.add(event_id, policy_server, ())
+        self._asked.add(event_id)
+
+    def is_asked(self, event_id: str) -> bool:
+        """Whether it is a policy server that the event waits for."""
+        return event_id in self._asked
 
     def came(self, event_ids: Iterable[str]) -> None:
         """These have a place in the room: what waited for nothing else can be judged, and then
@@ -76,6 +87,7 @@ class Lacking:
             self._freed.pop(event_id, None)
             self._origins.pop(event_id, None)
             self._resting.discard(event_id)
+            self._asked.discard(event_id)
             for id_ in self._lacks.pop(event_id, ()):
                 waiting = self._behind[id_]
                 del waiting[event_id]
@@ -84,7 +96,7 @@ class Lacking:
 
     def origins(self) -> set[str]:
         """The servers for some of whose events others can be asked."""
-        return {sent_by for id_, sent_by in self._origins.items() if id_ not in self._resting}
+        return {sent_by for id_, sent_by in self._origins.items() if self._is_sought(id_)}
 
     def first(self, origin: str) -> str | None:
         """The first event of a server that waits for none that it has sent itself."""
@@ -98,8 +110,12 @@ class Lacking:
         return [
             id_
             for id_, sent_by in self._origins.items()
-            if sent_by == origin and id_ not in self._resting
+            if sent_by == origin and self._is_sought(id_)
         ]
+
+    def _is_sought(self, event_id: str) -> bool:
+        """Whether somebody is to be asked for what the event lacks."""
+        return event_id not in self._resting and self._asked.isdisjoint(self._lacks[event_id])
 
     def with_those_behind(self, event_id: str) -> Sequence[str]:
         """The event, and what the same server sent that waits for it, directly or not."""

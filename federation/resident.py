@@ -137,7 +137,7 @@ class Resident:
         """Take the event that the server has made of a template, and send it on.
 
         Raises `MatrixError` M_INVALID_PARAM for what is not such an event, M_FORBIDDEN for one that
-        the room's rules don't allow.
+        the room's rules don't allow, and what the room's policy server says when it refuses it.
         """
         room = await self.room(origin, room_id)
         own = self._author.server_name
@@ -153,6 +153,7 @@ class Resident:
                 raise _not_that(f"{AUTHORISED_VIA} is not a user id")
             if server_of(via) == own:
                 event = await self._authorised(room, event)
+        event = await self._rooms.recommended(room, event)
         servers = [own, *await self._elsewhere.servers(room)]
         data = canonical.encode(event.pdu)
         verdict = await self._receiver.receive(room, event, data, relay=True)

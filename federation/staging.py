@@ -27,7 +27,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
-from homeserver.rooms.receive import Missing, Receiver
+from homeserver.rooms.receive import Missing, Receiver, Unasked
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers
@@ -226,6 +226,8 @@ class Staging:
         for row, verdict in zip(rows, verdicts, strict=True):
             if isinstance(verdict, Missing):
                 lacking.add(row.event_id, row.origin, {*verdict.auth, *verdict.prev})
+            elif isinstance(verdict, Unasked):
+                lacking.ask(row.event_id, verdict.server)
             elif isinstance(verdict, Exception):
                 log.warning("%s in %s: %r", row.event_id, room.room_id, verdict)
                 failed.append(row)
@@ -265,6 +267,11 @@ class Staging:
                         await self._rest(room, lacking, lacking.of(origin))
                         return
                     if await self._fill_gap(room, event_id):
+                        if lacking.is_asked(event_id):
+                            lacking.drop([event_id])
+                            lacking.came([event_id])
+                            self.wake(room)
+                            continue
                         lacking.recheck()
                         return
                     await self._rest(room, lacking, lacking.with_those_behind(event_id))

@@ -7,7 +7,7 @@ they answer. Nothing here has behaviour of its own.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from federation.api import hierarchy, media, queries, version
+from federation.api import hierarchy, media, policy, queries, version
 from federation.api.keys import key_endpoints
 from federation.client import ServerClient
 from federation.destinations import Destinations
@@ -25,6 +25,7 @@ from federation.outbound_lists import OwnLists
 from federation.outbox import Outbox
 from federation.own_keys import OwnKeys
 from federation.peers import PeersDesk
+from federation.policy import PolicyClient
 from federation.requests import Inbound, Requests
 from federation.wellknown import WellKnown
 from homeserver.config import Config
@@ -52,6 +53,7 @@ class Federation:
     destinations: Destinations
     client: ServerClient
     requests: Requests
+    policy: PolicyClient
     own_keys: OwnKeys
     identity: Identity
     keyring: Keyring
@@ -110,6 +112,7 @@ class Federation:
             destinations=destinations,
             client=client,
             requests=requests,
+            policy=PolicyClient(requests, clock),
             own_keys=own,
             identity=Identity(outbound, name, keys[0]),
             keyring=keyring,
@@ -128,6 +131,7 @@ class Federation:
             *endpoints_of(version),
             *endpoints_of(hierarchy),
             *endpoints_of(media),
+            *endpoints_of(policy),
             *endpoints_of(queries),
             *key_endpoints(self.own_keys, self.notary),
         ]
@@ -143,6 +147,7 @@ class Federation:
     async def close(self) -> None:
         """Give up what is under way and drop every connection."""
         await self.sender.close()
+        await self.policy.close()
         await self.keyring.close()
         await self.client.close()
         await self.lookups.close()

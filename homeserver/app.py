@@ -160,6 +160,7 @@ _COMMON_KEYS = (
     ("m.room.avatar", ""),
     ("m.room.canonical_alias", ""),
     ("m.room.encryption", ""),
+    ("m.room.policy", ""),
 )
 _COLLECT_AFTER = 20_000
 # No part of the process is waited for longer when it stops; the listeners drain within ten.
@@ -356,7 +357,14 @@ class App:
         )
         self._media = media
         self._tasks.service("media", media.tidy)
-        rooms = Rooms(database, names, commits, author, publisher.events)
+        rooms = Rooms(
+            database,
+            names,
+            commits,
+            author,
+            publisher.events,
+            federation.policy,
+        )
         jobs = Jobs(database, commits, numbers, clock)
         user_profiles = Profiles(
             database, commits, names, self._inbox, jobs, federation.directory, clock, server_name

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
+from homeserver.matrix.policy import Policy
 from storage.changes import Change
 
 
@@ -77,6 +78,20 @@ class RemoteRooms(Protocol):
         self, server: str, event: Event, stripped: Sequence[JsonObject], via: Sequence[str]
     ) -> tuple[Event, bytes]:
         """The invite with the signature of the invited user's server, and its canonical JSON."""
+
+
+class PolicyServers(Protocol):
+    """Servers that say which events belong into the rooms that have chosen them.
+
+    spec: server-server-api#asking-for-a-policy-server-signature-on-an-event
+    """
+
+    async def sign(self, policy: Policy, event: Event) -> Event:
+        """The event with the signature of the policy server, which was checked.
+
+        Raises `MatrixError` with what a client may be told: the server's refusal, or M_UNKNOWN
+        (502) when it says nothing that counts.
+        """
 
 
 class RemoteDirectory(Protocol):

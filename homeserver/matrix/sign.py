@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from homeserver.matrix.event import Event
 
 _ALGORITHM = "ed25519"
+POLICY_KEY_ID = f"{_ALGORITHM}:policy_server"
+"""The key of every policy server, whatever it is; it is published in rooms only."""
 _SIGNATURE_BYTES = 64
 _KEY_BYTES = 32
 

@@ -4,21 +4,28 @@ Owns the loaded heads and the order of verbs in a room, so that no verb needs a 
 synchronous function `verb(sending) -> result`; what it misses is loaded and it is run again. Its
 events are handed to the commit queue before the next verb's turn, and its caller is answered after
 the commit. When a commit fails, the head is dropped and the verbs behind it run again on a fresh
-one: verbs are repeated, never their changes. It holds no rule about any verb.
+one: verbs are repeated, never their changes. Where a room's policy server must see an event first,
+it is asked between two runs of the verb, outside of the room's turn: nothing but events of ours
+waits for it. It holds no rule about any verb.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.errors import Rejected
+from homeserver.matrix.event import Event
+from homeserver.matrix.policy import is_own_leave
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
+from homeserver.ports import PolicyServers
 from homeserver.rooms.append import Appended
 from homeserver.rooms.head import EventsMissing, Head, Needs, ServersMissing
+from homeserver.rooms.policy import Unrecommended
 from homeserver.rooms.send import Author, Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.stored import load_events
@@ -35,10 +42,17 @@ from storage.schema import RoomRow, RoomSummaryRow, empty_summary
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _MAX_HEADS = 2_000
 _MAX_TURNS_WAITING = 1_000
 _MAX_ATTEMPTS = 8
 _MAX_RUNS = 64
+_MAX_ASKING = 100
+"""Changes of a room that wait for its policy server."""
+_MAX_ASKS = 8
+LEAVE_SECONDS = 1.0
+"""So long a policy server is waited for when a user leaves."""
 
 
 class PublishEvents(Protocol):
@@ -72,6 +86,20 @@ class _Actor:
         return self.waiting == 0 and (self.last is None or self.last.done())
 
 
+class _Asking:
+    """The changes of a room that wait for its policy server."""
+
+    __slots__ = ("turn", "waiting")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.waiting = 0
+
+
+def _busy() -> MatrixError:
+    return MatrixError("M_LIMIT_EXCEEDED", "This room is busy; try again shortly", 429)
+
+
 class Rooms:
     """All rooms of this server, by id and by number."""
 
@@ -82,12 +110,15 @@ class Rooms:
         commits: CommitQueue,
         author: Author,
         publish: PublishEvents,
+        policy_servers: PolicyServers,
     ) -> None:
         self._database = database
         self._names = names
         self._commits = commits
         self._author = author
         self._publish = publish
+        self._policy_servers = policy_servers
+        self._asking: dict[int, _Asking] = {}
         self._by_id: dict[str, Room] = {}
         self._by_nid: dict[int, Room] = {}
         self._actors: OrderedDict[int, _Actor] = OrderedDict()
@@ -153,20 +184,77 @@ class Rooms:
         """Run a verb on the room's head, commit what it did, and return its result.
 
         The commit goes on when the caller is cancelled. Raises what the verb raises, `Conflict` of
-        storage when a row stood in the way (nothing was written), and `MatrixError` 503 when too
-        many wait for this room.
+        storage when a row stood in the way (nothing was written), `MatrixError` 503 when too many
+        wait for this room, and what its policy server says when it refuses an event.
         """
+        try:
+            return await self._change(room, verb, ())
+        except Unrecommended as unseen:
+            if is_own_leave(unseen.event):
+                return await self._change(room, verb, [await self._asked(unseen)])
+            return await self._change_with_policy(room, verb)
+
+    async def recommended(self, room: Room, event: Event) -> Event:
+        """An event that is to stand in the room, signed by the room's policy server if it uses one.
+
+        Raises `MatrixError` with what that says.
+        """
+        policy = await self.change(room, lambda sending: sending.policy())
+        if policy is None or policy.recommends(event):
+            return event
+        return await self._policy_servers.sign(policy, event)
+
+    async def _change_with_policy(self, room: Room, verb: Callable[[Sending], T]) -> T:
+        """`change` in a room whose policy server must see the verb's events first.
+
+        It is asked about one change of the room after the other, so that they don't make each
+        other's events old; others' events may, and then it is asked again.
+        """
+        asking = self._asking.setdefault(room.nid, _Asking())
+        if asking.waiting >= _MAX_ASKING:
+            raise _busy()
+        asking.waiting += 1
+        try:
+            async with asking.turn:
+                signed: list[Event] = []
+                for _ in range(_MAX_ASKS):
+                    try:
+                        return await self._change(room, verb, signed)
+                    except Unrecommended as unseen:
+                        signed = [*signed[: unseen.number], await self._asked(unseen)]
+            raise _busy()
+        finally:
+            asking.waiting -= 1
+            if not asking.waiting:
+                self._asking.pop(room.nid, None)
+
+    async def _asked(self, unseen: Unrecommended) -> Event:
+        """The event as it may be sent now that the policy server was asked."""
+        event = unseen.event
+        if not is_own_leave(event):
+            return await self._policy_servers.sign(unseen.policy, event)
+        # It waits for no other change, and not long.
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                return await self._policy_servers.sign(unseen.policy, event)
+        except (MatrixError, TimeoutError) as error:
+            log.info("%s leaves %s all the same: %r", event.sender, event.room_id, error)
+            return event
+
+    async def _change(self, room: Room, verb: Callable[[Sending], T], signed: Sequence[Event]) -> T:
         for _ in range(_MAX_ATTEMPTS):
             actor = self._actor(room.nid)
             if actor.waiting >= _MAX_TURNS_WAITING:
-                raise MatrixError("M_LIMIT_EXCEEDED", "This room is busy; try again shortly", 429)
+                raise _busy()
             actor.waiting += 1
             refused: MatrixError | Rejected | None = None
             changed = False
             try:
                 async with actor.turn:
                     try:
-                        sending, result = await self._run(actor, verb, lambda: self._load(room))
+                        sending, result = await self._run(
+                            actor, verb, lambda: self._load(room), signed
+                        )
                     except (MatrixError, Rejected) as error:
                         refused = error
                     else:
@@ -233,6 +321,7 @@ class Rooms:
         actor: _Actor,
         verb: Callable[[Sending], T],
         load: Callable[[], Awaitable[Head]],
+        signed: Sequence[Event] = (),
     ) -> tuple[Sending, T]:
         missing_events: frozenset[int] = frozenset()
         for _ in range(_MAX_RUNS):
@@ -243,7 +332,7 @@ class Rooms:
                 head.remember(await load_events(self._database, missing_events, head.rules))
                 if actor.generation != actor.lane.generation:
                     continue
-            sending = Sending(head, self._author)
+            sending = Sending(head, self._author, signed)
             try:
                 result = verb(sending)
                 sending.done = True

@@ -129,7 +129,8 @@ class Elsewhere:
         that can't be reached.
         """
         target = draft.state_key or ""
-        event, pdu = await self._rooms.change(room, lambda sending: sending.make(draft))
+        event, _ = await self._rooms.change(room, lambda sending: sending.make(draft))
+        event = await self._rooms.recommended(room, event)
         shown = await self._state.shown(room, draft.sender)
         servers = await self.servers(room)
         signed, pdu = await self.remote.invite(server_of(target), event, shown, servers)

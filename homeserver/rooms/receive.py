@@ -3,16 +3,20 @@
 Owns the decision what becomes of an event whose signatures and hash were checked already
 (`federation`): accepted into the timeline, soft-failed (kept, may be built upon, shown to nobody),
 or rejected (kept so that it isn't asked for again, part of no state). What it lacks to decide it
-names; it never asks another server. The decision is a verb: what it must read it asks for by
-`Needs`, and it is run again; the event is stored in one commit.
+names; it asks no other server, but for the room's policy server where only this event waits for it.
+The decision is a verb: what it must read it asks for by `Needs`, and it is run again; the event is
+stored in one commit.
 spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
 
 import asyncio
 import enum
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
 from homeserver.matrix.auth import AuthState, auth_keys, authorise, check_auth_events, power_levels
 from homeserver.matrix.authgraph import AuthGraph
 from homeserver.matrix.errors import Rejected
@@ -78,6 +82,13 @@ class Missing:
 
     auth: tuple[str, ...]
     prev: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """This policy server must be asked about an event before it can be judged."""
+
+    server: str
 
 
 @dataclass(slots=True)
@@ -158,18 +169,32 @@ class Receiver:
 
         `pdu` is its canonical JSON. `before` are the ids of the state before it, all of them
         stored, where its previous events can't be had. `relay`: once accepted, it is ours to send
-        to other servers. Raises `MatrixError` 503 when the room can't be written.
+        to other servers. The room's policy server is asked where it must be. Raises `MatrixError`
+        503 when the room can't be written.
         """
         flags = LOCAL if relay else 0
-        judging = _Judging(self._database, self._states, self._names, event, before, flags)
 
-        return await self._rooms.change(
-            room, lambda sending: self._judged(judging, sending, room, pdu)
-        )
+        async def judged(asked: bool) -> Verdict | Missing | Unasked:
+            judging = _Judging(
+                self._database, self._states, self._names, event, before, flags, asked=asked
+            )
+            return await self._rooms.change(
+                room, lambda sending: self._judged(judging, sending, room, pdu)
+            )
+
+        verdict = await judged(False)
+        if not isinstance(verdict, Unasked):
+            return verdict
+        with suppress(MatrixError):
+            event = await self._rooms.recommended(room, event)
+            pdu = canonical.encode(event.pdu)
+        verdict = await judged(True)
+        assert not isinstance(verdict, Unasked)
+        return verdict
 
     def _judged(
         self, judging: "_Judging", sending: Sending, room: Room, pdu: bytes
-    ) -> Verdict | Missing:
+    ) -> Verdict | Missing | Unasked:
         verdict = judging.run(sending, pdu, self._numbers)
         if judging.lost:
             event, lost = judging.event, judging.lost
@@ -179,15 +204,15 @@ class Receiver:
 
     async def receive_all(
         self, room: Room, events: Sequence[tuple[Event, bytes]]
-    ) -> list[Verdict | Missing | Exception]:
+    ) -> list[Verdict | Missing | Unasked | Exception]:
         """`receive` for events in an order in which each may stand behind those before it.
 
         What they name is read at once and they are committed together where they can be. An event
-        that can't be stored has the exception in its place.
+        that can't be stored has the exception in its place. Policy servers are not asked.
         """
         shelf = await self._shelf(room, [event for event, _ in events])
 
-        async def one(event: Event, pdu: bytes) -> Verdict | Missing | Exception:
+        async def one(event: Event, pdu: bytes) -> Verdict | Missing | Unasked | Exception:
             judging = _Judging(self._database, self._states, self._names, event, None, shelf=shelf)
             try:
                 return await self._rooms.change(
@@ -296,7 +321,10 @@ class _Judging:
         accepted_flags: int = 0,
         *,
         shelf: Shelf | None = None,
+        asked: bool = False,
     ) -> None:
+        """`asked`: the room's policy server was, so that what it has not signed is soft-failed."""
+        self._asked = asked
         self._accepted_flags = accepted_flags
         self._shelf = shelf
         self._database = database
@@ -326,7 +354,7 @@ class _Judging:
         assert self._own is not None
         return self._own
 
-    def run(self, sending: Sending, pdu: bytes, numbers: Numbers) -> Verdict | Missing:
+    def run(self, sending: Sending, pdu: bytes, numbers: Numbers) -> Verdict | Missing | Unasked:
         event, head = self._event, sending.head
         shelf = self._stored(head)
         nids = shelf.nids
@@ -349,6 +377,12 @@ class _Judging:
         linear = set(prevs) == {nid for nid, _ in head.extremities} and not missing.prev
         state = head.state if linear else self._state_before(prevs, missing.prev)
         flags = self._judge(head, nids, state, linear)
+        policy = None if flags else sending.policy()
+        if policy is not None and not policy.recommends(event):
+            # Check 7 of the specification.
+            if not self._asked:
+                return Unasked(policy.server)
+            flags = SOFT_FAILED
         nid = self._number(own, numbers)
         changed: Mapping[int, tuple[int | None, int | None]] = {}
         extremities = head.extremities

@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
 from homeserver.matrix.auth import auth_keys, authorise
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed, TooLarge
 from homeserver.matrix.event import Event, build
+from homeserver.matrix.policy import Policy, is_own_leave
 from homeserver.matrix.sign import SigningKey
 from homeserver.rooms.append import Appended, Place, Txn, append, redact, summary_text
 from homeserver.rooms.head import Head
+from homeserver.rooms.policy import Unrecommended, policy_of
 from homeserver.rooms.shown import shown_no_more, stored_json
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Numbers
@@ -57,9 +60,11 @@ class Sending:
 
     `ahead` is how many positions of the commit lie before the first event: changes of state that no
     event of ours made stand there. `published` is called with the first position after the commit.
+    `asked` are those of its events, in their order, about which the room's policy server was asked
+    when the verb ran before: where they still are what is to be sent, they are.
     """
 
-    def __init__(self, head: Head, author: Author) -> None:
+    def __init__(self, head: Head, author: Author, asked: Sequence[Event] = ()) -> None:
         self.head = head
         self.events: list[Appended] = []
         self.changes: list[Change] = []
@@ -67,17 +72,24 @@ class Sending:
         self.published: Callable[[int], None] | None = None
         self.done = False
         self._author = author
+        self._asked = asked
+        self._number = 0
 
     def add(self, draft: Draft, redacted: tuple[int, Event] | None = None) -> Event:
         """Make the event and append it.
 
         `redacted` is the (number, event) that a redaction takes effect on. Raises `Rejected` when
         the room's rules forbid it, `MatrixError` M_TOO_LARGE or M_BAD_JSON when it can't be an
-        event, M_UNKNOWN (502) when it can't be brought to another server's user, and the exceptions
-        of missing things; in each case this event has changed nothing.
+        event, M_UNKNOWN (502) when it can't be brought to another server's user, `Unrecommended`
+        when the room's policy server must be asked first, and the exceptions of missing things; in
+        each case this event has changed nothing.
         """
         made, pdu, auth_nids = self._make(draft)
         self._check_reachable(made)
+        policy = self.policy()
+        if policy is not None and not policy.recommends(made):
+            made = self._recommended(policy, made)
+            pdu = canonical.encode(made.pdu)
         author = self._author
         appended, changes = append(
             self.head,
@@ -99,6 +111,22 @@ class Sending:
         """Make the event without appending it, and its canonical JSON; raises as `add` does."""
         event, pdu, _ = self._make(draft)
         return event, pdu
+
+    def policy(self) -> Policy | None:
+        """The policy server that the room uses; raises as `policy_of` does."""
+        return policy_of(self.head, self._author.server_name)
+
+    def _recommended(self, policy: Policy, made: Event) -> Event:
+        """The same event as the policy server has signed it; a leave goes without, once asked."""
+        number = self._number
+        if number < len(self._asked):
+            asked = self._asked[number]
+            same = _same(asked, made)
+            leaves = is_own_leave(asked) and is_own_leave(made)
+            if (same and policy.recommends(asked)) or leaves:
+                self._number += 1
+                return asked if same else made
+        raise Unrecommended(policy, made, number)
 
     def _make(self, draft: Draft) -> tuple[Event, bytes, list[int]]:
         head, author = self.head, self._author
@@ -211,6 +239,16 @@ def unchanged(head: Head, draft: Draft) -> Event | None:
     if levels.user_level(draft.sender) < levels.event_level(draft.type, True):
         return None
     return current
+
+
+def _same(one: Event, other: Event) -> bool:
+    """Whether two events differ in nothing but the time at which they were made."""
+    return _timeless(one) == _timeless(other)
+
+
+def _timeless(event: Event) -> JsonObject:
+    own = ("origin_server_ts", "hashes", "signatures", "event_id")
+    return {key: value for key, value in event.pdu.items() if key not in own}
 
 
 def random_id() -> str:

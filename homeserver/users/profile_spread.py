@@ -93,6 +93,7 @@ class ProfileSpread:
         try:
             await self._rooms.change(room, verb)
         except (MatrixError, Rejected) as error:
-            if isinstance(error, MatrixError) and error.status >= 500:
+            # Another server that fails (502) is this room's matter.
+            if isinstance(error, MatrixError) and error.status >= 500 and error.status != 502:
                 raise
             log.info("%s keeps the old profile of %s: %s", room.room_id, user_id, error)

@@ -39,3 +39,17 @@ def test_a_circle_frees_nothing_and_has_no_first() -> None:
     assert set(lacking.of("a")) == {"1", "2"}
     lacking.recheck()
     assert lacking.take(9) == ["1", "2"]
+
+
+def test_only_the_policy_server_is_asked_for_what_waits_for_its_word() -> None:
+    lacking = Lacking()
+    lacking.ask("1", "policy")
+    lacking.add("2", "a", ["1"])
+    assert lacking.origins() == {"policy"}
+    assert (lacking.first("policy"), lacking.first("a")) == ("1", None)
+    assert lacking.is_asked("1")
+    lacking.drop(["1"])
+    lacking.came(["1"])
+    assert not lacking.is_asked("1")
+    assert lacking.take(2) == ["2"]
+    assert not lacking
