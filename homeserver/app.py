@@ -576,6 +576,7 @@ class App:
             self._tasks.once,
         )
         publisher.on_events(push.sender.happened)
+        publisher.on_outside(push.sender.outside)
         publisher.on_receipt(push.sender.read)
         self._tasks.service("push", push.sender.run)
         self._tasks.service("push cursor", push.sender.keep_saving)

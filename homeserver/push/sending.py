@@ -16,13 +16,14 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NamedTuple
 
 from homeserver.matrix.canonical import JsonObject, decode_object
+from homeserver.matrix.event import Event
 from homeserver.matrix.pushmatch import Facts, outcome_of, tweaks_of
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway, GatewayFailed, Notice, wants_badge
 from homeserver.push.mailing import Mailing
 from homeserver.push.rules import Rules, Told
 from homeserver.rooms.actor import Rooms
-from homeserver.rooms.append import Appended
+from homeserver.rooms.append import Appended, MemberChange
 from homeserver.rooms.head import Head
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.timeline import Timeline
@@ -216,18 +217,17 @@ class PushSender:
                     else:
                         self._unwatch(room_nid, member.user_nid)
             if room_nid in self._watched:
-                event = one.event
-                shown: JsonObject = {
-                    "type": event.type,
-                    "sender": event.sender,
-                    "content": event.content,
-                }
-                if event.state_key is not None:
-                    shown["state_key"] = event.state_key
-                self._heard.append(
-                    Happened(room_nid, pos, one.nid, event.event_id, one.flags, shown)
-                )
-                self._woken.set()
+                self._hear(room_nid, pos, one.nid, one.flags, one.event)
+
+    def outside(self, room_nid: int, pos: int, member: MemberChange, event: Event) -> None:
+        """A user was invited to a room that we are not in, or is so no longer."""
+        if member.user_nid not in self._users:
+            return
+        if member.membership != INVITE:
+            self._unwatch(room_nid, member.user_nid)
+            return
+        self._watched.setdefault(room_nid, set()).add(member.user_nid)
+        self._hear(room_nid, pos, member.event_nid, 0, event)
 
     def read(self, entry: ReceiptEntry) -> None:
         """A receipt has moved: its user's badges may be lower."""
@@ -269,6 +269,17 @@ class PushSender:
             await self._clock.sleep(SAVE_SECONDS)
             self._moved.clear()
             await self.save()
+
+    def _hear(self, room_nid: int, pos: int, nid: int, flags: int, event: Event) -> None:
+        shown: JsonObject = {
+            "type": event.type,
+            "sender": event.sender,
+            "content": event.content,
+        }
+        if event.state_key is not None:
+            shown["state_key"] = event.state_key
+        self._heard.append(Happened(room_nid, pos, nid, event.event_id, flags, shown))
+        self._woken.set()
 
     def _unwatch(self, room_nid: int, user_nid: int) -> None:
         users = self._watched.get(room_nid, set())

@@ -41,7 +41,7 @@ LEAVE_JOB = "leave elsewhere"
 MAX_INVITES = 1_000
 """Invites and knocks that one user may have open in rooms of other servers."""
 
-Publish = Callable[[int, int, MemberChange], None]
+Publish = Callable[[int, int, MemberChange, Event], None]
 """Tells who must hear of it that a membership has changed: room number, position, change."""
 
 
@@ -214,7 +214,7 @@ class Outside:
             ]
             sending.ahead = 1
             change = MemberChange(user_nid, user_id, membership, nid, LEAVE)
-            sending.published = lambda pos: self._publish(room.nid, pos, change)
+            sending.published = lambda pos: self._publish(room.nid, pos, change, event)
             return True
 
         return await self._rooms.change(room, verb)

@@ -25,6 +25,7 @@ from homeserver.streams.ring import (
 from storage.schema import JOIN
 
 Follower = Callable[[int, int, Collection[Appended]], None]
+OutsideFollower = Callable[[int, int, MemberChange, Event], None]
 """Told of a room (number) and its events at consecutive positions from the second argument on."""
 
 
@@ -47,6 +48,7 @@ class Publisher:
         self._left: Callable[[int, str], None] = _nothing
         self._moved: Callable[[int], None] = _nobody
         self._followers: list[Follower] = []
+        self._outside: list[OutsideFollower] = []
         self._receipts: list[Callable[[ReceiptEntry], None]] = []
         self._account_data: list[Callable[[int, str], None]] = []
         self._typing: list[Callable[[int], None]] = []
@@ -59,6 +61,10 @@ class Publisher:
     def on_events(self, happened: Follower) -> None:
         """Have `happened` called with the events of a room after everybody else was told."""
         self._followers.append(happened)
+
+    def on_outside(self, happened: OutsideFollower) -> None:
+        """Have `happened` called with memberships of rooms that we are not in."""
+        self._outside.append(happened)
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         """Have `lost` called when events could not be published: others were not told of them."""
@@ -119,11 +125,13 @@ class Publisher:
         for nid, event in events.items():
             self._views.redacted(nid, event, by, because, self._ring.views)
 
-    def outside(self, room_nid: int, pos: int, member: MemberChange) -> None:
+    def outside(self, room_nid: int, pos: int, member: MemberChange, event: Event) -> None:
         """A user's membership of a room that we are not in: it is in nobody's timeline."""
         change = Membership(member.membership, member.event_nid, pos)
         self._memberships.moved(member.user_nid, room_nid, change)
         self._notifier.wake((member.user_nid,))
+        for happened in self._outside:
+            happened(room_nid, pos, member, event)
 
     def receipt(self, entry: ReceiptEntry) -> None:
         """A receipt that moved; its user's own other devices hear of private ones."""

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
+from aiohttp import web
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event, build
@@ -225,6 +226,38 @@ async def test_an_invite_is_declined_at_once_and_the_server_is_told(made: House)
     await alice.ok("POST", at(room, "invite"), body={"user_id": bob.user_id})
     await seen(bob, "invite", room)
     await join(bob, room)
+
+
+async def test_an_invite_of_another_server_is_pushed(made: House) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    told: list[JsonObject] = []
+
+    async def notified(request: web.BaseRequest) -> web.StreamResponse:
+        told.append((await request.json())["notification"])
+        return web.json_response({})
+
+    runner = web.ServerRunner(web.Server(notified))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    pusher = {
+        "app_id": "test.app",
+        "pushkey": "key",
+        "kind": "http",
+        "app_display_name": "App",
+        "device_display_name": "Device",
+        "lang": "en",
+        "data": {"url": f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"},
+    }
+    await bob.ok("POST", "/pushers/set", body=pusher)
+    room = await alice.create_room(invite=[bob.user_id])
+
+    async def came() -> bool:
+        return bool(told)
+
+    await until(came)
+    assert (told[0]["room_id"], told[0]["type"]) == (room, "m.room.member")
+    assert (told[0]["sender"], told[0]["user_is_target"]) == (alice.user_id, True)
+    await runner.cleanup()
 
 
 async def test_a_declined_invite_does_not_wait_for_a_server_that_is_down(
