@@ -96,10 +96,10 @@ async def test_ephemeral_and_account_data_filters(server: Running) -> None:
     event_id = await alice.say(room, "x")
     await typing(alice, room)
     await read(alice, room, event_id)
-    await keep(alice, "test.one", {})
-    await keep(alice, "test.two", {})
-    await keep(alice, "test.one", {}, room)
-    await keep(alice, "test.two", {}, room)
+    await keep(alice, "test.one", {"n": 1})
+    await keep(alice, "test.two", {"n": 1})
+    await keep(alice, "test.one", {"n": 1}, room)
+    await keep(alice, "test.two", {"n": 1}, room)
 
     def types(part: Any) -> set[str]:
         return {event["type"] for event in part["events"]} if part else set()
