@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from storage import check_queries as queries
 from storage.compression import unpack_json
 from storage.engine import Database
+from storage.media_shown import account_data_after, listed_up_to, profiles_after
 from storage.schema import REDACTED
 
 _AT_ONCE = 1_000
@@ -21,7 +22,8 @@ Shown = tuple[str, int, int, str]
 async def files_differences(db: Database, here: str) -> list[str]:
     """A sentence for every disagreement about the files of the server `here`."""
     found: list[str] = []
-    if not here:
+    if not here or await listed_up_to(db) is not None:
+        # The latter: it comes from a version without the table, and the server has more to list.
         return found
     number = 0
     async for expected in _expected(db, here):
@@ -55,11 +57,11 @@ async def _expected(db: Database, here: str) -> AsyncIterator[set[Shown]]:
             for media_id in ids(unpack_json(json))
         }
     user_nid, field = 0, ""
-    while profiles := await db.scan(queries.PROFILES_AFTER, user_nid, field, _AT_ONCE):
+    while profiles := await profiles_after(db, user_nid, field, _AT_ONCE):
         user_nid, field, _ = profiles[-1]
         yield {(one, 1, nid, name) for nid, name, value in profiles for one in ids(value)}
     key = 0, -1, ""
-    while data := await db.scan(queries.ACCOUNT_DATA_AFTER, *key, _AT_ONCE):
+    while data := await account_data_after(db, *key, _AT_ONCE):
         key = data[-1][:3]
         yield {
             (one, 2, nid, f"{room_nid} {type_}")

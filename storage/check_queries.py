@@ -51,14 +51,6 @@ EVENTS_JSON_AFTER: Final = (
     "SELECT event_nid, flags, json FROM event_json JOIN events USING (event_nid)"
     " WHERE event_nid > ? ORDER BY event_nid LIMIT ?"
 )
-PROFILES_AFTER: Final = (
-    "SELECT user_nid, field, value FROM profiles WHERE (user_nid, field) > (?, ?)"
-    " ORDER BY user_nid, field LIMIT ?"
-)
-ACCOUNT_DATA_AFTER: Final = (
-    "SELECT user_nid, room_nid, type, content FROM account_data"
-    " WHERE (user_nid, room_nid, type) > (?, ?, ?) ORDER BY user_nid, room_nid, type LIMIT ?"
-)
 FILES_SHOWN: Final = "SELECT media_id, kind, nid, part FROM media_shown WHERE media_id IN (??)"
 COUNT_FILES_SHOWN: Final = "SELECT count(*) FROM media_shown"
 REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (

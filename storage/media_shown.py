@@ -1,14 +1,104 @@
 """Who shows which files of this server, and who has ceased to.
 
 What is read here may be older than what a commit finds, so whatever is decided by it is written
-with the condition under which it was decided.
+with the condition under which it was decided. A database from before there was such a table says in
+`meta` (`UNLISTED`) up to which event what it has was looked through.
 """
 
 from collections.abc import Collection
+from typing import Final
 
-from storage.changes import Do
+from storage.changes import Change, Delete, Do, Put
+from storage.compression import unpack_json
 from storage.engine import Database
-from storage.schema import SHOWN_BY_ACCOUNT_DATA, MediaLeftRow, MediaRow
+from storage.schema import SHOWN_BY_ACCOUNT_DATA, MediaLeftRow, MediaRow, MetaRow
+
+UNLISTED: Final = "files_unlisted"
+
+
+async def listed_up_to(db: Database) -> int | None:
+    """The last event (number) whose files were listed, None when all are."""
+    rows = await db.fetch("SELECT value FROM meta WHERE key = ?", UNLISTED)
+    return int(rows[0][0]) if rows else None
+
+
+def listed(event_nid: int | None) -> Change:
+    """Keep what `listed_up_to` says."""
+    if event_nid is None:
+        return Delete(MetaRow, (UNLISTED,))
+    return Put(MetaRow(UNLISTED, str(event_nid)))
+
+
+async def events_after(db: Database, event_nid: int, limit: int) -> list[tuple[int, bytes]]:
+    """Up to so many stored events behind one, by their numbers, with their JSON."""
+    rows = await db.scan(
+        "SELECT event_nid, json FROM event_json WHERE event_nid > ? ORDER BY event_nid LIMIT ?",
+        event_nid,
+        limit,
+    )
+    return [(nid, unpack_json(json)) for nid, json in rows]
+
+
+async def profiles_after(
+    db: Database, user_nid: int, field: str, limit: int
+) -> list[tuple[int, str, bytes]]:
+    """Up to so many fields of profiles behind one: user, field and value."""
+    rows = await db.scan(
+        "SELECT user_nid, field, value FROM profiles WHERE (user_nid, field) > (?, ?)"
+        " ORDER BY user_nid, field LIMIT ?",
+        user_nid,
+        field,
+        limit,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def account_data_after(
+    db: Database, user_nid: int, room_nid: int, type_: str, limit: int
+) -> list[tuple[int, int, str, bytes]]:
+    """Up to so many pieces of account data behind one: user, room, type and content."""
+    rows = await db.scan(
+        "SELECT user_nid, room_nid, type, content FROM account_data"
+        " WHERE (user_nid, room_nid, type) > (?, ?, ?) ORDER BY user_nid, room_nid, type LIMIT ?",
+        user_nid,
+        room_nid,
+        type_,
+        limit,
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+def event_shows(media_id: str, event_nid: int) -> Do:
+    """An event names a file, unless it was redacted meanwhile."""
+    return Do(
+        "INSERT INTO media_shown (media_id, kind, nid, part)"
+        " SELECT CAST(? AS TEXT), 0, event_nid, '' FROM events"
+        " WHERE event_nid = ? AND (flags & 4) = 0 ON CONFLICT DO NOTHING",
+        (media_id, event_nid),
+    )
+
+
+def profile_shows(media_id: str, user_nid: int, field: str, value: bytes) -> Do:
+    """A field of a profile names a file, if it still has this value."""
+    return Do(
+        "INSERT INTO media_shown (media_id, kind, nid, part)"
+        " SELECT CAST(? AS TEXT), 1, user_nid, field FROM profiles"
+        " WHERE user_nid = ? AND field = ? AND value = ? ON CONFLICT DO NOTHING",
+        (media_id, user_nid, field, value),
+    )
+
+
+def account_data_shows(
+    media_id: str, user_nid: int, room_nid: int, type_: str, content: bytes
+) -> Do:
+    """A piece of account data names a file, if it still has this content."""
+    return Do(
+        "INSERT INTO media_shown (media_id, kind, nid, part)"
+        " SELECT CAST(? AS TEXT), 2, user_nid, CAST(room_nid AS TEXT) || ' ' || type"
+        " FROM account_data WHERE user_nid = ? AND room_nid = ? AND type = ? AND content = ?"
+        " ON CONFLICT DO NOTHING",
+        (media_id, user_nid, room_nid, type_, content),
+    )
 
 
 async def shown(db: Database, media_ids: Collection[str]) -> set[str]:

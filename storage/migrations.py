@@ -5,10 +5,11 @@ runs the steps it lacks; either happens in one transaction that the engine owns.
 ways end with the same tables. The row `schema_version` of `meta` says what a database is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from storage.engine import DatabaseTooNew
+from storage.media_shown import UNLISTED
 from storage.schema import (
     TABLES,
     AppserviceRoomRow,
@@ -45,7 +46,6 @@ from storage.schema import (
     OneTimeKeyRow,
     PduOutboxRow,
     PushCursorRow,
-    PusherRow,
     RelationRow,
     RemoteDeviceRow,
     ReportRow,
@@ -66,7 +66,8 @@ from storage.schema import (
     table_statements,
 )
 
-# A step may grow until its version is released: new tables are named, other changes written out.
+# New tables are named, other changes written out. A step is closed as soon as others may have run
+# it; `tests/storage/versions` has what it led to.
 _NEW_IN_2: Final[tuple[type, ...]] = (
     AppserviceRow,
     AppserviceRoomRow,
@@ -80,7 +81,6 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     InboundTxnRow,
     EduOutboxRow,
     JoinUnderWayRow,
-    StateResetRow,
     DelayedEventRow,
     RelationRow,
     ReportRow,
@@ -104,7 +104,6 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     BackupKeyRow,
     ThreepidRow,
     ValidationRow,
-    PusherRow,
     PushCursorRow,
     MediaRow,
     MediaUsageRow,
@@ -112,10 +111,6 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     BlobInDoubtRow,
     JudgedHashRow,
     ThumbnailRow,
-    MassRedactionRow,
-    MediaShownRow,
-    MediaLeftRow,
-    UrlPreviewRow,
 )
 _CHANGED_IN_2: Final[tuple[str, ...]] = (
     (
@@ -131,12 +126,78 @@ _CHANGED_IN_2: Final[tuple[str, ...]] = (
 )
 
 
+_PUSHERS_IN_2: Final = (
+    (
+        "CREATE TABLE pushers (user_nid {number} NOT NULL, app_id {text} NOT NULL,"
+        " pushkey {text} NOT NULL, device_nid {number} NOT NULL, json {bytes} NOT NULL,"
+        " enabled {number} NOT NULL, created_ts {number} NOT NULL, pending_pos {number},"
+        " PRIMARY KEY (user_nid, app_id, pushkey)) {kind}"
+    ),
+    "CREATE INDEX pushers_by_app_id_pushkey ON pushers (app_id, pushkey)",
+    "CREATE INDEX pushers_by_device_nid ON pushers (device_nid)",
+)
+_NEW_IN_3: Final[tuple[type, ...]] = (
+    StateResetRow,
+    MassRedactionRow,
+    MediaShownRow,
+    MediaLeftRow,
+    UrlPreviewRow,
+)
+_COLUMNS_IN_3: Final[tuple[tuple[str, str], ...]] = (
+    ("success_ts", "{number}"),
+    ("error", "{text}"),
+    ("error_ts", "{number}"),
+    ("mailed_pos", "{number}"),
+    ("due_ts", "{number}"),
+    ("rest_until_ts", "{number} NOT NULL DEFAULT 0"),
+    ("rest_s", "{number} NOT NULL DEFAULT 0"),
+    ("stop_token", "{text}"),
+)
+_TYPES: Final[dict[Dialect, dict[str, str]]] = {
+    "sqlite": {
+        "number": "INTEGER",
+        "text": "TEXT",
+        "bytes": "BLOB",
+        "kind": "STRICT, WITHOUT ROWID",
+    },
+    "postgresql": {
+        "number": "BIGINT",
+        "text": 'TEXT COLLATE "C"',
+        "bytes": "BYTEA",
+        "kind": "WITH (fillfactor = 10)",
+    },
+}
+
+
+def _tables(rows: Sequence[type], dialect: Dialect) -> list[str]:
+    return [text for row_type in rows for text in table_statements(TABLES[row_type], dialect)]
+
+
 def _second(dialect: Dialect) -> list[str]:
-    new = [text for row_type in _NEW_IN_2 for text in table_statements(TABLES[row_type], dialect)]
-    return [*new, *_CHANGED_IN_2]
+    pushers = [text.format(**_TYPES[dialect]) for text in _PUSHERS_IN_2]
+    return [*_tables(_NEW_IN_2, dialect), *pushers, *_CHANGED_IN_2]
 
 
-STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second}
+def _third(dialect: Dialect) -> list[str]:
+    columns = [
+        f"ALTER TABLE pushers ADD COLUMN {name} {kind.format(**_TYPES[dialect])}"
+        for name, kind in _COLUMNS_IN_3
+    ]
+    if dialect == "postgresql":
+        columns += [
+            f"ALTER TABLE pushers ALTER COLUMN {name} DROP DEFAULT"
+            for name in ("rest_until_ts", "rest_s")
+        ]
+    return [
+        *_tables(_NEW_IN_3, dialect),
+        *columns,
+        "CREATE INDEX pushers_by_stop_token ON pushers (stop_token) WHERE stop_token IS NOT NULL",
+        # What shows files is found in what is there by `media_shown.Listing`.
+        f"INSERT INTO meta (key, value) VALUES ('{UNLISTED}', '0')",
+    ]
+
+
+STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second, 3: _third}
 """The statements that lead from version n - 1 to n, for n from 2 up."""
 
 VERSION: Final = 1 + len(STEPS)

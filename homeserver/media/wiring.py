@@ -11,6 +11,7 @@ from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import DISK, S3, Files
 from homeserver.media.leaving import Leaving
+from homeserver.media.listing import Listing
 from homeserver.media.moderation import Moderation
 from homeserver.media.moving import Moving
 from homeserver.media.previews import Previews
@@ -37,6 +38,7 @@ class Media:
     downloads: Downloads
     thumbnails: Thumbnails
     previews: Previews
+    listing: Listing
     leaving: Leaving
     moderation: Moderation
     moving: Moving
@@ -86,6 +88,7 @@ class Media:
                 clock,
                 enabled=options.url_previews,
             ),
+            listing=Listing(database, commits, name),
             leaving=leaving,
             moderation=Moderation(files, remote, leaving, database, clock),
             moving=Moving(files, database),
@@ -93,6 +96,7 @@ class Media:
 
     async def tidy(self) -> None:
         """Forget what is over, now and then, until cancelled."""
+        await self.listing.run()
         while True:
             await self.uploads.forget_expired()
             await self.leaving.run()

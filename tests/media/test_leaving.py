@@ -8,6 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.rooms.receive import Verdict
+from storage import media_shown
+from storage.changes import Do, Item
 from tests.media.sending import download, upload
 from tests.media.test_moderation import faults, files
 from tests.media.test_thumbnails import opened, picture, thumbnail
@@ -119,6 +121,39 @@ async def test_the_last_of_several_counts_and_moderators_may_redact(
     assert (await download(bob, name)).status == 200
     await passed(server)
     assert (await download(bob, name)).status == 404
+
+
+async def test_what_showed_files_before_that_was_kept_counts_too(
+    server: Running, alice: Person, bob: Person, room_id: str
+) -> None:
+    """A database of an older version is looked through before any file goes."""
+    by_event, by_profile, by_data, left = [
+        await upload(alice, b"file %d" % number) for number in range(4)
+    ]
+    await bob.send(room_id, "m.room.message", image(by_event))
+    await alice.ok(
+        "PUT", f"/profile/{alice.user_id}/avatar_url", body={"avatar_url": f"mxc://{by_profile}"}
+    )
+    await alice.ok(
+        "PUT", f"/user/{alice.user_id}/account_data/test.pack", body={"url": f"mxc://{by_data}"}
+    )
+    gone = await alice.send(room_id, "m.room.message", image(left))
+    await redact(alice, room_id, gone)
+    database = server.app._database  # noqa: SLF001 (no client can make it older)
+    assert database is not None
+    forget = Do("DELETE FROM media_shown")
+    await database.commit([Item([forget, media_shown.listed(0)])])
+    await server.restart()
+    for name in (by_event, by_profile, by_data):
+        event_id = await alice.send(room_id, "m.room.message", image(name))
+        await redact(alice, room_id, event_id)
+    listing, database = server.app.services.media.listing, server.app._database  # noqa: SLF001
+    assert database is not None
+    await listing.run()
+    assert await media_shown.listed_up_to(database) is None
+    await passed(server)
+    for name, status in ((by_event, 200), (by_profile, 200), (by_data, 200), (left, 404)):
+        assert (await download(alice, name)).status == status
 
 
 async def test_what_is_shown_again_in_time_stays(
