@@ -178,7 +178,13 @@ def _list(name: str, wanted: ListParameters, user_id: str) -> ListConfig:
         if any(start > end for start, end in ranges):
             raise MatrixError.invalid_param(f"{where}.ranges: a range ends before it starts")
     filters = wanted.filters or Filters()
-    for names in (filters.spaces, filters.room_types, filters.tags):
+    for names in (
+        filters.spaces,
+        filters.room_types,
+        filters.not_room_types,
+        filters.tags,
+        filters.not_tags,
+    ):
         _check_count(f"{where}.filters", names or (), _MAX_NAMED)
     return ListConfig(
         _config(where, wanted, user_id),

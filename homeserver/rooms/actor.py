@@ -191,7 +191,8 @@ class Rooms:
             return await self._change(room, verb, ())
         except Unrecommended as unseen:
             if is_own_leave(unseen.event):
-                return await self._change(room, verb, [await self._asked(unseen)])
+                # It waits for no other change.
+                return await self._asking_first(room, verb, [await self._asked(unseen)])
             return await self._change_with_policy(room, verb)
 
     async def recommended(self, room: Room, event: Event) -> Event:
@@ -216,24 +217,29 @@ class Rooms:
         asking.waiting += 1
         try:
             async with asking.turn:
-                signed: list[Event] = []
-                for _ in range(_MAX_ASKS):
-                    try:
-                        return await self._change(room, verb, signed)
-                    except Unrecommended as unseen:
-                        signed = [*signed[: unseen.number], await self._asked(unseen)]
-            raise _busy()
+                return await self._asking_first(room, verb, [])
         finally:
             asking.waiting -= 1
             if not asking.waiting:
                 self._asking.pop(room.nid, None)
+
+    async def _asking_first(
+        self, room: Room, verb: Callable[[Sending], T], signed: list[Event]
+    ) -> T:
+        """`change`, with the policy server asked about each event that the verb makes."""
+        for _ in range(_MAX_ASKS):
+            try:
+                return await self._change(room, verb, signed)
+            except Unrecommended as unseen:
+                signed = [*signed[: unseen.number], await self._asked(unseen)]
+        raise _busy()
 
     async def _asked(self, unseen: Unrecommended) -> Event:
         """The event as it may be sent now that the policy server was asked."""
         event = unseen.event
         if not is_own_leave(event):
             return await self._policy_servers.sign(unseen.policy, event)
-        # It waits for no other change, and not long.
+        # It does not wait long.
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 return await self._policy_servers.sign(unseen.policy, event)

@@ -9,6 +9,7 @@ from homeserver.errors import MatrixError
 from homeserver.streams.sliding.connections import (
     MAX_PER_DEVICE,
     Connections,
+    RoomMembers,
     Sent,
     State,
 )
@@ -104,12 +105,32 @@ async def test_a_request_that_is_followed_by_another_takes_nothing_from_it(
     old = asyncio.create_task(client.ask(timeout=30_000))
     await server.parked(1)
     new = asyncio.create_task(client.sync(timeout=30_000))
-    await server.parked(2)
-    await bob.say(room, "hello")
+    # Who gives a request up has it answered, whether it still listens or not.
     assert (await old).body["rooms"] == {}
+    await server.parked(1)
+    await bob.say(room, "hello")
     assert texts((await new)["rooms"][room]) == ["hello"]
     await bob.say(room, "more")
     assert texts((await client.sync())["rooms"][room]) == ["more"]
+
+
+async def test_a_connection_that_is_begun_anew_ends_what_waits_on_it(server: Running) -> None:
+    alice = await server.person("alice")
+    await alice.create_room()
+    client = Sliding(alice, {"all": window()})
+    await client.sync()
+    old = asyncio.create_task(client.ask(timeout=30_000))
+    await server.parked(1)
+    anew = Sliding(alice, {"all": window()})
+    assert (await anew.sync())["rooms"]
+    assert (await old).body["rooms"] == {}
+
+
+def test_the_members_that_are_remembered_of_a_room_are_bounded() -> None:
+    members = RoomMembers(frozenset())
+    for start in range(0, 5_000, 700):
+        members.sent(1, 0, [f"@u{number}:b.example" for number in range(start, start + 700)])
+        assert 0 < len(members.users) <= 200
 
 
 async def test_after_a_restart_clients_begin_anew(server: Running) -> None:
@@ -168,6 +189,13 @@ async def test_an_empty_request_costs_no_statement(
             "M_INVALID_PARAM",
         ),
         ({"lists": {"a": {"timeline_limit": 1, "filters": {"is_dm": 1}}}}, "M_BAD_JSON"),
+        *(
+            (
+                {"lists": {"a": {"timeline_limit": 1, "filters": {name: ["x"] * 1001}}}},
+                "M_INVALID_PARAM",
+            )
+            for name in ("spaces", "room_types", "not_room_types", "tags", "not_tags")
+        ),
         ({"lists": {f"{n}": {"timeline_limit": 1} for n in range(10_000)}}, "M_INVALID_PARAM"),
         ({"lists": {"a" * 300: {"timeline_limit": 1}}}, "M_INVALID_PARAM"),
         ({"room_subscriptions": {"!a:b": {}}}, "M_BAD_JSON"),

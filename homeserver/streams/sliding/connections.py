@@ -23,7 +23,8 @@ MAX_PER_DEVICE = 10
 MAX_ROOMS = 500_000
 """Rooms of all connections together; one takes some hundred bytes."""
 MAX_CONNECTIONS = 50_000
-_MAX_MEMBERS = 1_000
+_MAX_MEMBERS = 200
+"""Of one room, that a connection is known to know; who knows more is told some again."""
 NOTHING_ASKED = Asked({}, {}, Extensions())
 
 
@@ -84,11 +85,12 @@ NEW = State()
 
 @dataclass(slots=True)
 class Connection:
-    """One connection; `turn` is the number of the last request for it."""
+    """One connection; `turn` is the number of the last request for it, `waiting` how many wait."""
 
     known: State = NEW
     offered: State | None = None
     turn: int = 0
+    waiting: int = 0
 
     @property
     def size(self) -> int:
@@ -117,6 +119,10 @@ class Connections:
     def rooms(self) -> int:
         """How many rooms are kept for all connections."""
         return self._rooms
+
+    def of(self, key: _Key) -> Connection | None:
+        """The connection that there is."""
+        return self._all.get(key)
 
     def begin(self, key: _Key) -> Connection:
         """A new connection of (user, device, conn_id), instead of the one there was."""
@@ -184,7 +190,10 @@ class RoomMembers:
     def sent(self, room_nid: int, until: int, users: Iterable[str]) -> None:
         told = frozenset(users)
         if not told <= self.users:
-            self.users = told if len(self.users) > _MAX_MEMBERS else self.users | told
+            known = self.users | told
+            self.users = (
+                known if len(known) <= _MAX_MEMBERS else frozenset(list(told)[:_MAX_MEMBERS])
+            )
 
     def forget(self, room_nid: int) -> None:
         self.users = frozenset()

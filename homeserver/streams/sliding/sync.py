@@ -53,13 +53,18 @@ class SlidingSync:
             after = await self._extending.received(session, messages, self._desk.pos)
         key = (session.user_nid, session.device_nid or 0, request.conn_id)
         deadline = self._clock.monotonic()
+        before = self.connections.of(key)
         if request.pos is None:
             connection = self.connections.begin(key)
         else:
             deadline += request.timeout
             token = self._timelines.parse_sliding(request.pos, self._desk.pos)
             connection = self.connections.resume(key, token)
-        connection.turn += 1
+        if before is not None:
+            before.turn += 1
+            if before.waiting:
+                # What waits there was given up by its client for this request.
+                self._notifier.wake((session.user_nid,))
         turn = connection.turn
         reached = connection.known
         while True:
@@ -70,7 +75,12 @@ class SlidingSync:
                 # Something came while this was looked at; it may concern this user.
                 continue
             left = deadline - self._clock.monotonic()
-            if not await self._notifier.wait(session.user_nid, left) or connection.turn != turn:
+            connection.waiting += 1
+            try:
+                woken = await self._notifier.wait(session.user_nid, left)
+            finally:
+                connection.waiting -= 1
+            if not woken or connection.turn != turn:
                 break
         if connection.turn != turn:
             # The client has given this request up for another one.
