@@ -16,9 +16,11 @@ from homeserver.matrix.pushmatch import matches_glob
 from homeserver.rooms.head import Head
 
 _TYPE = "m.room.server_acl"
-MAX_REMEMBERED = 10_000
+MAX_LISTS = 500
+"""Lists of which it is remembered what came of them; one may be as long as an event."""
+MAX_SERVERS = 10_000
 
-_remembered: OrderedDict[tuple[str, str], tuple[JsonObject, bool]] = OrderedDict()
+_remembered: OrderedDict[str, tuple[JsonObject, dict[str, bool]]] = OrderedDict()
 
 
 def allowed(server: str, head: Head) -> bool:
@@ -26,13 +28,16 @@ def allowed(server: str, head: Head) -> bool:
     event = head.event(_TYPE)
     if event is None:
         return True
-    key = (event.event_id, server)
-    known = _remembered.get(key)
-    if known is None or known[0] is not event.content:
-        known = _remembered[key] = (event.content, admits(event.content, server))
-        if len(_remembered) > MAX_REMEMBERED:
+    known = _remembered.get(event.event_id)
+    # A redacted list has another content.
+    if known is None or known[0] is not event.content or len(known[1]) >= MAX_SERVERS:
+        known = _remembered[event.event_id] = (event.content, {})
+        if len(_remembered) > MAX_LISTS:
             _remembered.popitem(last=False)
-    return known[1]
+    admitted = known[1].get(server)
+    if admitted is None:
+        admitted = known[1][server] = admits(event.content, server)
+    return admitted
 
 
 def admits(content: JsonObject, server: str) -> bool:
