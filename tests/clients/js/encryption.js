@@ -81,6 +81,8 @@ export function commands(client) {
         // The identity and all messages' keys, from the store of the account; gives what came.
         async recover({ recoveryKey }) {
             secretKey = decodeRecoveryKey(recoveryKey);
+            // Asks the server: private keys are taken only when the public ones are known.
+            if (!(await crypto().userHasCrossSigningKeys(undefined, true))) throw new Error("no public keys");
             await crypto().bootstrapCrossSigning({});
             await crypto().loadSessionBackupPrivateKeyFromSecretStorage();
             await crypto().checkKeyBackupAndEnable();
