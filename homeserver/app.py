@@ -19,6 +19,7 @@ from federation.receiving import Receiving
 from federation.rooms import RoomFederation
 from federation.wiring import Federation
 from homeserver.appservices.authentication import Authentication
+from homeserver.appservices.devices import DeviceFeed
 from homeserver.appservices.feed import Feed
 from homeserver.appservices.network_rooms import NetworkRooms
 from homeserver.appservices.registry import Registry
@@ -549,8 +550,21 @@ class App:
         self._tasks.service("transactions", self._receiving.tidy)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
         appservices = await self._build_appservices(
-            accounts, Feed(database, rooms, timeline, names, typing, clock), publisher, ring
+            accounts,
+            Feed(
+                database,
+                rooms,
+                timeline,
+                names,
+                typing,
+                clock,
+                DeviceFeed(database, names, timeline, encryption.inboxes, encryption.one_time),
+            ),
+            publisher,
+            ring,
+            names,
         )
+        encryption.one_time.on_change(appservices.counted)
         registration = Registration(
             config.registration, config.terms, accounts, interactive, registration_tokens
         )
@@ -720,7 +734,7 @@ class App:
         )
 
     async def _build_appservices(
-        self, accounts: Accounts, feed: Feed, publisher: Publisher, ring: Ring
+        self, accounts: Accounts, feed: Feed, publisher: Publisher, ring: Ring, names: Names
     ) -> Appservices:
         """The application services, loaded and listening."""
         database, commits, name = self._database, self._commits, self.config.server.name
@@ -732,11 +746,14 @@ class App:
 
         registry = Registry(database, commits, accounts, position, name)
         accounts.reserve(lambda user_id: registry.check_user(user_id, None))
-        services = Appservices(registry, feed, database, commits, self.clock, position, name)
+        services = Appservices(registry, feed, database, commits, self.clock, position, names, name)
         self._appservices = services
         publisher.on_events(services.happened)
         publisher.on_receipt(lambda entry: services.receipt(entry.room_nid))
         publisher.on_typing(services.typing)
+        publisher.on_message(services.message)
+        publisher.on_device_list(services.listed)
+        publisher.on_lost(services.lost)
         await services.start(self.config.appservices.files)
         self.metrics.gauge(
             "homeserver_appservice_lag",

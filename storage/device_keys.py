@@ -66,15 +66,17 @@ async def one_time_digests(
     )
 
 
-async def one_time_counts(db: Database, device_nid: int) -> dict[str, int]:
-    """By algorithm, how many of a device's one-time keys nobody has claimed."""
-    return dict(
-        await db.fetch(
-            "SELECT algorithm, count(*) FROM one_time_keys"
-            " WHERE device_nid = ? AND claim_nid IS NULL GROUP BY algorithm",
-            device_nid,
-        )
-    )
+async def one_time_counts(db: Database, device_nids: Collection[int]) -> dict[int, dict[str, int]]:
+    """By device and algorithm, how many of the one-time keys nobody has claimed."""
+    read = db.fetch if len(device_nids) <= _FEW else db.scan
+    found: dict[int, dict[str, int]] = defaultdict(dict)
+    for device_nid, algorithm, count in await read(
+        "SELECT device_nid, algorithm, count(*) FROM one_time_keys"
+        " WHERE device_nid IN (??) AND claim_nid IS NULL GROUP BY device_nid, algorithm",
+        device_nids,
+    ):
+        found[device_nid][algorithm] = count
+    return dict(found)
 
 
 async def fallback_keys(
@@ -82,7 +84,8 @@ async def fallback_keys(
 ) -> dict[int, dict[str, FallbackKeyRow]]:
     """By device and algorithm, the fallback keys."""
     found: dict[int, dict[str, FallbackKeyRow]] = defaultdict(dict)
-    for row in await db.fetch(
+    read = db.fetch if len(device_nids) <= _FEW else db.scan
+    for row in await read(
         "SELECT device_nid, algorithm, key_id, json, used FROM fallback_keys"
         " WHERE device_nid IN (??)",
         device_nids,

@@ -21,6 +21,44 @@ async def waiting(
     return [(row[0], row[1]) for row in rows]
 
 
+async def positions_of(
+    db: Database, device_nids: Collection[int], after: int, until: int
+) -> list[tuple[int, int]]:
+    """(position, device) of the messages for devices at positions in (after, until]."""
+    rows = await db.scan(
+        "SELECT pos, device_nid FROM to_device WHERE device_nid IN (??) AND pos > ? AND pos <= ?",
+        device_nids,
+        after,
+        until,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def waiting_for(
+    db: Database, device_nids: Collection[int], after: int, until: int
+) -> list[tuple[int, int, bytes]]:
+    """Position, device and JSON of the messages for devices at positions in (after, until]."""
+    rows = await db.scan(
+        "SELECT pos, device_nid, json FROM to_device"
+        " WHERE device_nid IN (??) AND pos > ? AND pos <= ?",
+        device_nids,
+        after,
+        until,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def devices_with_messages(db: Database, user_nids: Collection[int], after: int) -> list[int]:
+    """The devices of local users for which messages wait at positions above `after`."""
+    rows = await db.scan(
+        "SELECT device_nid FROM devices WHERE user_nid IN (??) AND EXISTS"
+        " (SELECT 1 FROM to_device WHERE to_device.device_nid = devices.device_nid AND pos > ?)",
+        user_nids,
+        after,
+    )
+    return [device_nid for (device_nid,) in rows]
+
+
 async def span(db: Database, device_nid: int) -> tuple[int, int] | None:
     """The positions of the first and the last message for a device."""
     ((first, last),) = await db.fetch(
@@ -35,9 +73,9 @@ async def size(db: Database, device_nid: int) -> int:
     return int(count)
 
 
-def received(device_nid: int, until: int) -> Change:
-    """A device has what stands up to a position."""
-    return Do("DELETE FROM to_device WHERE device_nid = ? AND pos <= ?", (device_nid, until))
+def received(device_nids: Collection[int], until: int) -> Change:
+    """Devices have what stands up to a position."""
+    return Do("DELETE FROM to_device WHERE device_nid IN (??) AND pos <= ?", (device_nids, until))
 
 
 def cut(device_nid: int, keep: int) -> Change:

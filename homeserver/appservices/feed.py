@@ -1,15 +1,18 @@
 """What an application service is sent, from the stream and from what has no position.
 
 Owns the making of one page: the events that concern a service in a stretch of the stream, in order,
-with the receipts of the same stretch, and who types now. It sends nothing and keeps no cursor.
+with the receipts, to-device messages and changed device lists of the same stretch, and who types
+now. It sends nothing and keeps no cursor.
 spec: application-service-api#pushing-events, application-service-api#pushing-ephemeral-data
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from homeserver.appservices.devices import DeviceFeed, Lists, Message, ServiceDevices
 from homeserver.appservices.interest import Interest
 from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.views import EventView
@@ -23,17 +26,48 @@ from storage.user_data import receipts_between
 
 MAX_EVENTS = 100
 MAX_BYTES = 1_048_576
+_NO_LIMIT = 2**31
 STRETCH = 4_000
 """How many positions are looked through at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Page:
-    """What happened up to position `end`, as JSON texts in order."""
+    """What happened up to position `end`, as JSON texts in order; `counts` of keys as they are."""
 
     end: int
     events: list[bytes]
     ephemeral: list[bytes]
+    messages: list[Message]
+    lists: Lists
+    counts: JsonObject = field(default_factory=dict)
+    fallbacks: JsonObject = field(default_factory=dict)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything to send."""
+        lists = self.lists
+        return bool(
+            self.events or self.ephemeral or self.messages or lists.changed or lists.left
+        ) or bool(self.counts)
+
+    def body(self) -> bytes:
+        """The transaction; what proposals add stands under both its names."""
+        members = [b'"events":[%b]' % b",".join(self.events)]
+        if self.ephemeral:
+            listed = b",".join(self.ephemeral)
+            members += _named(b"ephemeral", b"de.sorunome.msc2409", b"[%b]" % listed)
+        if self.messages:
+            listed = b",".join(message.json for message in self.messages)
+            members += _named(b"to_device", b"de.sorunome.msc2409", b"[%b]" % listed)
+        if self.lists.changed or self.lists.left:
+            told = canonical.encode({"changed": self.lists.changed, "left": self.lists.left})
+            members += _named(b"device_lists", b"org.matrix.msc3202", told)
+        if self.counts:
+            counts, fallbacks = canonical.encode(self.counts), canonical.encode(self.fallbacks)
+            members += _named(b"device_one_time_keys_count", b"org.matrix.msc3202", counts)
+            members += _named(b"device_unused_fallback_key_types", b"org.matrix.msc3202", fallbacks)
+        return b"{%b}" % b",".join(members)
 
 
 class Feed:
@@ -47,7 +81,9 @@ class Feed:
         names: Names,
         typing: Typing,
         clock: Clock,
+        devices: DeviceFeed,
     ) -> None:
+        self.devices = devices
         self._database = database
         self._rooms = rooms
         self._timeline = timeline
@@ -56,13 +92,24 @@ class Feed:
         self._clock = clock
 
     async def page(
-        self, interest: Interest, rooms: Collection[int], after: int, until: int, *, whole: bool
+        self,
+        devices: ServiceDevices,
+        rooms: Collection[int],
+        inboxes: Collection[int],
+        after: int,
+        until: int,
+        *,
+        whole: bool,
     ) -> Page:
-        """What happened in these rooms in (after, until], as far as a page goes.
+        """What happened in these rooms and inboxes in (after, until], as far as a page goes.
 
         The page ends before `until` when it is full, unless the `whole` stretch is wanted again.
         """
+        interest = devices.interest
         end = until if whole else min(until, after + STRETCH)
+        most = _NO_LIMIT if whole else MAX_EVENTS
+        messages, end = await self.devices.messages(devices, inboxes, after, end, most)
+        seen_before = [room_nid for room_nid in rooms if interest.sees(room_nid)]
         found = await events_in(self._database, rooms, after, end) if rooms else []
         known = await self._rooms.by_nids({room_nid for _, room_nid, _ in found})
         views = await self._views(found, known)
@@ -87,7 +134,13 @@ class Feed:
         ephemeral: list[bytes] = []
         if interest.service.ephemeral:
             ephemeral = await self._receipts(interest, rooms, after, end)
-        return Page(end, events, ephemeral)
+        return Page(
+            end,
+            events,
+            ephemeral,
+            [message for message in messages if message.pos <= end],
+            await self.devices.lists(devices, seen_before, rooms, after, end),
+        )
 
     async def typing(self, interest: Interest, rooms: Collection[int]) -> list[bytes]:
         """Who types in those of the rooms that concern the service."""
@@ -149,6 +202,10 @@ def _aliases(view: EventView) -> list[str]:
     others = content.get("alt_aliases")
     named = [content.get("alias"), *(others if isinstance(others, list) else [])]
     return [alias for alias in named if isinstance(alias, str)]
+
+
+def _named(name: bytes, prefix: bytes, value: bytes) -> list[bytes]:
+    return [b'"%b":%b' % (name, value), b'"%b.%b":%b' % (prefix, name, value)]
 
 
 def _with_room(event: bytes, room_id: str) -> bytes:

@@ -74,8 +74,9 @@ class Registration:
     """One application service.
 
     `user_id` is its own user's; `url` is None for one that wants no traffic; `ephemeral`: it wants
-    typing, receipts and presence; `extended`: also to-device messages, device lists and key counts
-    (MSC2409, MSC3202); `limited`: its users, not itself, are held to the rate limits.
+    typing and receipts, and is told of devices as an `extended` one is; of whose users the messages
+    are not kept for /sync as well (MSC3202). `limited`: its users, not itself, are held to the rate
+    limits.
     """
 
     id: str
@@ -91,6 +92,10 @@ class Registration:
     extended: bool
     limited: bool
     text: str
+
+    def owns(self, user_id: str) -> bool:
+        """Whether a local user is the service's own or in its namespace, and nobody else's."""
+        return user_id == self.user_id or self.users.owns(user_id)
 
     def is_user(self, user_id: str) -> bool:
         """Whether a local user is the service's own or in its namespace."""

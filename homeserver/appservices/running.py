@@ -25,6 +25,8 @@ from homeserver.rooms.append import Appended
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Supervisor
 from homeserver.streams.commit import CommitQueue
+from homeserver.streams.numbers import Names
+from homeserver.streams.ring import DeviceListEntry, MessageEntry
 from storage.accounts import users_by_localpart
 from storage.appservices import appservices
 from storage.engine import Database
@@ -44,6 +46,7 @@ class Appservices:
         commits: CommitQueue,
         clock: Clock,
         position: Callable[[], int],
+        names: Names,
         server_name: str,
     ) -> None:
         self.client = ServiceClient(clock)
@@ -54,6 +57,7 @@ class Appservices:
         self._commits = commits
         self._clock = clock
         self._position = position
+        self._names = names
         self._server_name = server_name
         self._senders: dict[str, Sender] = {}
         self._tasks = Supervisor(clock)
@@ -90,6 +94,31 @@ class Appservices:
         for sender in self._senders.values():
             if sender.interest.service.ephemeral and room_nid in sender.interest.rooms:
                 sender.happened(room_nid)
+
+    def message(self, entry: MessageEntry, user_nid: int) -> None:
+        """A to-device message was published."""
+        name = self._names.name(user_nid)
+        for sender in self._senders.values():
+            if sender.devices.message(user_nid, name, entry.device_nid):
+                sender.wake()
+
+    def listed(self, entry: DeviceListEntry, room_nids: Collection[int]) -> None:
+        """The change of a list of devices was published."""
+        name = self._names.name(entry.user_nid)
+        for sender in self._senders.values():
+            if sender.devices.listed(entry.user_nid, name, room_nids):
+                sender.wake()
+
+    def counted(self, device_nids: Collection[int] | None) -> None:
+        """One-time or fallback keys of devices (None: of all) came or went."""
+        for sender in self._senders.values():
+            if sender.devices.counted(device_nids):
+                sender.wake()
+
+    def lost(self) -> None:
+        """Something was committed that nobody was told of."""
+        for sender in self._senders.values():
+            sender.missed()
 
     def typing(self, room_nid: int) -> None:
         """Who types in a room has changed."""

@@ -1,9 +1,11 @@
 """Sending to one application service what concerns it, in order, each thing once.
 
-Owns the service's cursor: everything up to it was acknowledged. Invariants: a transaction is noted
-before it is sent, so that after a crash the same number stands for the same events; the next one
-begins only when it was acknowledged. While the service fails, the pauses grow; nothing is lost and
-nobody else waits. It reads behind the commit and is never called from the way of an event.
+Owns the service's cursor: everything up to it was acknowledged; with it the to-device messages go
+that the service has. Invariants: a transaction is noted before it is sent, so that after a crash
+the same number stands for the same events; the next one begins only when it was acknowledged, and
+what has no position is told in transactions that are not repeated after a crash. While the service
+fails, the pauses grow; nothing is lost and nobody else waits. It reads behind the commit and is
+never called from the way of an event.
 spec: application-service-api#pushing-events
 """
 
@@ -12,6 +14,7 @@ import logging
 from collections.abc import Callable
 
 from homeserver.appservices.client import ServiceClient, ServiceFailed
+from homeserver.appservices.devices import ServiceDevices
 from homeserver.appservices.feed import Feed, Page
 from homeserver.appservices.interest import Interest
 from homeserver.runtime.clock import Clock
@@ -45,6 +48,7 @@ class Sender:
         position: Callable[[], int],
     ) -> None:
         self.interest = interest
+        self.devices = ServiceDevices(interest)
         self.acked_pos = row.acked_pos
         self.sent = 0
         self.failing_since: int | None = None
@@ -60,6 +64,7 @@ class Sender:
         self._dirty: dict[int, None] = {}
         self._everything = True
         self._typing: dict[int, None] = {}
+        self._delivered: set[int] = set()
         self._woken = asyncio.Event()
         self._again = asyncio.Event()
 
@@ -71,6 +76,15 @@ class Sender:
     def happened(self, room_nid: int) -> None:
         """Something that has a position happened in a room that is looked at."""
         self._dirty[room_nid] = None
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Something was noted in `devices`."""
+        self._woken.set()
+
+    def missed(self) -> None:
+        """Something may have happened that nobody was told of: look everywhere."""
+        self._everything = True
         self._woken.set()
 
     def typing(self, room_nid: int) -> None:
@@ -96,6 +110,7 @@ class Sender:
             try:
                 self._everything = True
                 await self.interest.load(database, self.acked_pos)
+                await self._feed.devices.load(self.devices, self.acked_pos)
                 while True:
                     self._woken.clear()
                     await self._catch_up()
@@ -106,27 +121,37 @@ class Sender:
 
     async def _catch_up(self) -> None:
         while True:
-            typing, self._typing = list(self._typing), {}
             until = self._position()
-            if self.acked_pos >= until and not typing:
+            if self.acked_pos >= until and not self._typing and not self.devices.waiting:
                 if self._saved != self.acked_pos and self._pending_pos == self.acked_pos:
                     await self._save()
                 return
             again = self._pending_pos > self.acked_pos
-            rooms = list(self.interest.rooms if self._everything or again else self._dirty)
+            everywhere = self._everything or again
+            rooms = list(self.interest.rooms if everywhere else self._dirty)
+            if not again:
+                self._everything = False
             dirty, self._dirty = self._dirty, {}
-            end = self._pending_pos if again else until
-            page = await self._feed.page(self.interest, rooms, self.acked_pos, end, whole=again)
+            devices, end = self.devices, self._pending_pos if again else until
+            inboxes, devices.inboxes = devices.inboxes, {}
+            page = await self._feed.page(devices, rooms, inboxes, self.acked_pos, end, whole=again)
             if page.end < until:
                 self._dirty = {**dirty, **self._dirty}
-            elif not again:
-                self._everything = False
-            ephemeral = page.ephemeral + await self._feed.typing(self.interest, typing)
-            if page.events or ephemeral or again:
-                await self._send(Page(page.end, page.events, ephemeral), begun=again)
+                devices.inboxes = {**inboxes, **devices.inboxes}
+                self._everything = self._everything or everywhere
+            if not again:
+                await self._add_passing(page)
+            if page.says_something or again:
+                await self._send(page, begun=again)
             self.acked_pos = page.end
             if self.acked_pos - self._saved >= SAVED_EVERY:
                 await self._save()
+
+    async def _add_passing(self, page: Page) -> None:
+        """Add what has no position: who types, and how many keys there are."""
+        typing, self._typing = list(self._typing), {}
+        page.ephemeral += await self._feed.typing(self.interest, typing)
+        page.counts, page.fallbacks = await self._feed.devices.counts(self.devices)
 
     async def _send(self, page: Page, *, begun: bool) -> None:
         service = self.interest.service
@@ -136,10 +161,7 @@ class Sender:
             self._txn_nid += 1
             self._pending_pos = page.end
             await self._save()
-        body = b'{"events":[%b]' % b",".join(page.events)
-        if page.ephemeral:
-            listed = b",".join(page.ephemeral)
-            body += b',"ephemeral":[%b],"de.sorunome.msc2409.ephemeral":[%b]' % (listed, listed)
+        body = page.body()
         path = f"/transactions/{self._txn_nid}"
         pause = FIRST_PAUSE
         while True:
@@ -149,7 +171,7 @@ class Sender:
                     "PUT",
                     "/_matrix/app/v1" + path,
                     path,
-                    body=body + b"}",
+                    body=body,
                     seconds=SECONDS,
                 )
                 break
@@ -162,13 +184,16 @@ class Sender:
         self.failing_since, self.error = None, ""
         self.sent += len(page.events)
         self.acked_pos = page.end
+        self._delivered |= {message.device_nid for message in page.messages}
 
     async def _save(self) -> None:
         self._saved = self.acked_pos
         pending = max(self._pending_pos, self.acked_pos)
-        await self._commits.commit(
-            [cursor_moved(self.interest.service.id, self.acked_pos, pending, self._txn_nid)]
-        )
+        moved = cursor_moved(self.interest.service.id, self.acked_pos, pending, self._txn_nid)
+        delivered = list(self._delivered)
+        gone = await self._feed.devices.removed(self.devices, delivered, self.acked_pos)
+        await self._commits.commit([moved, *gone])
+        self._delivered.difference_update(delivered)
 
     def _failed(self, failed: ServiceFailed) -> None:
         if self.failing_since is None:

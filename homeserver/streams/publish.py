@@ -51,6 +51,8 @@ class Publisher:
         self._outside: list[OutsideFollower] = []
         self._receipts: list[Callable[[ReceiptEntry], None]] = []
         self._account_data: list[Callable[[int, str], None]] = []
+        self._messages: list[Callable[[MessageEntry, int], None]] = []
+        self._device_lists: list[Callable[[DeviceListEntry, Collection[int]], None]] = []
         self._typing: list[Callable[[int], None]] = []
         self._lost: list[Callable[[], None]] = []
 
@@ -73,6 +75,14 @@ class Publisher:
     def on_receipt(self, moved: Callable[[ReceiptEntry], None]) -> None:
         """Have `moved` called with every receipt that has moved."""
         self._receipts.append(moved)
+
+    def on_message(self, arrived: Callable[[MessageEntry, int], None]) -> None:
+        """Have `arrived(message, user number)` called with every to-device message."""
+        self._messages.append(arrived)
+
+    def on_device_list(self, changed: Callable[[DeviceListEntry, Collection[int]], None]) -> None:
+        """Have `changed(change, the user's rooms)` called when a user's devices have changed."""
+        self._device_lists.append(changed)
 
     def on_account_data(self, changed: Callable[[int, str], None]) -> None:
         """Have `changed(user number, type)` called when account data has changed."""
@@ -156,6 +166,8 @@ class Publisher:
         """A to-device message for a device of the user."""
         self._ring.add_message(entry)
         self._notifier.wake((user_nid,))
+        for arrived in self._messages:
+            arrived(entry, user_nid)
 
     def device_list(self, entry: DeviceListEntry, room_nids: Collection[int]) -> None:
         """A user's devices changed; `room_nids` are the rooms that the user is in."""
@@ -163,6 +175,8 @@ class Publisher:
         self._notifier.wake((entry.only_for or entry.user_nid,))
         for room_nid in room_nids:
             self._notifier.wake_among(self._memberships.looking(room_nid))
+        for changed in self._device_lists:
+            changed(entry, room_nids)
 
     def typing(self, room_nid: int) -> None:
         """Who is typing in a room has changed."""

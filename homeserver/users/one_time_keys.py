@@ -9,7 +9,7 @@ spec: client-server-api#one-time-and-fallback-keys
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -30,6 +30,9 @@ _MAX_CACHED = 50_000
 _VERIFY_INLINE = 4
 # A fallback key may be replaced just when it was claimed: then the new one is.
 _MOST_ROUNDS = 3
+
+
+Watcher = Callable[[Collection[int] | None], None]
 
 
 class Pool(NamedTuple):
@@ -72,6 +75,7 @@ class OneTimeKeys:
         self._commits = commits
         self._numbers = numbers
         self._pools: OrderedDict[int, Pool] = OrderedDict()
+        self._watchers: list[Watcher] = []
         self._changes = 0
 
     async def pool(self, device_nid: int, *, stored: bool = False) -> Pool:
@@ -79,10 +83,7 @@ class OneTimeKeys:
         known = None if stored else self._pools.get(device_nid)
         if known is None:
             changes = self._changes
-            counts = await store.one_time_counts(self._database, device_nid)
-            fallbacks = (await store.fallback_keys(self._database, [device_nid])).get(device_nid)
-            unused = [name for name, row in (fallbacks or {}).items() if not row.used]
-            known = _pool(counts, unused)
+            known = (await self.pools([device_nid]))[device_nid]
             # A change that was committed meanwhile may be newer than what was read.
             if changes == self._changes:
                 self._pools[device_nid] = known
@@ -90,11 +91,29 @@ class OneTimeKeys:
                     self._pools.popitem(last=False)
         return known
 
+    async def pools(self, device_nids: Collection[int]) -> dict[int, Pool]:
+        """What each of the devices has, as the tables say."""
+        counts = await store.one_time_counts(self._database, device_nids)
+        fallbacks = await store.fallback_keys(self._database, device_nids)
+        return {
+            nid: _pool(
+                counts.get(nid, {}),
+                [name for name, row in fallbacks.get(nid, {}).items() if not row.used],
+            )
+            for nid in device_nids
+        }
+
+    def on_change(self, watcher: Watcher) -> None:
+        """Call `watcher(device numbers)` when their pools have changed; None: those of all."""
+        self._watchers.append(watcher)
+
     def forget(self, device_nids: Collection[int]) -> None:
         """The pools of these devices have changed."""
         self._changes += 1
         for device_nid in device_nids:
             self._pools.pop(device_nid, None)
+        for watcher in self._watchers:
+            watcher(device_nids)
 
     async def restored(self) -> None:
         """An older copy of the database was put back: keys that it has may have been given out.
@@ -107,6 +126,8 @@ class OneTimeKeys:
         """All pools may have changed."""
         self._changes += 1
         self._pools.clear()
+        for watcher in self._watchers:
+            watcher(None)
 
     async def added(
         self,

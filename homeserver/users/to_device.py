@@ -28,7 +28,7 @@ from homeserver.users.e2e_keys import own_device
 from homeserver.users.sessions import Session
 from storage import accounts as accounts_store
 from storage import to_device as store
-from storage.changes import Conflict, Insert, Pos
+from storage.changes import Change, Conflict, Insert, Pos
 from storage.engine import Database
 from storage.schema import MessageIdRow, ToDeviceRow
 
@@ -189,9 +189,17 @@ class Inboxes:
         if not inbox.first or inbox.first > until:
             return
         with suppress(MatrixError):  # the queue is full: it will present a token again
-            self._commits.submit([store.received(device_nid, until)])
+            self._commits.submit([store.received([device_nid], until)])
             left = _Inbox() if inbox.last <= until else _Inbox(until + 1, inbox.last)
             self._inboxes[device_nid] = left
+
+    async def taken(self, device_nids: Collection[int], until: int) -> list[Change]:
+        """What removes the messages up to a position that these devices have by another way."""
+        for device_nid in device_nids:
+            inbox = await self._inbox(device_nid)
+            left = _Inbox() if inbox.last <= until else _Inbox(until + 1, inbox.last)
+            self._inboxes[device_nid] = left
+        return [store.received(device_nids, until)] if device_nids else []
 
     def forget(self, device_nids: Collection[int]) -> None:
         """These devices have ended."""
