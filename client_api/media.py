@@ -176,8 +176,8 @@ async def _file(call: Call, found: Content, file_name: str, *, redirect: bool) -
         file_name or found.filename,
     )
     # A link is for GET alone, and what a client has already needs none.
-    if redirect and request.method == "GET" and "If-None-Match" not in request.headers:
+    if redirect and request.method == "GET" and request.header("if-none-match") is None:
         link = await files.link(found.digest, file_headers(file))
         if link is not None:
             return Raw(b"", 307, "", {"Location": link, "Cache-Control": "no-store"})
-    return file_reply(request.headers, file)
+    return file_reply(request.header, file)

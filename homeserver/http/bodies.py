@@ -8,11 +8,8 @@ mean is not its business.
 import asyncio
 from collections.abc import AsyncGenerator
 
-from aiohttp import hdrs, web
-from aiohttp.client_exceptions import ClientError
-from aiohttp.http_exceptions import HttpProcessingError
-
 from homeserver.errors import MatrixError
+from homeserver.http.connection import BrokenBody, RawRequest
 
 BODY_SECONDS = 60.0
 """A body that has not come whole by then is given up, so slow senders hold nothing for ever."""
@@ -35,10 +32,10 @@ class Incoming:
 
     __slots__ = ("_raw", "content_type", "length")
 
-    def __init__(self, raw: web.BaseRequest) -> None:
+    def __init__(self, raw: RawRequest) -> None:
         self._raw = raw
-        self.length = raw.content_length
-        self.content_type = raw.headers.get(hdrs.CONTENT_TYPE)
+        self.length = raw.length
+        self.content_type = raw.header("content-type")
 
     async def chunks(self, most: int) -> AsyncGenerator[bytes, None]:
         """The body in pieces as they come, at most `most` bytes in all.
@@ -54,7 +51,7 @@ class Incoming:
         try:
             while True:
                 async with asyncio.timeout(SILENT_SECONDS):
-                    piece = await raw.content.readany()
+                    piece = await raw.more()
                 if not piece:
                     return
                 size += len(piece)
@@ -62,38 +59,34 @@ class Incoming:
                     raise _too_large(most)
                 if asyncio.get_running_loop().time() > end:
                     raise TimeoutError
-                if raw.content.is_eof():
-                    yield piece
-                    continue
                 # Nothing more is taken in while this is dealt with: of many bodies that come at
                 # once, one piece each is in memory.
-                raw.protocol.pause_reading()
+                raw.hold(True)
                 try:
                     yield piece
                 finally:
-                    raw.protocol.resume_reading()
+                    raw.hold(False)
         except TimeoutError:
             raise _late() from None
-        except (ClientError, HttpProcessingError):
+        except BrokenBody:
             raise _broken() from None
 
 
-async def whole(raw: web.BaseRequest, cap: int) -> bytes:
+async def whole(raw: RawRequest, cap: int) -> bytes:
     """The whole body, at most `cap` bytes of it; raises MatrixError."""
-    payload = raw.content
-    try:
-        if payload.is_eof():
-            data = payload.read_nowait()
-            if len(data) > cap:
-                raise _too_large(cap)
-            return data
-        if (raw.content_length or 0) > cap:
+    if raw.is_whole:
+        data = raw.take()
+        if len(data) > cap:
             raise _too_large(cap)
-        _continue(raw)
-        parts = []
-        size = 0
+        return data
+    if (raw.length or 0) > cap:
+        raise _too_large(cap)
+    _continue(raw)
+    parts = []
+    size = 0
+    try:
         async with asyncio.timeout(BODY_SECONDS):
-            while part := await payload.readany():
+            while part := await raw.more():
                 size += len(part)
                 if size > cap:
                     raise _too_large(cap)
@@ -101,14 +94,14 @@ async def whole(raw: web.BaseRequest, cap: int) -> bytes:
         return b"".join(parts)
     except TimeoutError:
         raise _late() from None
-    except (ClientError, HttpProcessingError):
+    except BrokenBody:
         raise _broken() from None
 
 
-def _continue(raw: web.BaseRequest) -> None:
+def _continue(raw: RawRequest) -> None:
     """Tell a sender that waits for it that the body may come."""
-    if raw.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and raw.transport is not None:
-        raw.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if (raw.header("expect") or "").lower() == "100-continue":
+        raw.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _too_large(cap: int) -> MatrixError:

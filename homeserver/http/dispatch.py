@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from aiohttp import hdrs, web
 
 from homeserver.errors import MatrixError
 from homeserver.http.bodies import CloseAfter, Incoming, whole
+from homeserver.http.connection import RawRequest
 from homeserver.http.endpoint import Admin, Call, Client, Endpoint, NoAuth, Request, Server
 from homeserver.http.proxies import Proxies
 from homeserver.http.router import Route, Router
@@ -100,11 +100,12 @@ class Dispatcher:
         self._observed: dict[Route | None, EndpointMetrics] = {None: metrics.endpoint("none")}
         self._numbers: Iterator[int] = itertools.count(1)
 
-    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        """The reply to one request; raises only when the client has gone."""
+    async def handle(self, raw: RawRequest) -> None:
+        """Answer one request; raises only when the client has gone."""
         method = raw.method
-        if method == hdrs.METH_OPTIONS:
-            return preflight()
+        if method == "OPTIONS":
+            await preflight().send(raw)
+            return
         began = time.perf_counter()
         REQUEST.set(next(self._numbers))
         cost = Cost()
@@ -113,6 +114,8 @@ class Dispatcher:
         status = GONE
         try:
             try:
+                if raw.fault is not None:
+                    raise raw.fault
                 path, _, query_string = _target(raw).partition("?")
                 route, values = self._router.find(method, path)
                 call = self._call(raw, route, values, query_string, cost)
@@ -122,7 +125,6 @@ class Dispatcher:
             if len(reply.content) > COMPRESS_FROM:
                 await reply.compress(raw)
             status = reply.code
-            return reply
         finally:
             seconds = time.perf_counter() - began
             observed = self._observed.get(route)
@@ -133,11 +135,12 @@ class Dispatcher:
             if route is not None:
                 self._costs.add(route.endpoint.name, cost)
             if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s %s %d %.1f ms", method, mask(raw.raw_path), status, seconds * 1000.0)
+                log.debug("%s %s %d %.1f ms", method, mask(raw.target), status, seconds * 1000.0)
+        await reply.send(raw)
 
     async def _call(
         self,
-        raw: web.BaseRequest,
+        raw: RawRequest,
         route: Route,
         values: list[str],
         query_string: str,
@@ -178,7 +181,7 @@ class Dispatcher:
         del given, arguments, data, values
         return await handling
 
-    async def _origin(self, raw: web.BaseRequest, endpoint: Endpoint) -> tuple[str, bytes]:
+    async def _origin(self, raw: RawRequest, endpoint: Endpoint) -> tuple[str, bytes]:
         """The server that has signed the request, and the body, which is part of what it signed.
 
         Whoever has no more requests left is refused before anything is read or verified; but only
@@ -186,7 +189,7 @@ class Dispatcher:
         """
         if self._servers is None:
             raise MatrixError("M_UNAUTHORIZED", "Federation is switched off", 401)
-        headers = raw.headers.getall(hdrs.AUTHORIZATION, [])
+        headers = raw.headers("authorization")
         limit = endpoint.limit
         claimed = self._servers.claimed(headers) if limit != "none" else None
         if limit != "none" and claimed is not None:
@@ -224,26 +227,13 @@ class Dispatcher:
         return session
 
 
-def _target(raw: web.BaseRequest) -> str:
+def _target(raw: RawRequest) -> str:
     """The path and query of the request as they came; the absolute form loses its origin."""
-    target = raw.raw_path
+    target = raw.target
     if not target.startswith("/"):
         _, scheme, rest = target.partition("://")
         target = "/" + rest.partition("/")[2] if scheme else "/" + target
     return target.partition("#")[0] if "#" in target else target
-
-
-def _token(request: Request, in_query: bool) -> str | None:
-    """The access token from the header, or else from the query if it may stand there."""
-    header = request.raw.headers.get(hdrs.AUTHORIZATION)
-    if header is not None:
-        scheme, _, token = header.partition(" ")
-        if scheme == "Bearer" or scheme.lower() == "bearer":
-            return token.strip() or None
-    if in_query and "access_token=" in request.query_string:
-        tokens = request.query.get("access_token")
-        return (tokens[0] or None) if tokens else None
-    return None
 
 
 _EMPTY = b"{}"
@@ -259,7 +249,7 @@ async def _reply(result: Any) -> Reply:
     return Reply(200, canonical.encode(result))
 
 
-def _error_reply(error: Exception, raw: web.BaseRequest) -> Reply:
+def _error_reply(error: Exception, raw: RawRequest) -> Reply:
     if isinstance(error, Rejected):
         error = MatrixError.forbidden(error.reason)
     elif isinstance(error, Malformed):
@@ -269,7 +259,7 @@ def _error_reply(error: Exception, raw: web.BaseRequest) -> Reply:
         error = too_deep()
     elif not isinstance(error, MatrixError):
         number = secrets.token_hex(5)
-        log.error("%s %s failed [%s]", raw.method, mask(raw.raw_path), number, exc_info=error)
+        log.error("%s %s failed [%s]", raw.method, mask(raw.target), number, exc_info=error)
         error = MatrixError("M_UNKNOWN", f"Internal server error [{number}]", 500)
     body = {"errcode": error.errcode, "error": error.message} if error.errcode else {}
     content = msgspec.json.encode({**body, **error.extra})

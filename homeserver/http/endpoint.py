@@ -15,10 +15,9 @@ from types import ModuleType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 from urllib.parse import unquote_plus
 
-from aiohttp import hdrs, web
-
 from homeserver.errors import MatrixError
 from homeserver.http.bodies import Incoming
+from homeserver.http.connection import RawRequest
 from homeserver.http.shape import VALIDATORS, BodyReader, Empty, QueryReader, Raw, Shape, Streamed
 from homeserver.runtime.limits import LimitName
 
@@ -82,7 +81,7 @@ class Request:
     __slots__ = ("_query", "_remote_of", "query_string", "raw")
 
     def __init__(
-        self, raw: web.BaseRequest, query_string: str, remote_of: Callable[[web.BaseRequest], str]
+        self, raw: RawRequest, query_string: str, remote_of: Callable[[RawRequest], str]
     ) -> None:
         self.raw = raw
         self.query_string = query_string
@@ -96,7 +95,7 @@ class Request:
 
     @property
     def user_agent(self) -> str:
-        return self.raw.headers.get("User-Agent", "")
+        return self.raw.header("user-agent") or ""
 
     @property
     def query(self) -> Mapping[str, list[str]]:
@@ -107,7 +106,7 @@ class Request:
 
     def token(self, *, in_query: bool) -> str | None:
         """The access token from the header, or else from the query if it may stand there."""
-        header = self.raw.headers.get(hdrs.AUTHORIZATION)
+        header = self.raw.header("authorization")
         if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme == "Bearer" or scheme.lower() == "bearer":

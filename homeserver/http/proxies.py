@@ -7,7 +7,7 @@ is no trusted proxy is the client. From others the header is ignored: everybody 
 import ipaddress
 from collections.abc import Iterable
 
-from aiohttp import web
+from homeserver.http.connection import RawRequest
 
 UNIX = "unix"
 """Stands in the list for whoever connects by a unix socket."""
@@ -21,13 +21,13 @@ class Proxies:
         self._unix = UNIX in names
         self._networks = [ipaddress.ip_network(name) for name in names if name != UNIX]
 
-    def remote_of(self, raw: web.BaseRequest) -> str:
+    def remote_of(self, raw: RawRequest) -> str:
         """The address of the client, "unix" when it came by a socket without a believed header."""
         peer = raw.remote or UNIX
         if not self._networks and not self._unix:
             return peer
         client = peer
-        forwarded = ",".join(raw.headers.getall("X-Forwarded-For", ()))
+        forwarded = ",".join(raw.headers("x-forwarded-for"))
         for address in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
             if not self._trusts(client):
                 break

@@ -1,13 +1,14 @@
 """Sockets: listeners, TLS, time-outs, and a calm end.
 
-Owns the listening sockets of the process and which of the APIs each carries. Invariants: a client
-that goes away has its handler cancelled; when `stop` returns, no request is being worked on and
-nothing listens. Replies are made in `dispatch.py`.
+Owns the listening sockets of the process and which of the APIs each carries. Invariant: when `stop`
+returns, no request is being worked on and nothing listens. What goes over a connection is the
+matter of `connection.py`, and replies are made in `dispatch.py`.
 """
 
 import asyncio
 import logging
 import os
+import socket
 import ssl
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
+from homeserver.http.connection import Connections
 from homeserver.http.dispatch import Dispatcher
 from homeserver.http.endpoint import Endpoint
 from homeserver.http.router import Router
@@ -24,17 +24,11 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.health import Health
 
 log = logging.getLogger(__name__)
-protocol_log = logging.getLogger(__name__ + ".protocol")
 
-IDLE_SECONDS = 75.0
-"""How long a connection may be idle, or take to send a request's head; above usual proxies' 60."""
 CERTIFICATE_SECONDS = 60.0
 """How often the files of certificates are looked at."""
 DRAIN_SECONDS = 8.0
 """How long requests may take to finish at the end; with what follows the whole end takes ten."""
-MAX_LINE = 32_768
-"""Bytes of a request line: /sync takes whole filters in its query."""
-MAX_FIELD = 16_384
 
 
 Place = tuple[str, int, Path | None]
@@ -76,7 +70,8 @@ class Server:
         self._dispatcher = dispatcher
         self._health = health
         self._r0_paths = r0_paths
-        self._runners: list[web.ServerRunner] = []
+        self._listening: list[asyncio.Server] = []
+        self._connections: list[Connections] = []
         self._contexts: dict[Place, ssl.SSLContext] = {}
         self.addresses: list[str] = []
         """What is listened on once started, as URLs or `unix:` paths, in the bindings' order."""
@@ -151,23 +146,13 @@ class Server:
         return list(chosen.values())
 
     async def _listen(self, binding: Binding, dispatcher: Dispatcher) -> None:
-        server = web.Server(
-            dispatcher.handle,
-            handler_cancellation=True,
-            access_log=None,
-            logger=protocol_log,
-            keepalive_timeout=IDLE_SECONDS,
-            lingering_time=3.0,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_FIELD,
-            auto_decompress=False,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
-        await runner.setup()
-        self._runners.append(runner)
+        connections = Connections(dispatcher.handle)
+        self._connections.append(connections)
+        loop = asyncio.get_running_loop()
         if binding.socket is not None:
             _remove_stale(binding.socket)
-            await web.UnixSite(runner, str(binding.socket)).start()
+            path = str(binding.socket)
+            self._listening.append(await loop.create_unix_server(connections.protocol, path))
             os.chmod(binding.socket, 0o660)
             self.addresses.append(f"unix:{binding.socket}")
             return
@@ -175,26 +160,28 @@ class Server:
         if tls is not None:
             self._contexts[binding.place] = tls
         try:
-            site = web.TCPSite(runner, binding.address, binding.port, ssl_context=tls, backlog=1024)
-            await site.start()
+            listening = await loop.create_server(
+                connections.protocol, binding.address, binding.port, ssl=tls, backlog=1024
+            )
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             place = f"{binding.address} port {binding.port}"
             raise OSError(error.errno, f"can't listen on {place}: {reason}") from None
-        host, port = runner.addresses[0][:2]
+        self._listening.append(listening)
+        for one in listening.sockets:
+            # What is accepted inherits it: a client that vanished is noticed some day.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        host, port = listening.sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         self.addresses.append(f"{'https' if tls else 'http'}://{shown}:{port}")
 
     async def _close(self) -> None:
         # All listeners close at once: the slowest decides, not the sum.
-        for runner in self._runners:
-            for site in list(runner.sites):
-                await site.stop()
-        for runner in self._runners:
-            if runner.server is not None:
-                runner.server.pre_shutdown()
-        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
-        self._runners.clear()
+        for listening in self._listening:
+            listening.close()
+        await asyncio.gather(*(one.end(DRAIN_SECONDS) for one in self._connections))
+        self._listening.clear()
+        self._connections.clear()
         for binding in self._bindings:
             if binding.socket is not None:
                 _remove_stale(binding.socket)

@@ -14,11 +14,8 @@ from collections.abc import AsyncGenerator, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
 
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
-
+from homeserver.http.connection import RawRequest
 from homeserver.http.shape import Streamed
 
 log = logging.getLogger(__name__)
@@ -48,12 +45,8 @@ def _head(status: int, content_type: str) -> bytes:
 _JSON_OK = _head(200, "application/json")
 
 
-class Reply(web.StreamResponse):
-    """A whole reply that writes itself in one go.
-
-    It has only the part of the library's interface that its protocol uses: `prepare`, `write_eof`,
-    `keep_alive` and `status`.
-    """
+class Reply:
+    """A whole reply that writes itself in one go: its status is `code`, its body `content`."""
 
     def __init__(
         self,
@@ -63,25 +56,15 @@ class Reply(web.StreamResponse):
         headers: Mapping[str, str] | None = None,
         close: bool = False,
     ) -> None:
-        # The parent's state is for building headers piece by piece, which never happens here.
         self.code = status
         self.content = body
         self._kind = content_type
         self._more = headers
         self._closes = close
-        self._stays = False
 
-    @property
-    def status(self) -> int:
-        return self.code
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._stays
-
-    async def compress(self, request: web.BaseRequest) -> None:
+    async def compress(self, request: RawRequest) -> None:
         """Shrink a long body for a client that accepts it."""
-        if "gzip" not in request.headers.get("Accept-Encoding", "").lower():
+        if "gzip" not in (request.header("accept-encoding") or "").lower():
             return
         if len(self.content) <= COMPRESS_INLINE_TO:
             self.content = _gzip(self.content)
@@ -89,34 +72,32 @@ class Reply(web.StreamResponse):
             self.content = await asyncio.to_thread(_gzip, self.content)
         self._more = {**(self._more or {}), "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    async def send(self, request: RawRequest) -> None:
+        """Answer a request; raises ConnectionError when the client has gone or takes nothing."""
         body = self.content
         length = None if self.code in {204, 304} else len(body)
         head = self._head(request, length)
         if request.method == "HEAD":
             body = b""
-        _transport(request).write(b"%b\r\n%b" % (head, body))
-        # The library keeps the last reply of a connection for as long as the next request waits.
-        self.content = b""
+        request.write(b"%b\r\n%b" % (head, body))
         if len(body) > COMPRESS_FROM:
-            await request.writer.drain()
-        return None
+            await _taken(request)
 
-    def _head(self, request: web.BaseRequest, length: int | None) -> bytes:
+    def _head(self, request: RawRequest, length: int | None) -> bytes:
         """The head but for its last line; it says whether the connection stays."""
         status = self.code
-        self._stays = request.keep_alive and not self._closes
+        request.stays = request.keep_alive and not self._closes and not request.is_astray
         if status == 200 and self._kind == "application/json":
-            usual = self._stays and not self._more and request.version.minor == 1
+            usual = request.stays and not self._more and request.minor == 1
             if usual and length is not None:
                 return b"%bContent-Length: %d\r\n" % (_json_head(int(time.time())), length)
             head = _JSON_OK
         else:
             head = _head(status, self._kind)
         lines = _date(int(time.time()))
-        if not self._stays:
+        if not request.stays:
             lines += "Connection: close\r\n"
-        elif request.version.minor == 0:
+        elif request.minor == 0:
             lines += "Connection: keep-alive\r\n"
         if self._more:
             for name, value in self._more.items():
@@ -124,9 +105,6 @@ class Reply(web.StreamResponse):
         if length is not None:
             lines += f"Content-Length: {length}\r\n"
         return head + lines.encode("latin-1")
-
-    async def write_eof(self, data: Any = b"") -> None:
-        """Everything was written by `prepare`."""
 
 
 class StreamedReply(Reply):
@@ -143,61 +121,55 @@ class StreamedReply(Reply):
         """The reply once its first piece is there; raises what keeps that from coming."""
         return cls(streamed, await anext(streamed.chunks, None))
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    async def send(self, request: RawRequest) -> None:
         try:
             # Before version 1.1 the end of the connection is the end of what has no length.
-            framed = self._length is None and request.version >= HttpVersion11
+            framed = self._length is None and request.minor > 0
             if self._length is None and not framed:
                 self._closes = True
             head = self._head(request, self._length)
             if framed:
                 head += b"Transfer-Encoding: chunked\r\n"
-            transport = _transport(request)
             if request.method == "HEAD":
-                transport.write(head + b"\r\n")
+                request.write(head + b"\r\n")
             else:
-                await self._pass_on(request, transport, head + b"\r\n", framed=framed)
+                await self._pass_on(request, head + b"\r\n", framed=framed)
         finally:
             if isinstance(self._chunks, AsyncGenerator):
                 await self._chunks.aclose()
-        return None
 
-    async def _pass_on(
-        self, request: web.BaseRequest, transport: asyncio.Transport, head: bytes, *, framed: bool
-    ) -> None:
+    async def _pass_on(self, request: RawRequest, head: bytes, *, framed: bool) -> None:
         piece, sent = self._first, 0
         self._first = None
         try:
             if not piece:
-                transport.write(head)
+                request.write(head)
                 head = b""
             while piece is not None:
                 sent += len(piece)
                 written = b"%x\r\n%b\r\n" % (len(piece), piece) if framed and piece else piece
-                transport.write(head + written if head else written)
+                request.write(head + written if head else written)
                 head = written = b""
-                async with asyncio.timeout(SILENT_SECONDS):
-                    await request.writer.drain()
-                if request.transport is None:
-                    raise ConnectionResetError("the client has gone")
+                await _taken(request)
                 piece = await anext(self._chunks, None)
             if self._length not in {None, sent}:
                 raise ConnectionResetError("the reply is shorter or longer than it says")
         except Exception as error:
             # What was promised can't be kept: the client must not take it for whole.
-            transport.abort()
-            if not isinstance(error, ConnectionError | TimeoutError):
+            if not isinstance(error, ConnectionError):
                 log.warning("a reply broke off", exc_info=error)
             raise ConnectionResetError("the reply broke off") from None
         if framed:
-            transport.write(b"0\r\n\r\n")
+            request.write(b"0\r\n\r\n")
 
 
-def _transport(request: web.BaseRequest) -> asyncio.Transport:
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client has gone")
-    return transport
+async def _taken(request: RawRequest) -> None:
+    """Wait until the client has taken most of what was sent."""
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            await request.drain()
+    except TimeoutError:
+        raise ConnectionResetError("the client takes nothing") from None
 
 
 def preflight() -> Reply:

@@ -186,8 +186,10 @@ class Uploads:
         left = self._options.user_bytes - (used.bytes if used is not None else 0)
         if used is not None and used.files >= self._options.user_files:
             raise MatrixError.forbidden("You have as many files here as you may")
-        with self._counted(user_nid) as count:
-            async with self._files.draft() as draft:
+        async with self._files.draft() as draft:
+            # Who is refused counts no more at once, before what was written of it is gone: else
+            # two that have room for one of them could both be refused.
+            with self._counted(user_nid) as count:
                 if self._options.user_bytes and (body.length or 0) > left:
                     raise _over_quota()
                 async with aclosing(body.chunks(self.most)) as pieces:

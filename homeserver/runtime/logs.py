@@ -81,15 +81,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-class _OursFirst(logging.Filter):
-    """Drops what strangers can cause at will: the HTTP parser's complaints about their bytes."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not record.exc_info or record.exc_info[1] is None:
-            return True
-        return not type(record.exc_info[1]).__module__.startswith("aiohttp.http")
-
-
 def set_up(level: str = "info", form: str = "human", stream: IO[str] | None = None) -> None:
     """Send all logs of the process to `stream` (standard error) from `level` on.
 
@@ -97,7 +88,6 @@ def set_up(level: str = "info", form: str = "human", stream: IO[str] | None = No
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else HumanFormatter())
-    handler.addFilter(_OursFirst())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

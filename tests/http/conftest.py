@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
+import uvloop
 
 from homeserver.errors import MatrixError
 from homeserver.http.dispatch import Dispatcher
@@ -136,8 +138,9 @@ def trusted_proxies() -> list[str]:
     return []
 
 
-@pytest.fixture
-async def edge(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
+@asynccontextmanager
+async def edge_of(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
+    """A server with the small endpoints while it runs."""
     health, metrics = Health(), Metrics()
     proxies, limits = Proxies(trusted_proxies), RateLimits(False, {}, SystemClock())
     server = Server(
@@ -159,3 +162,14 @@ async def edge(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
     for connection in running.connections:
         connection.writer.close()
     await server.stop()
+
+
+@pytest.fixture
+async def edge(trusted_proxies: list[str]) -> AsyncIterator[Edge]:
+    async with edge_of(trusted_proxies) as running:
+        yield running
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Python's own loop, and the one that the server runs on."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -161,6 +161,7 @@ async def test_bytes_that_are_no_http_are_refused_in_silence(
     connection = await edge.connect()
     await connection.send(b"\x16\x03\x01 hello\r\n\r\n")
     assert (await connection.receive()).status == 400
+    assert not caplog.records
 
 
 async def test_while_draining_requests_finish_and_nothing_new_begins(edge: Edge) -> None:
