@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from client_api.rooms import RoomIDReply
+from client_api.rooms import AccessToken, AddressText, RoomIDReply
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Empty, RoomID, RoomIDOrAlias, Shape, UserID
 from homeserver.matrix.canonical import JsonObject
+from homeserver.rooms.address_invites import Address
 from homeserver.rooms.redact_events import FLAGS
 
 
@@ -51,9 +52,24 @@ class RemovalBody(TargetBody):
 
 
 class InviteBody(Shape):
+    """A user, or an address of which `medium` says what it is."""
+
     user_id: UserID | None = None
     reason: str | None = None
     medium: str | None = None
+    address: AddressText | None = None
+    id_server: AddressText | None = None
+    id_access_token: AccessToken | None = None
+
+    def invited(self) -> UserID | Address:
+        """Who is invited."""
+        if self.user_id is not None:
+            return self.user_id
+        if None in (given := (self.medium, self.address, self.id_server, self.id_access_token)):
+            raise MatrixError.missing_param(
+                "Either user_id, or medium, address, id_server and id_access_token are needed"
+            )
+        return Address(*map(str, given))
 
 
 @endpoint(
@@ -128,13 +144,12 @@ async def forget(call: Call, room_id: RoomID) -> Empty:
     limit="invite",
 )
 async def invite(call: Call, room_id: RoomID, body: InviteBody) -> Empty:
-    """Invite a user."""
-    if body.user_id is None:
-        if body.medium is not None:
-            raise MatrixError("M_THREEPID_DENIED", "This server knows no identity server", 403)
-        raise MatrixError.missing_param("user_id is missing")
-    room = await call.app.rooms.known(room_id)
-    await call.app.members.invite(call.session.user_id, room, body.user_id, body.reason)
+    """Invite a user, or whoever has an address. spec: client-server-api#third-party-invites"""
+    room, to = await call.app.rooms.known(room_id), body.invited()
+    if isinstance(to, Address):
+        await call.app.address_invites.invite(call.session.user_id, room, to, body.reason)
+    else:
+        await call.app.members.invite(call.session.user_id, room, to, body.reason)
     return Empty()
 
 

@@ -15,11 +15,16 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.actor import Room
+from homeserver.rooms.address_invites import Address, checked
 from homeserver.rooms.append import Txn
 from homeserver.rooms.create import InitialState, NewRoom
 from homeserver.rooms.history import content_of
 
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+AddressText = Annotated[str, msgspec.Meta(max_length=1_024)]
+AccessToken = Annotated[str, msgspec.Meta(max_length=1_024, pattern=r"^[!-~]+\Z")]
 
 
 class InitialStateBody(Shape):
@@ -28,13 +33,24 @@ class InitialStateBody(Shape):
     state_key: str = ""
 
 
+class AddressBody(Shape):
+    medium: str
+    address: AddressText
+    id_server: AddressText
+    id_access_token: AccessToken
+
+    def invited(self) -> Address:
+        """Who is invited."""
+        return Address(self.medium, self.address, self.id_server, self.id_access_token)
+
+
 class CreateRoomBody(Shape):
     visibility: Literal["public", "private"] = "private"
     room_alias_name: str | None = None
     name: str | None = None
     topic: str | None = None
     invite: list[UserID] = []
-    invite_3pid: list[JsonObject] = []
+    invite_3pid: list[AddressBody] = []
     room_version: str | None = None
     creation_content: JsonObject = {}
     initial_state: list[InitialStateBody] = []
@@ -98,8 +114,7 @@ class JoinedRoomsReply(Shape):
 )
 async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     """Create a room."""
-    if body.invite_3pid:
-        raise MatrixError("M_THREEPID_DENIED", "This server knows no identity server", 403)
+    addresses = checked([one.invited() for one in body.invite_3pid])
     new = NewRoom(
         preset=body.preset,
         public=body.visibility == "public",
@@ -116,7 +131,9 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
         power_levels=body.power_level_content_override,
     )
     profile = await call.app.profiles.in_rooms(call.session.user_id)
-    return RoomIDReply(await call.app.create_room(call.session.user_id, profile, new))
+    room_id = await call.app.create_room(call.session.user_id, profile, new)
+    await call.app.address_invites.invite_to_new(call.session.user_id, room_id, addresses)
+    return RoomIDReply(room_id)
 
 
 @endpoint(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from client_api.rooms import AccessToken
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
 from homeserver.http.shape import Empty, Int, Shape
@@ -53,7 +54,7 @@ async def add(call: Call, body: AddBody) -> Empty:
 class Credentials(Shape):
     client_secret: str
     id_server: Text
-    id_access_token: Text
+    id_access_token: AccessToken
     sid: str
 
 

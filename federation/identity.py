@@ -1,9 +1,11 @@
-"""Identity servers: telling them whose address is whose. Implements the port `IdentityServers`.
+"""Identity servers: whose address is whose. Implements the port `IdentityServers`.
 
 Owns the requests to them. A stranger names these servers, so they are asked through the client that
 goes to public addresses only. What a user may have published is decided by the caller.
 spec: identity-service-api#establishing-associations
 """
+
+import hashlib
 
 from federation.authorization import authorise
 from homeserver.errors import RemoteError, Unreachable
@@ -36,8 +38,36 @@ class Identity:
             "mxid": user_id,
             "sid": credentials.get("sid"),
         }
-        headers = {"Authorization": f"Bearer {access_token}"}
-        return await self._post(server, f"{_V2}/3pid/bind", body, headers)
+        return await self._ask("POST", server, f"{_V2}/3pid/bind", _bearer(access_token), body)
+
+    async def find(self, server: str, access_token: str, medium: str, address: str) -> str | None:
+        """See the port. The address itself is said only where the server wants no hash of it.
+
+        spec: identity-service-api#association-lookup
+        """
+        headers = _bearer(access_token)
+        details = await self._ask("GET", server, f"{_V2}/hash_details", headers)
+        pepper, algorithms = details.get("lookup_pepper"), details.get("algorithms")
+        if not isinstance(pepper, str) or not isinstance(algorithms, list):
+            raise RemoteError(server, 200, message="its hash details can't be used")
+        if "sha256" in algorithms:
+            algorithm = "sha256"
+            digest = hashlib.sha256(f"{address} {medium} {pepper}".encode()).digest()
+            wanted = canonical.encode_unpadded_urlsafe(digest)
+        elif "none" in algorithms:
+            algorithm, wanted = "none", f"{address} {medium}"
+        else:
+            raise RemoteError(server, 200, message="it has no way of looking up that is known")
+        body: JsonObject = {"algorithm": algorithm, "pepper": pepper, "addresses": [wanted]}
+        answer = await self._ask("POST", server, f"{_V2}/lookup", headers, body)
+        mappings = answer.get("mappings")
+        found = mappings.get(wanted) if isinstance(mappings, dict) else None
+        return found if isinstance(found, str) else None
+
+    async def store_invite(self, server: str, access_token: str, invite: JsonObject) -> JsonObject:
+        """See the port. spec: identity-service-api#invitation-storage"""
+        target = f"{_V2}/store-invite"
+        return await self._ask("POST", server, target, _bearer(access_token), invite)
 
     async def unbind(self, server: str, medium: str, address: str, user_id: str) -> None:
         """See the port."""
@@ -45,23 +75,28 @@ class Identity:
         body = {"mxid": user_id, "threepid": {"medium": medium, "address": address}}
         signed = authorise("POST", target, self._server_name, server, body, self._key)
         try:
-            await self._post(server, target, body, {"Authorization": str(signed)})
+            await self._ask("POST", server, target, {"Authorization": str(signed)}, body)
         except RemoteError as error:
             # Servers that can't forget say so; one that knows nothing has nothing to forget.
             if error.status != 404 or error.errcode == "M_UNRECOGNIZED":
                 raise
 
-    async def _post(
-        self, server: str, target: str, body: JsonObject, headers: dict[str, str]
+    async def _ask(
+        self,
+        method: str,
+        server: str,
+        target: str,
+        headers: dict[str, str],
+        body: JsonObject | None = None,
     ) -> JsonObject:
         if not is_server_name(server):
             raise Unreachable(server, "this is no server name")
         try:
             answer = await self._outbound.fetch(
-                "POST",
+                method,
                 f"https://{server}{target}",
                 headers={**headers, "Content-Type": "application/json"},
-                body=canonical.encode(body),
+                body=canonical.encode(body) if body is not None else None,
                 seconds=SECONDS,
                 max_bytes=MAX_BYTES,
             )
@@ -81,3 +116,7 @@ class Identity:
                 body=found,
             )
         return found
+
+
+def _bearer(access_token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {access_token}"}

@@ -38,6 +38,7 @@ from homeserver.push.wiring import Push
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms import redact_events
 from homeserver.rooms.actor import Rooms
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aggregations import Aggregations
 from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.comparison import Comparison
@@ -725,6 +726,9 @@ class App:
             sliding_sync=sliding_sync,
             sync=sync,
             thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
+            address_invites=AddressInvites(
+                rooms, members, federation.identity, user_profiles.in_rooms
+            ),
             third_party_invites=third_party,
             typing=typing,
             third_party_ids=third_party_ids,

@@ -172,5 +172,11 @@ class IdentityServers(Protocol):
     ) -> JsonObject:
         """Publish an address that the server has validated; its signed association."""
 
+    async def find(self, server: str, access_token: str, medium: str, address: str) -> str | None:
+        """The user whom an address belongs to, as the server says; None for nobody."""
+
+    async def store_invite(self, server: str, access_token: str, invite: JsonObject) -> JsonObject:
+        """Have an invite kept until its address is somebody's; the server's answer."""
+
     async def unbind(self, server: str, medium: str, address: str, user_id: str) -> None:
         """Have the server forget an association, in this server's name."""

@@ -13,6 +13,7 @@ from homeserver.media.wiring import Media
 from homeserver.ports import Peers, RemoteDirectory
 from homeserver.push.wiring import Push
 from homeserver.rooms.actor import Rooms
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.chapters import Chapters
 from homeserver.rooms.create import CreateRoom
 from homeserver.rooms.directory import Directory
@@ -116,6 +117,7 @@ class Services:
     sliding_sync: SlidingSync
     sync: Sync
     thread_subscriptions: ThreadSubscriptions
+    address_invites: AddressInvites
     third_party_invites: ThirdPartyInvites
     typing: Typing
     third_party_ids: ThirdPartyIds

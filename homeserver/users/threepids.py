@@ -24,6 +24,7 @@ from storage.engine import Database
 from storage.schema import PusherRow, ThreepidRow
 
 MAX_ADDRESSES = 20
+_OF_TOKENS = {"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED"}
 
 
 class ThirdPartyIds:
@@ -121,12 +122,8 @@ class ThirdPartyIds:
         """
         try:
             bound = await self._identity.bind(id_server, access_token, credentials, session.user_id)
-        except RemoteError as error:
-            raise MatrixError(
-                error.errcode or "M_THREEPID_AUTH_FAILED", error.message or str(error), 400
-            ) from None
-        except Unreachable as error:
-            raise _unreachable(error) from None
+        except (RemoteError, Unreachable) as error:
+            raise identity_error(error, "M_THREEPID_AUTH_FAILED") from None
         medium, address = bound.get("medium"), bound.get("address")
         if isinstance(medium, str) and isinstance(address, str):
             row = await self._own(session, medium, address)
@@ -176,5 +173,13 @@ def _in_use() -> MatrixError:
     return MatrixError("M_THREEPID_IN_USE", "An account has this address", 400)
 
 
-def _unreachable(error: Unreachable) -> MatrixError:
-    return MatrixError("M_UNKNOWN", f"The identity server can't be asked: {error.reason}", 502)
+def identity_error(error: RemoteError | Unreachable, errcode: str) -> MatrixError:
+    """What a client is told of an identity server's refusal, as `errcode` if it names none.
+
+    Of its own access token a client must not think that it is at an end.
+    """
+    if isinstance(error, Unreachable):
+        text = f"The identity server can't be asked: {error.reason}"
+        return MatrixError("M_UNKNOWN", text, 502)
+    named = error.errcode if error.errcode not in _OF_TOKENS else ""
+    return MatrixError(named or errcode, error.message or str(error), 400)

@@ -239,7 +239,7 @@ UNUSABLE: list[tuple[str, dict[str, Any]]] = [
     ("M_INVALID_PARAM", {"room_alias_name": ""}),
     ("M_INVALID_PARAM", {"room_alias_name": "x" * 255}),
     ("M_INVALID_PARAM", {"invite": [f"@u{n}:{SERVER_NAME}" for n in range(101)]}),
-    ("M_THREEPID_DENIED", {"invite_3pid": [{"medium": "email", "address": "a@b.example"}]}),
+    ("M_BAD_JSON", {"invite_3pid": [{"medium": "email", "address": "a@b.example"}]}),
 ]
 
 
