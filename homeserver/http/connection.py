@@ -480,21 +480,18 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         """Parse what came, but no further than to requests that have to wait for others."""
-        if len(data) <= _SLICE:
-            self._parse(data)
-        else:
-            view = memoryview(data)
-            for start in range(0, len(data), _SLICE):
-                if self._is_deaf:
-                    break
-                if self._queue is not None and (self.task is not None or len(self._queue) > 1):
-                    self._rest = data[start:]
-                    break
-                self._parse(view[start : start + _SLICE])
+        view = memoryview(data)
+        for start in range(0, len(data), _SLICE):
+            if self._is_deaf:
+                break
+            if self._queue is not None and (self.task is not None or len(self._queue) > 1):
+                self._rest = data[start:]
+                break
+            self._parse(view[start : start + _SLICE])
         if not self._is_within:
             self._parser = None
 
-    def _parse(self, data: bytes | memoryview) -> None:
+    def _parse(self, data: memoryview) -> None:
         self._quiet += len(data)
         try:
             while True:
@@ -553,14 +550,19 @@ class Connection(asyncio.Protocol):
             self._enqueue(RawRequest(self, "", "", 1, (), keep_alive=False, fault=fault))
 
     def _next(self) -> None:
-        """Let the next request have its turn."""
-        while self._queue is None and self._rest is not None:
+        """Let the next request have its turn, and read on as far as it needs."""
+        while True:
+            if self.task is None and self._queue is not None:
+                self._begin(self._queue)
+            is_busy = self.task is not None and self._reading is None
+            if self._rest is None or self._queue is not None or is_busy:
+                return
             rest, self._rest = self._rest, None
             self._read(rest)
-        if self._queue is None:
-            return
-        request = self._queue.pop(0)
-        if not self._queue:
+
+    def _begin(self, queue: list[RawRequest]) -> None:
+        request = queue.pop(0)
+        if not queue:
             self._queue = None
         self._answering = request
         self.deadline = _FOREVER

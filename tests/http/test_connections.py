@@ -69,11 +69,23 @@ async def test_a_thousand_requests_at_once_are_answered_in_order(edge: Edge) -> 
     await goes_on(connection)
 
 
+async def test_a_long_body_behind_another_request_is_read(edge: Edge) -> None:
+    connection = await edge.connect()
+    for size in range(9_000, 90_000, 9_000):
+        long = b'{"text":"' + b"x" * size + b'"}'
+        upload = put(long, target="/_matrix/media/upload").replace(b"PUT", b"POST")
+        connection.writer.write(get(1) + upload + get(2))
+        assert (await connection.receive()).json["limit"] == 1
+        assert (await connection.receive()).json == {"length": size}
+        assert (await connection.receive()).json["limit"] == 2
+
+
 @settings(max_examples=60, deadline=None)
-@given(cuts=st.lists(st.integers(1, 600), max_size=12))
+@given(cuts=st.lists(st.integers(1, 600) | st.integers(1, 30_000), max_size=12))
 def test_it_does_not_matter_where_the_bytes_are_cut(cuts: list[int]) -> None:
     chunked = b'8\r\n{"typing\r\n7;a=b\r\n":true}\r\n0\r\nX-After: 1\r\n\r\n'
-    data = get(1) + put() + put(chunked, "Transfer-Encoding: chunked") + get(2)
+    long = BODY + b" " * 40_000
+    data = get(1) + put(long) + put(chunked, "Transfer-Encoding: chunked") + get(2)
 
     async def answers() -> list[Answer]:
         async with edge_of([]) as edge:
