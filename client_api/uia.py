@@ -7,15 +7,18 @@ spec: client-server-api#fallback and client-server-api#login-fallback
 """
 
 from html import escape
+from secrets import token_urlsafe
 
 from client_api.pages import page
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, NoAuth, endpoint
 from homeserver.http.shape import Form, Html, Shape
 from homeserver.matrix.canonical import JsonObject
-from homeserver.users.uia import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS
+from homeserver.users.uia import DUMMY, EMAIL, PASSWORD, REGISTRATION_TOKEN, TERMS
 from homeserver.users.validations import PATH as VALIDATE
 
+_MAIL = "/_homeserver/mail/step"
+_FALLBACK = f"/_matrix/client/v3/auth/{EMAIL}/fallback/web"
 _DONE = (
     "if(window.onAuthDone){window.onAuthDone()}"
     'else if(window.opener&&window.opener.postMessage){window.opener.postMessage("authDone","*")}'
@@ -42,6 +45,15 @@ class StepForm(Form):
     session: str
     token: str | None = None
     password: str | None = None
+    sid: str | None = None
+    client_secret: str | None = None
+
+    def given(self) -> JsonObject:
+        """What a client would put in `auth`."""
+        given: JsonObject = {"token": self.token, "password": self.password}
+        if self.sid is not None:
+            given["threepid_creds"] = {"sid": self.sid, "client_secret": self.client_secret}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 @endpoint(
@@ -62,13 +74,30 @@ async def show_step(call: Call, stage: str, query: SessionQuery) -> Html:
 )
 async def take_step(call: Call, stage: str, body: StepForm) -> Html:
     """What somebody did on the page for a stage."""
-    given = {"token": body.token, "password": body.password}
-    form = {key: value for key, value in given.items() if value is not None}
     try:
-        await call.app.interactive.fallback(body.session, stage, form)
+        await call.app.interactive.fallback(body.session, stage, body.given())
     except MatrixError as error:
+        if stage == EMAIL and body.sid is not None and error.status == 401:
+            return _mailed(body.session, body.sid, body.client_secret or "", error)
         return _step(call, stage, body.session, error)
     return page("Done", "<p>You can go back to your app now.</p>", _DONE)
+
+
+class MailForm(Form):
+    session: str
+    email: str
+
+
+@endpoint(f"POST {_MAIL}", spec="client-server-api#fallback", auth=NoAuth(), limit="mail")
+async def mail_link(call: Call, body: MailForm) -> Html:
+    """Mail a link to the address that somebody named on the page of that stage."""
+    secret = token_urlsafe(24)
+    try:
+        purpose = await call.app.interactive.mail_purpose(body.session)
+        sid = await call.app.third_party_ids.request(purpose, body.email, secret, 1, None)
+    except MatrixError as error:
+        return _step(call, EMAIL, body.session, error)
+    return _mailed(body.session, sid, secret)
 
 
 class LinkQuery(Shape):
@@ -141,6 +170,7 @@ async def show_login(call: Call) -> Html:
 def _step(call: Call, stage: str, session: str, error: MatrixError | None = None) -> Html:
     told = f"<p><strong>{escape(error.message)}</strong></p>" if error is not None else ""
     fields = f'<input type=hidden name=session value="{escape(session)}">'
+    action = ""
     if stage == DUMMY:
         title, inside = "One more step", "<p><button>Go on</button>"
     elif stage == TERMS:
@@ -159,10 +189,31 @@ def _step(call: Call, stage: str, session: str, error: MatrixError | None = None
             "<p><label>Password<br><input name=password type=password required "
             "autocomplete=current-password></label><p><button>Go on</button>"
         )
+    elif stage == EMAIL:
+        title, action = "Your mail address", f' action="{_MAIL}"'
+        inside = (
+            "<p><label>Mail address<br><input name=email type=email required maxlength=500 "
+            "autocomplete=email></label><p><button>Send me a link</button>"
+        )
     else:
         raise MatrixError("M_UNRECOGNIZED", "There is no page for this stage", 404)
     status = 200 if error is None else error.status
-    return page(title, f"{told}<form method=post>{fields}{inside}</form>", status=status)
+    return page(title, f"{told}<form method=post{action}>{fields}{inside}</form>", status=status)
+
+
+def _mailed(session: str, sid: str, secret: str, error: MatrixError | None = None) -> Html:
+    """The page of the mail stage once a link is on its way."""
+    told = f"<p><strong>{escape(error.message)}</strong></p>" if error is not None else ""
+    fields = "".join(
+        f'<input type=hidden name={name} value="{escape(value)}">'
+        for name, value in (("session", session), ("sid", sid), ("client_secret", secret))
+    )
+    return page(
+        "Look into your mail",
+        f"{told}<p>A link is on its way to you. Follow it, then go on here.</p>"
+        f'<form method=post action="{_FALLBACK}">{fields}<p><button>Go on</button></form>',
+        status=200 if error is None else error.status,
+    )
 
 
 def _documents(policies: JsonObject) -> str:

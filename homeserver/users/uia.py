@@ -145,6 +145,17 @@ class Interactive:
             raise error
         await self._commits.commit([self._stored(session_id, progress)])
 
+    async def mail_purpose(self, session_id: str) -> Purpose:
+        """What a link that is mailed for a session's step proves an address for.
+
+        Raises `MatrixError` M_UNKNOWN for a session that does not exist (any more), M_UNRECOGNIZED
+        for one that wants no address.
+        """
+        progress = await self._load(session_id)
+        if not any(EMAIL in flow for flow in progress.flows):
+            raise MatrixError("M_UNRECOGNIZED", "Nothing here asks for a mail address", 404)
+        return _mail_purpose(progress)
+
     async def forget_expired(self) -> None:
         """Remove the sessions whose time is over; looks once in a session's lifetime."""
         now = self._clock.now_ms()
@@ -189,9 +200,7 @@ class Interactive:
         given = auth.get("threepid_creds", auth.get("threepidCreds"))
         if not isinstance(given, dict):
             raise MatrixError.missing_param("auth.threepid_creds is missing")
-        # A link that was mailed for one purpose proves nothing for another.
-        purpose: Purpose = "register" if progress.operation == REGISTER else "password"
-        validated = await self._validations.proven(purpose, given)
+        validated = await self._validations.proven(_mail_purpose(progress), given)
         if validated is None:
             return MatrixError("M_UNAUTHORIZED", "The link in the mail was not followed yet", 401)
         progress.mail = validated
@@ -234,6 +243,11 @@ class Interactive:
     def _stored(self, session_id: str, progress: _Progress) -> Change:
         expires = self._clock.now_ms() + LIFETIME_MS
         return Put(UiaSessionRow(session_id, msgspec.json.encode(progress), expires))
+
+
+def _mail_purpose(progress: _Progress) -> Purpose:
+    """A link that was mailed for one purpose proves nothing for another."""
+    return "register" if progress.operation == REGISTER else "password"
 
 
 def _required(auth: JsonObject, key: str) -> str:

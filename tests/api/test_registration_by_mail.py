@@ -3,6 +3,7 @@
 spec: client-server-api#email-based-identity--homeserver
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -103,3 +104,88 @@ def test_it_needs_a_server_that_sends_mail(tmp_path: Any) -> None:
     }
     with pytest.raises(ConfigError, match=r"needs mail\.host"):
         Config.read(document, "the test", tmp_path, {})
+
+
+class Browser:
+    """Somebody who sees the pages of the stage, and fills in their forms."""
+
+    def __init__(self, server: Running, session: str) -> None:
+        self._server = server
+        self._session = session
+
+    async def page(self) -> str:
+        path = f"{CLIENT}/auth/{EMAIL}/fallback/web"
+        reply = await self._server.request("GET", path, query={"session": self._session})
+        assert reply.status == 200
+        return str(reply.body.decode())
+
+    async def submit(self, text: str, status: int = 200, **fields: str) -> str:
+        """Fill in the form of a page; the page that follows."""
+        action = re.search(r"<form method=post action=\"([^\"]+)\"", text)
+        assert action is not None, text
+        hidden = dict(re.findall(r"<input type=hidden name=(\w+) value=\"([^\"]*)\">", text))
+        url = self._server.url + action[1]
+        async with self._server.http.post(url, data={**hidden, **fields}) as answer:
+            assert answer.status == status, await answer.text()
+            return await answer.text()
+
+
+async def test_an_address_is_shown_on_pages_in_a_browser(server: Running, postbox: Postbox) -> None:
+    session = (await register(server, "alice")).body["session"]
+    browser = Browser(server, session)
+    first = await browser.page()
+    assert "no mail address" in await browser.submit(first, 400, email="nonsense")
+    waiting = await browser.submit(first, email=ADDRESS)
+    early = await browser.submit(waiting, 401)
+    assert "not followed yet" in early
+    assert (await register(server, "alice", {"session": session})).status == 401
+    await server.request("GET", await link_in(postbox, 1))
+    assert "window.onAuthDone" in await browser.submit(early)
+    made = await register(server, "alice", {"session": session})
+    assert made.status == 200, made.body
+    taken = (await register(server, "eve")).body["session"]
+    assert "has this address" in await Browser(server, taken).submit(first_of(first, taken), 400)
+
+
+def first_of(text: str, session: str) -> str:
+    """The page as another session sees it, with the address filled in."""
+    text = re.sub(r"name=session value=\"[^\"]*\"", f'name=session value="{session}"', text)
+    return text + f'<input type=hidden name=email value="{ADDRESS}">'
+
+
+async def test_nobody_is_mailed_for_a_session_that_is_none_or_asks_for_no_address(
+    server: Running, postbox: Postbox
+) -> None:
+    page = await Browser(server, "x").page()
+    alice = await server.person("alice")
+    begun = await alice.raw("POST", "/account/deactivate", body={})
+    browser = Browser(server, "x")
+    await browser.submit(first_of(page, "unknown"), 400)
+    await browser.submit(first_of(page, begun.body["session"]), 404)
+    assert postbox.mails == []
+
+
+async def test_a_forgotten_password_is_set_by_pages(server: Running, postbox: Postbox) -> None:
+    session = (await register(server, "alice")).body["session"]
+    waiting = await Browser(server, session).submit(
+        await Browser(server, session).page(), email=ADDRESS
+    )
+    await server.request("GET", await link_in(postbox, 1))
+    await Browser(server, session).submit(waiting)
+    assert (await register(server, "alice", {"session": session})).status == 200
+    body: dict[str, Any] = {"new_password": "new horse"}
+    asked = await server.request("POST", f"{CLIENT}/account/password", body=body)
+    assert [EMAIL] in [flow["stages"] for flow in asked.body["flows"]]
+    browser = Browser(server, asked.body["session"])
+    waiting = await browser.submit(await browser.page(), email=ADDRESS)
+    link = await link_in(postbox, 2)
+    async with server.http.post(
+        server.url + link.partition("?")[0],
+        data=link.partition("?")[2].encode(),
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    ) as answer:
+        assert answer.status == 200
+    await browser.submit(waiting)
+    body["auth"] = {"session": asked.body["session"]}
+    done = await server.request("POST", f"{CLIENT}/account/password", body=body)
+    assert done.status == 200, done.body

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from homeserver.users import uia
 from tests.api.test_devices import password
 from tests.serving import CLIENT, PASSWORD, Reply, Running
 
@@ -128,6 +129,11 @@ async def test_nothing_of_a_session_is_put_into_the_page_as_it_is(server: Runnin
     assert b"<script" not in reply.body
     assert (await shown(server, "m.login.sso")).errcode == "M_UNRECOGNIZED"
     assert (await server.request("GET", page("m.login.dummy"))).errcode == "M_MISSING_PARAM"
+
+
+async def test_every_step_that_may_be_asked_for_has_a_page(server: Running) -> None:
+    for stage in (uia.DUMMY, uia.EMAIL, uia.PASSWORD, uia.REGISTRATION_TOKEN, uia.TERMS):
+        assert (await shown(server, stage)).status == 200, stage
 
 
 async def test_there_is_a_page_to_log_in(server: Running) -> None:
