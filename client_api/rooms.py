@@ -71,6 +71,12 @@ class DelayQuery(Shape):
     delay: Int | None = msgspec.field(default=None, name="org.matrix.msc4140.delay")
 
 
+class SendQuery(DelayQuery):
+    sticky_ms: Int | None = msgspec.field(
+        default=None, name="org.matrix.msc4354.sticky_duration_ms"
+    )
+
+
 class DelayReply(Shape):
     delay_id: str
 
@@ -143,15 +149,16 @@ async def create_room(call: Call, body: CreateRoomBody) -> RoomIDReply:
     limit="send",
 )
 async def send_event(
-    call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject, query: DelayQuery
+    call: Call, room_id: RoomID, event_type: str, txn_id: str, body: JsonObject, query: SendQuery
 ) -> EventIDReply | DelayReply:
     """Send a message event, or have it sent later."""
     call.app.presence.active(call.session)
     room = await call.app.rooms.known(room_id)
     if query.delay is not None:
-        return await _delayed(call, room, event_type, None, body, query.delay)
+        return await _delayed(call, room, event_type, None, body, query.delay, query.sticky_ms)
+    user_id, txn = call.session.user_id, _txn(call, txn_id)
     event_id = await call.app.posting.send(
-        call.session.user_id, room, event_type, body, _txn(call, txn_id), _ts(call)
+        user_id, room, event_type, body, txn, _ts(call), query.sticky_ms
     )
     return EventIDReply(event_id)
 
@@ -323,11 +330,17 @@ async def get_joined_rooms(call: Call) -> JoinedRoomsReply:
 
 
 async def _delayed(
-    call: Call, room: Room, event_type: str, state_key: str | None, body: JsonObject, delay: int
+    call: Call,
+    room: Room,
+    event_type: str,
+    state_key: str | None,
+    body: JsonObject,
+    delay: int,
+    sticky_ms: int | None = None,
 ) -> DelayReply:
     delayed = call.app.chapters.delayed
     return DelayReply(
-        await delayed.schedule(call.session, room, event_type, state_key, body, delay)
+        await delayed.schedule(call.session, room, event_type, state_key, body, delay, sticky_ms)
     )
 
 

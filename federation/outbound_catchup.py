@@ -2,16 +2,18 @@
 
 Owns the choice: every event of ours, in order, from the rooms that the server was in at that time,
 and what waits for it beside them. Where it has missed very much of one room, only the room's last
-events are sent, and it asks for the rest as for any other gap. Numbers are collected, not events.
+events and those that are sticky are sent, and it asks for the rest as for any other gap. Numbers
+are collected, not events.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from heapq import merge
 
 from federation.outbound_events import Pdu
 from storage import outbound as store
 from storage.engine import Database
+from storage.sticky_events import own_between
 
 FAR = 2_000
 """More missed events of one room than this are left to be asked for, but for the last ones."""
@@ -19,8 +21,8 @@ _LAST = 20
 _AT_ONCE = 5_000
 
 
-async def missed(database: Database, server: str, after: int, until: int) -> deque[Pdu]:
-    """What the server must have of positions in (after, until], in order."""
+async def missed(database: Database, server: str, after: int, until: int, now: int) -> deque[Pdu]:
+    """What the server must have of positions in (after, until], in order, at a moment (ms)."""
     stays = await store.stays_of(database, server)
     rooms: dict[int, deque[Pdu]] = {}
     counts: dict[int, int] = {}
@@ -36,10 +38,15 @@ async def missed(database: Database, server: str, after: int, until: int) -> deq
         if len(page) < _AT_ONCE:
             break
         pos = page[-1].pos
-    whole = [
+    whole: list[Collection[Pdu]] = [
         found if counts[room_nid] <= FAR else list(found)[-_LAST:]
         for room_nid, found in rooms.items()
     ]
+    for room_nid in rooms:
+        if counts[room_nid] > FAR:
+            sticky = await own_between(database, room_nid, after, until, now, FAR)
+            moves = stays[room_nid]
+            whole.append([Pdu(pos, nid, None) for pos, nid in sticky if was_inside(moves, pos)])
     rows = await store.pdus_waiting(database, server, after)
     beside = [Pdu(row.pos, row.event_nid, None) for row in rows if row.pos <= until]
     ordered: deque[Pdu] = deque()

@@ -395,7 +395,9 @@ class Queue:
                 more = len({note.user_nid for note in notes}) >= MAX_FOUND
                 if more:
                     until = min(until, notes[-1].pos)
-                found = await missed(means.database, self.server, self.acked, until)
+                found = await missed(
+                    means.database, self.server, self.acked, until, means.clock.now_ms()
+                )
             finally:
                 whole, self._looking = self._looking and not more, False
         self._missed = found

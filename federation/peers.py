@@ -74,7 +74,8 @@ class PeersDesk:
         queue = self._sender.queue(server)
         if queue is not None and queue.behind:
             until = self._sender.position
-            waiting = await missed(self._database, server, queue.acked, until)
+            now = self._clock.now_ms()
+            waiting = await missed(self._database, server, queue.acked, until, now)
             told["waiting_events"] = queue.in_memory + len(waiting)
         told["waiting_edus"] = await outbound_store.count_edus(self._database, server, _AT_ONCE)
         return told

@@ -71,6 +71,7 @@ from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.states import States
+from homeserver.rooms.sticky import StickyEvents
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.third_party import ThirdPartyInvites
 from homeserver.rooms.timeline import Timeline
@@ -437,6 +438,13 @@ class App:
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
         sections = Sections(timeline, state, names, timelines, aggregations, readers)
         extras = RoomExtras(typing, unread)
+        sticky = StickyEvents(
+            database, commits, rooms, timeline, clock, server_name, publisher.sticky
+        )
+        await sticky.load()
+        publisher.on_events(sticky.happened)
+        receiver.on_held(sticky.held)
+        self._tasks.service("sticky events", sticky.run)
         answers = RoomAnswers(
             database,
             rooms,
@@ -446,6 +454,7 @@ class App:
             state,
             permissions,
             lambda until: StoredNews(database, names, timeline, -1, until),
+            sticky,
         )
         account_data = AccountData(database, commits, publisher, self._inbox, server_name)
         passwords = Passwords(

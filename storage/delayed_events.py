@@ -8,7 +8,7 @@ async def delayed_event(db: Database, delay_id: str) -> DelayedEventRow | None:
     """One of them."""
     rows = await db.fetch(
         "SELECT delay_id, user_nid, device_nid, room_nid, type, state_key, content, delay, since,"
-        " run_at FROM delayed_events WHERE delay_id = ?",
+        " run_at, sticky_ms FROM delayed_events WHERE delay_id = ?",
         delay_id,
     )
     return DelayedEventRow(*rows[0]) if rows else None
@@ -18,7 +18,8 @@ async def delayed_events_of(db: Database, user_nid: int, limit: int) -> list[Del
     """Those of a user, the next one first."""
     rows = await db.fetch(
         "SELECT delay_id, user_nid, device_nid, room_nid, type, state_key, content, delay, since,"
-        " run_at FROM delayed_events WHERE user_nid = ? ORDER BY run_at, delay_id LIMIT ?",
+        " run_at, sticky_ms FROM delayed_events WHERE user_nid = ? ORDER BY run_at, delay_id"
+        " LIMIT ?",
         user_nid,
         limit,
     )
@@ -29,7 +30,7 @@ async def delayed_events_due(db: Database, now: int, limit: int) -> list[Delayed
     """Those whose time (ms) has come, the oldest first."""
     rows = await db.fetch(
         "SELECT delay_id, user_nid, device_nid, room_nid, type, state_key, content, delay, since,"
-        " run_at FROM delayed_events WHERE run_at <= ? ORDER BY run_at LIMIT ?",
+        " run_at, sticky_ms FROM delayed_events WHERE run_at <= ? ORDER BY run_at LIMIT ?",
         now,
         limit,
     )

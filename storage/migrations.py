@@ -20,7 +20,6 @@ from storage.schema import (
     BlobRow,
     BlockedServerRow,
     DehydratedDeviceRow,
-    DelayedEventRow,
     DeliveryRow,
     DeviceKeysRow,
     DeviceListRow,
@@ -53,6 +52,7 @@ from storage.schema import (
     ServerStayRow,
     SigningKeyRow,
     StateResetRow,
+    StickyEventRow,
     ThreadRow,
     ThreadSubscriptionRow,
     ThreepidRow,
@@ -81,7 +81,6 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     InboundTxnRow,
     EduOutboxRow,
     JoinUnderWayRow,
-    DelayedEventRow,
     RelationRow,
     ReportRow,
     ThreadRow,
@@ -126,6 +125,16 @@ _CHANGED_IN_2: Final[tuple[str, ...]] = (
 )
 
 
+_DELAYED_IN_2: Final = (
+    (
+        "CREATE TABLE delayed_events (delay_id {text} NOT NULL, user_nid {number} NOT NULL,"
+        " device_nid {number}, room_nid {number} NOT NULL, type {text} NOT NULL, state_key {text},"
+        " content {bytes} NOT NULL, delay {number} NOT NULL, since {number} NOT NULL,"
+        " run_at {number} NOT NULL, PRIMARY KEY (delay_id)) {plain}"
+    ),
+    "CREATE INDEX delayed_events_by_run_at ON delayed_events (run_at)",
+    "CREATE INDEX delayed_events_by_user_nid ON delayed_events (user_nid)",
+)
 _PUSHERS_IN_2: Final = (
     (
         "CREATE TABLE pushers (user_nid {number} NOT NULL, app_id {text} NOT NULL,"
@@ -142,6 +151,7 @@ _NEW_IN_3: Final[tuple[type, ...]] = (
     MediaShownRow,
     MediaLeftRow,
     UrlPreviewRow,
+    StickyEventRow,
 )
 _COLUMNS_IN_3: Final[tuple[tuple[str, str], ...]] = (
     ("success_ts", "{number}"),
@@ -159,12 +169,14 @@ _TYPES: Final[dict[Dialect, dict[str, str]]] = {
         "text": "TEXT",
         "bytes": "BLOB",
         "kind": "STRICT, WITHOUT ROWID",
+        "plain": "STRICT, WITHOUT ROWID",
     },
     "postgresql": {
         "number": "BIGINT",
         "text": 'TEXT COLLATE "C"',
         "bytes": "BYTEA",
         "kind": "WITH (fillfactor = 10)",
+        "plain": "",
     },
 }
 
@@ -174,8 +186,8 @@ def _tables(rows: Sequence[type], dialect: Dialect) -> list[str]:
 
 
 def _second(dialect: Dialect) -> list[str]:
-    pushers = [text.format(**_TYPES[dialect]) for text in _PUSHERS_IN_2]
-    return [*_tables(_NEW_IN_2, dialect), *pushers, *_CHANGED_IN_2]
+    written = [text.format(**_TYPES[dialect]) for text in (*_DELAYED_IN_2, *_PUSHERS_IN_2)]
+    return [*_tables(_NEW_IN_2, dialect), *written, *_CHANGED_IN_2]
 
 
 def _third(dialect: Dialect) -> list[str]:
@@ -191,6 +203,7 @@ def _third(dialect: Dialect) -> list[str]:
     return [
         *_tables(_NEW_IN_3, dialect),
         *columns,
+        "ALTER TABLE delayed_events ADD COLUMN sticky_ms {number}".format(**_TYPES[dialect]),
         "CREATE INDEX pushers_by_stop_token ON pushers (stop_token) WHERE stop_token IS NOT NULL",
         # What shows files is found in what is there by `media_shown.Listing`.
         f"INSERT INTO meta (key, value) VALUES ('{UNLISTED}', '0')",

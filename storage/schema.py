@@ -883,6 +883,21 @@ class DelayedEventRow(NamedTuple):
     delay: int
     since: int
     run_at: int
+    sticky_ms: int | None
+
+
+@table("sticky_events", key=("event_nid",), indexes=[Index(("room_nid", "pos")), Index(("until",))])
+class StickyEventRow(NamedTuple):
+    """An event that is sticky `until` (ms) and told at `pos`, 0 while it is held back.
+
+    `own` 1: a user of ours has sent it.
+    """
+
+    event_nid: int
+    room_nid: int
+    pos: Position
+    until: int
+    own: int
 
 
 # --- End-to-end encryption -----------------------------------------------------------------------

@@ -150,6 +150,7 @@ def build(
     depth: int,
     origin_server_ts: int,
     redacts: str | None = None,
+    sticky: JsonObject | None = None,
     event_id_domain: str | None = None,
     reference_hashes: Mapping[str, str] | None = None,
     sign: SigningKey,
@@ -157,7 +158,8 @@ def build(
 ) -> tuple[Event, bytes]:
     """A new event of ours, hashed, signed and checked, and its PDU in canonical JSON.
 
-    `room_id` is None only for the create event of a room whose id is a hash. `redacts` goes where
+    `room_id` is None only for the create event of a room whose id is a hash. `sticky` are members
+    beside the content that make it a sticky event (MSC4354). `redacts` goes where
     the room version has it, in `content` on a copy. Only room versions 1 and 2 read
     `event_id_domain` (our own name if None) and `reference_hashes`: by event id, in unpadded
     base64, they are written beside previous and auth events, where nobody checks them; unknown
@@ -182,6 +184,8 @@ def build(
         pdu["state_key"] = state_key
     if redacts is not None and not rules.redacts_in_content:
         pdu["redacts"] = redacts
+    if sticky is not None:
+        pdu |= sticky
     _check_fields(pdu, rules)
     if rules.event_ids == "sender":
         opaque = encode_unpadded_urlsafe(hashlib.sha256(encode(pdu)).digest()[:18])

@@ -24,9 +24,10 @@ from homeserver.matrix.policy import is_own_leave
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.ports import PolicyServers
 from homeserver.rooms.append import Appended
-from homeserver.rooms.head import EventsMissing, Head, Needs, ServersMissing
+from homeserver.rooms.head import EventsMissing, Head, Needs, ServersMissing, StickyMissing
 from homeserver.rooms.policy import Unrecommended
 from homeserver.rooms.send import Author, Sending
+from homeserver.rooms.servers import MAX_STICKY
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.stored import load_events
 from homeserver.streams.commit import CommitQueue, Lane, Superseded
@@ -39,6 +40,7 @@ from storage.engine import Database
 from storage.events import event_ids
 from storage.packing import unpack_numbers
 from storage.schema import RoomRow, RoomSummaryRow, empty_summary
+from storage.sticky_events import own_in
 
 T = TypeVar("T")
 
@@ -354,6 +356,12 @@ class Rooms:
                     # What was submitted before must be in the tables when they are read.
                     await asyncio.wait([actor.last])
                 head.servers |= await self._joined_of(head.room_nid, missing.servers)
+            except StickyMissing:
+                if actor.last is not None:
+                    # What was submitted before must be in the tables when they are read.
+                    await asyncio.wait([actor.last])
+                now = self._author.clock.now_ms()
+                head.sticky = await own_in(self._database, head.room_nid, now, MAX_STICKY)
             except Needs as needs:
                 if actor.last is not None:
                     # What was submitted before must be in the tables when they are read.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.matrix.event import Event
+from homeserver.matrix.sticky import sticky_until
 from homeserver.rooms.head import Head
 from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
@@ -38,6 +39,7 @@ from storage.schema import (
     RoomHeadRow,
     RoomSummaryRow,
     StateChangeRow,
+    StickyEventRow,
     TxnIdRow,
 )
 
@@ -84,7 +86,8 @@ class Appended:
 
     `pdu` is its canonical JSON; `servers` are the other servers whose first user came or whose last
     one left by it, `letters` the (server, event number) that go to servers beside their rooms'.
-    `mentioned` are the local members (numbers) whom it mentions.
+    `mentioned` are the local members (numbers) whom it mentions; `sticky_until` the moment (ms) up
+    to which it is a sticky event, None for one that is none.
     """
 
     event: Event
@@ -101,6 +104,7 @@ class Appended:
     servers: tuple[ServerMove, ...]
     letters: tuple[tuple[str, int], ...]
     mentioned: frozenset[int]
+    sticky_until: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +148,9 @@ def append(
     `pdu` is its canonical JSON; `index` its place among the events of the same commit; `auth_nids`
     the numbers of its auth events; `redacted` the (number, event) that it redacts, if it does so;
     `place` is None for an event that stands behind all extremities. Returns what was appended and
-    the changes. Raises `NamesMissing`, `EventsMissing`, `ServersMissing` or `NumbersExhausted`
-    before anything has changed. An event that is made here is ours to send; one that was placed is
-    so only if its flags say it.
+    the changes. Raises `NamesMissing`, `EventsMissing`, `ServersMissing`, `StickyMissing` or
+    `NumbersExhausted` before anything has changed. An event that is made here is ours to send; one
+    that was placed is so only if its flags say it.
     """
     names = head.names
     room = head.room_nid
@@ -200,7 +204,9 @@ def append(
         for (_, _, _, _, after), move in zip(steps, moves, strict=True)
         if move is not None and after is not None and redacts_events(head, after)
     ]
-    beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server)
+    beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server, now)
+    until = sticky_until(event, now) if place is None or place.because is None else None
+    own = event.sender.endswith(":" + local_server)
 
     flags |= default_flags(head, event)
     concerned = mentioned(head, event, local_server)
@@ -230,6 +236,10 @@ def append(
         rows = stored_json(nid, pdu, local_server, redacted=because is not None)
         changes = [Insert(row), *rows]
     changes.extend(Insert(EventChildRow(prev, nid)) for prev in prevs)
+    if until is not None:
+        changes.append(Put(StickyEventRow(nid, room, Pos(index), until, int(own))))
+        if own and head.sticky is not None:
+            head.sticky[nid] = until
     if concerned:
         changes.extend(mention_rows(room, index, concerned))
     if txn is not None:
@@ -304,6 +314,7 @@ def append(
         servers=tuple(move for move in servers if move.crossed),
         letters=beside,
         mentioned=concerned,
+        sticky_until=until,
     )
     return appended, changes
 

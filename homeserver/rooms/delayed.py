@@ -20,7 +20,7 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.head import Head
 from homeserver.rooms.members import Members
-from homeserver.rooms.posting import Posting
+from homeserver.rooms.posting import Posting, check_sticky
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -70,12 +70,16 @@ class DelayedEvents:
         state_key: str | None,
         content: JsonObject,
         delay: int,
+        sticky_ms: int | None = None,
     ) -> str:
         """Have an event sent in `delay` ms; returns the id by which it can be put off or dropped.
+
+        `sticky_ms`: how long it is sticky then (MSC4354).
 
         Raises `MatrixError` M_FORBIDDEN for who isn't in the room, M_INVALID_PARAM and MSC4140's
         errors for too long a delay or too many events.
         """
+        check_sticky(sticky_ms)
         if delay < 0:
             raise MatrixError.invalid_param("org.matrix.msc4140.delay: less than nothing")
         if delay > LONGEST_MS:
@@ -101,6 +105,7 @@ class DelayedEvents:
             delay=delay,
             since=now,
             run_at=now + delay,
+            sticky_ms=sticky_ms,
         )
         await self._commits.commit([Insert(row)])
         self._wake.set()
@@ -187,7 +192,9 @@ class DelayedEvents:
         room = (await self._rooms.by_nids([row.room_nid]))[row.room_nid]
         content = canonical.decode_object(row.content)
         if row.state_key is None:
-            await self._posting.send(user_id, room, row.type, content, _txn(row))
+            await self._posting.send(
+                user_id, room, row.type, content, _txn(row), None, row.sticky_ms
+            )
             return
         key = (row.type, row.state_key)
 

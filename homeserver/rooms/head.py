@@ -49,11 +49,16 @@ class ServersMissing(Exception):
         self.servers = frozenset(servers)
 
 
+class StickyMissing(Exception):
+    """Which of our events in the room are sticky must be known first."""
+
+
 @dataclass(slots=True)
 class Head:
     """See the module. `state` maps key numbers to event numbers.
 
-    `servers` has how many users of another server are joined, for those that were asked about.
+    `servers` has how many users of another server are joined, for those that were asked about;
+    `sticky` until when our own sticky events last, once anybody has asked.
     What never changes once it is written is kept of a few events: in `behind` the snapshot of the
     state that follows some events together, in `marks` of the room's ends the snapshot before each
     and, where that adds to it, the event itself: ends with one mark have one state after them.
@@ -71,6 +76,7 @@ class Head:
     events: "OrderedDict[int, Event]" = field(default_factory=OrderedDict)
     strangers: set[str] = field(default_factory=set)
     servers: dict[str, int] = field(default_factory=dict)
+    sticky: dict[int, int] | None = None
     behind: "OrderedDict[tuple[int, ...], int]" = field(default_factory=OrderedDict)
     marks: dict[int, Mark] = field(default_factory=dict)
 

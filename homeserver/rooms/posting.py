@@ -12,6 +12,7 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.ids import is_event_id
+from homeserver.matrix.sticky import MAX_MS
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Txn
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS, added, misled
@@ -49,8 +50,14 @@ class Posting:
         content: JsonObject,
         txn: Txn | None = None,
         ts: int | None = None,
+        sticky_ms: int | None = None,
     ) -> str:
-        """Send a message event; returns its id. A redaction takes its effect."""
+        """Send a message event; returns its id. A redaction takes its effect.
+
+        `sticky_ms`: it is a sticky event for so long (MSC4354). Raises `MatrixError`
+        M_INVALID_PARAM for more than an hour.
+        """
+        check_sticky(sticky_ms)
         if type == _REDACTION:
             target = content.get("redacts")
             if not isinstance(target, str):
@@ -58,10 +65,11 @@ class Posting:
             if not is_event_id(target):
                 raise MatrixError.invalid_param("redacts is not an event ID")
             rest = {key: value for key, value in content.items() if key != "redacts"}
-            return await self.redact(user_id, room, target, rest, txn)
+            return await self.redact(user_id, room, target, rest, txn, sticky_ms)
 
         def verb(sending: Sending) -> str:
-            return sending.add(Draft(user_id, type, content, txn=txn, ts=ts)).event_id
+            draft = Draft(user_id, type, content, txn=txn, ts=ts, sticky_ms=sticky_ms)
+            return sending.add(draft).event_id
 
         async def run() -> str:
             async with self._relating.allowed(user_id, room, type, content):
@@ -102,6 +110,7 @@ class Posting:
         event_id: str,
         content: JsonObject,
         txn: Txn | None = None,
+        sticky_ms: int | None = None,
     ) -> str:
         """Redact an event of the room; returns the redaction's id.
 
@@ -127,7 +136,14 @@ class Posting:
                 own = target.sender == user_id
                 if not own and levels.user_level(user_id) < levels.redact:
                     raise MatrixError.forbidden("You may not redact what others have sent")
-                draft = Draft(user_id, _REDACTION, content, redacts=event_id, txn=txn)
+                draft = Draft(
+                    user_id,
+                    _REDACTION,
+                    content,
+                    redacts=event_id,
+                    txn=txn,
+                    sticky_ms=sticky_ms,
+                )
                 return sending.add(draft, redacted=(nid, target)).event_id
 
             return await self._rooms.change(room, verb)
@@ -179,3 +195,9 @@ class Posting:
     async def _stored(self, txn: Txn) -> str | None:
         nid = await sent_event(self._database, txn.device_nid, txn.path_hash, txn.txn_id)
         return None if nid is None else (await event_ids(self._database, [nid]))[nid]
+
+
+def check_sticky(sticky_ms: int | None) -> None:
+    """Raise `MatrixError` M_INVALID_PARAM for what can't be the duration of a sticky event."""
+    if sticky_ms is not None and not 0 <= sticky_ms <= MAX_MS:
+        raise MatrixError.invalid_param(f"sticky_duration_ms must be 0 to {MAX_MS}")

@@ -11,7 +11,7 @@ spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 
 import asyncio
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from homeserver.matrix.errors import Rejected
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.matrix.sign import content_hash_fits
+from homeserver.matrix.sticky import sticky_until
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Place
 from homeserver.rooms.head import EventsMissing, Head, Needs
@@ -57,6 +58,7 @@ from storage.schema import (
     EventRow,
     MissingPrevRow,
     RedactionRow,
+    StickyEventRow,
 )
 
 _CREATE = ("m.room.create", "")
@@ -151,10 +153,15 @@ class Receiver:
     ) -> None:
         self._rooms = rooms
         self._resets = resets
+        self._held: Callable[[int], None] = _nobody
         self._states = states
         self._database = database
         self._names = names
         self._numbers = numbers
+
+    def on_held(self, held: Callable[[int], None]) -> None:
+        """Have `held(room number)` called when a sticky event was soft-failed."""
+        self._held = held
 
     async def receive(
         self,
@@ -200,6 +207,8 @@ class Receiver:
             event, lost = judging.event, judging.lost
             sending.changes.extend(self._resets.rows(room.nid, judging.nid, lost))
             sending.published = self._resets.happened(room, event, lost)
+        elif judging.held:
+            sending.published = lambda _: self._held(room.nid)
         return verdict
 
     async def receive_all(
@@ -342,6 +351,8 @@ class _Judging:
         self._following: tuple[tuple[int, ...], int] | None = None
         self.lost: list[Loss] = []
         """What users lose by the event though no event says so."""
+        self.held = False
+        """Whether it is a sticky event that was soft-failed."""
 
     @property
     def event(self) -> Event:
@@ -377,12 +388,14 @@ class _Judging:
         linear = set(prevs) == {nid for nid, _ in head.extremities} and not missing.prev
         state = head.state if linear else self._state_before(prevs, missing.prev)
         flags = self._judge(head, nids, state, linear)
+        refused = False
         policy = None if flags else sending.policy()
         if policy is not None and not policy.recommends(event):
             # Check 7 of the specification.
             if not self._asked:
                 return Unasked(policy.server)
             flags = SOFT_FAILED
+            refused = True
         nid = self._number(own, numbers)
         changed: Mapping[int, tuple[int | None, int | None]] = {}
         extremities = head.extremities
@@ -419,6 +432,8 @@ class _Judging:
         if flags & (REJECTED | SOFT_FAILED):
             self._store_outside(sending, place, auths, pdu)
             verdict = Verdict.REJECTED if flags & REJECTED else Verdict.SOFT_FAILED
+            if flags & SOFT_FAILED and not refused and not place.flags & REDACTED:
+                self._hold_back(sending, nid)
         else:
             sending.place(event, pdu, auths, place, redacted)
         if self._following is not None:
@@ -435,6 +450,14 @@ class _Judging:
         if event.redacts is not None:
             shelf.redacted_by.setdefault(event.redacts, []).append(nid)
         return verdict
+
+    def _hold_back(self, sending: Sending, nid: int) -> None:
+        """A sticky event is judged again when the room's state has changed (MSC4354)."""
+        until = sticky_until(self._event, sending.now)
+        if until is not None:
+            row = StickyEventRow(nid, sending.head.room_nid, 0, until, 0)
+            sending.changes.append(Put(row))
+            self.held = True
 
     def _start_anew(self) -> None:
         """Forget what an earlier run has left, which broke off or could not be committed."""
@@ -913,3 +936,7 @@ def _may_redact(head: Head, redaction: Event, target: Event) -> bool:
         return True
     levels = power_levels(head.event)
     return levels.user_level(redaction.sender) >= levels.redact
+
+
+def _nobody(room_nid: int) -> None:
+    """Nobody wants to know which sticky events are held back."""

@@ -18,6 +18,7 @@ from homeserver.matrix.errors import Malformed, TooLarge
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.policy import Policy, is_own_leave
 from homeserver.matrix.sign import SigningKey
+from homeserver.matrix.sticky import members_of
 from homeserver.rooms.append import Appended, Place, Txn, append, redact, summary_text
 from homeserver.rooms.head import Head
 from homeserver.rooms.policy import Unrecommended, policy_of
@@ -44,7 +45,10 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event to be made. `ts` is for application services; others send now."""
+    """An event to be made. `ts` is for application services; others send now.
+
+    `sticky_ms`: it is to be a sticky event for so long.
+    """
 
     sender: str
     type: str
@@ -53,6 +57,7 @@ class Draft:
     redacts: str | None = None
     txn: Txn | None = None
     ts: int | None = None
+    sticky_ms: int | None = None
 
 
 class Sending:
@@ -151,6 +156,7 @@ class Sending:
                 depth=min(head.depth + 1, MAX_DEPTH),
                 origin_server_ts=now if draft.ts is None else draft.ts,
                 redacts=draft.redacts,
+                sticky=None if draft.sticky_ms is None else members_of(draft.sticky_ms),
                 event_id_domain=author.server_name,
                 sign=author.key,
                 server_name=author.server_name,
@@ -201,6 +207,11 @@ class Sending:
             local_server=author.server_name,
             now=author.clock.now_ms(),
         )
+
+    @property
+    def now(self) -> int:
+        """The time in ms."""
+        return self._author.clock.now_ms()
 
     def stored_json(self, nid: int, pdu: bytes, *, redacted: bool) -> list[Change]:
         """The rows of an event's canonical JSON, for one that gets no place behind the others."""

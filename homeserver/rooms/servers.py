@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import is_server_name, server_of
-from homeserver.rooms.head import Head, ServersMissing
+from homeserver.rooms.head import Head, ServersMissing, StickyMissing
 from homeserver.streams.numbers import Names
 from storage.changes import Change, Delete, Insert, Pos, Put
 from storage.schema import LOCAL, RoomServerRow, ServerStayRow
 
 # Of a room with more loose ends than this a new server asks for the rest.
 _MAX_ENDS = 10
+MAX_STICKY = 200
+"""Of more sticky events of ours in a room a server that comes into it hears of the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,14 @@ def letters(
     extremities: Sequence[tuple[int, str]],
     flags: int,
     local_server: str,
+    now: int,
 ) -> tuple[tuple[str, int], ...]:
     """What goes to servers beside the events of their rooms: (server, event number).
 
     Who takes back an invite, or refuses a knock, tells the server of that user, which may not be in
     the room. And a server whose first user has come must hear of the room's other loose ends, which
-    were sent while its join was under way: of all when it came through us, of ours otherwise.
+    were sent while its join was under way: of all when it came through us, of ours otherwise. It
+    must also hear of our users' sticky events (MSC4354). Raises `StickyMissing`.
     """
     found: list[tuple[str, int]] = []
     ours = bool(flags & LOCAL)
@@ -138,7 +142,11 @@ def letters(
         ends = [end for end, _ in extremities if end != nid]
         if not ours:
             ends = [end for end in ends if _is_of(head.events.get(end), local_server)]
-        found += [(server, end) for server in new for end in ends[:_MAX_ENDS]]
+        if head.sticky is None:
+            raise StickyMissing
+        sticky = [one for one, until in head.sticky.items() if until > now and one not in ends]
+        told = [*ends[:_MAX_ENDS], *sticky[-MAX_STICKY:]]
+        found += [(server, one) for server in new for one in told]
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.redact import redact
+from homeserver.matrix.sticky import STICKY, duration_of
 from homeserver.matrix.versions import RoomRules
 from homeserver.rooms.stored import event_of, load_events
 from homeserver.streams.numbers import Names
@@ -22,6 +23,7 @@ from storage.engine import Database
 from storage.events import StoredEvent, events, redactions_of, txns_of
 from storage.schema import LOCAL, REDACTED, EventRow
 from storage.state import replaced_at
+from storage.sticky_events import sticky_until
 
 _CACHED = 20_000
 
@@ -42,6 +44,7 @@ class EventView:
         "room_nid",
         "sender",
         "state_key",
+        "sticky_until",
         "ts",
         "txn",
         "type",
@@ -58,6 +61,7 @@ class EventView:
         extra: bytes,
         replaces: int | None,
         txn: tuple[int, str] | None,
+        sticky_until: int | None = None,
     ) -> None:
         self.nid = nid
         self.pos = pos
@@ -71,6 +75,7 @@ class EventView:
         self.extra = extra
         self.replaces = replaces
         self.txn = txn
+        self.sticky_until = sticky_until
         self.redacted_by: int | None = None
         self.contains_url = isinstance(event.content.get("url"), str)
         self.body = _body(event)
@@ -92,6 +97,8 @@ class EventView:
         children.
         """
         unsigned = b'"age":%d' % max(0, now - self.ts)
+        if self.sticky_until is not None and self.sticky_until > now:
+            unsigned += b',"msc4354_sticky_duration_ttl_ms":%d' % (self.sticky_until - now)
         if membership is not None:
             unsigned += b',"membership":"%b"' % membership.encode()
         if self.txn is not None and self.txn[0] == device_nid:
@@ -112,6 +119,7 @@ class EventView:
         """The event was redacted: `left` is what is left of it, `because` the redaction (`by`)."""
         self.flags |= REDACTED
         self.contains_url = False
+        self.sticky_until = None
         self.body = _body(left)
         self.because(by, because)
 
@@ -144,6 +152,8 @@ def _body(event: Event) -> bytes:
     }
     if event.state_key is not None:
         shown["state_key"] = event.state_key
+    if STICKY in event.pdu and duration_of(event) is not None:
+        shown[STICKY] = event.pdu[STICKY]
     if event.redacts is not None:
         # Clients of either age find it where they look.
         shown["redacts"] = event.redacts
@@ -261,6 +271,9 @@ class Views:
         because = await self._because(rows, rules)
         local = [nid for nid, row in rows.items() if row.flags & LOCAL]
         txns = await txns_of(self._database, local) if local else {}
+        made = {nid: event_of(one, rules) for nid, one in stored.items()}
+        lasting = [nid for nid, event in made.items() if STICKY in event.pdu]
+        sticky = await sticky_until(self._database, lasting) if lasting else {}
         views: dict[int, EventView] = {}
         for nid, row in rows.items():
             replaces = replaced.get(nid)
@@ -271,11 +284,12 @@ class Views:
                 nid=nid,
                 pos=row.pos,
                 room_nid=row.room_nid,
-                event=event_of(stored[nid], rules),
+                event=made[nid],
                 flags=row.flags,
                 extra=extra,
                 replaces=replaces,
                 txn=txns.get(nid),
+                sticky_until=sticky.get(nid),
             )
             if nid in because:
                 view.because(*because[nid])

@@ -11,6 +11,7 @@ from homeserver.matrix import canonical
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
+from homeserver.rooms.sticky import StickyEvents
 from homeserver.rooms.timeline import OLDEST
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.invite_permissions import InvitePermissions, Rule
@@ -101,6 +102,7 @@ class RoomAnswers:
         state: RoomState,
         permissions: InvitePermissions,
         everything: Callable[[int], News],
+        sticky: StickyEvents,
     ) -> None:
         """`everything(until)` are the news since the beginning, for rooms told afresh."""
         self._database = database
@@ -111,6 +113,7 @@ class RoomAnswers:
         self._state = state
         self._permissions = permissions
         self._everything = everything
+        self._sticky = sticky
 
     async def fill(
         self, answer: Answer, asker: Asker, news: News, user: UserRooms, typing: Collection[int]
@@ -138,6 +141,7 @@ class RoomAnswers:
             wanted = user.joined | moved
         else:
             wanted = told | moved | await news.rooms(user.joined)
+            wanted |= self._sticky.rooms_since(user.joined, news.since)
         if not wanted:
             return
         rooms = await self._rooms.by_nids(wanted)
@@ -212,9 +216,13 @@ class RoomAnswers:
             if news.since >= 0:
                 account_data = await self.account_data(asker, room, news.until)
             typing = True
+        sticky = await self._sticky.told(
+            room, news.since if stayed else -1, news.until, {view.nid for view in told.views}
+        )
         extras = (
             self._extras.ephemeral(asker, room, receipts, typing=typing, stayed=stayed),
             self._extras.account_data(asker, room, account_data),
+            self._extras.sticky(asker, sticky),
         )
         if (
             told.silent

@@ -1,4 +1,5 @@
-"""What a joined room's section holds beside its history: receipts, typing, account data, counts.
+"""What a joined room's section holds beside its history: receipts, typing, account data, counts,
+sticky events.
 
 Owns their JSON. Finding the receipts and account data is done by `news.py`.
 """
@@ -9,6 +10,7 @@ from homeserver.matrix import canonical
 from homeserver.matrix.pushrules import push_rules_content
 from homeserver.push.unread import MAIN, NONE, Counted, Unread, UnreadCounts, total
 from homeserver.rooms.actor import Room
+from homeserver.rooms.views import EventView
 from homeserver.streams.memberships import Membership
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
 from homeserver.streams.sections import Asker
@@ -52,6 +54,15 @@ class RoomExtras:
             shown = [entry for entry in receipts if entry.user_id not in asker.ignored]
             events.extend(receipt_events(shown))
         return b'"ephemeral":{"events":[%b]}' % b",".join(events) if events else None
+
+    def sticky(self, asker: Asker, views: Collection[EventView]) -> bytes | None:
+        """The part with sticky events; no filter keeps them back (MSC4354)."""
+        events = [
+            view.render(asker.now, device_nid=asker.device_nid)
+            for view in views
+            if view.sender not in asker.ignored
+        ]
+        return b'"msc4354_sticky":{"events":[%b]}' % b",".join(events) if events else None
 
     def account_data(
         self, asker: Asker, room: Room, entries: Collection[AccountDataEntry]

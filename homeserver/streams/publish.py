@@ -178,6 +178,10 @@ class Publisher:
         for changed in self._device_lists:
             changed(entry, room_nids)
 
+    def sticky(self, room_nid: int) -> None:
+        """A sticky event that was held back is told now."""
+        self._notifier.wake_among(self._memberships.looking(room_nid))
+
     def typing(self, room_nid: int) -> None:
         """Who is typing in a room has changed."""
         self._notifier.wake_among(self._memberships.looking(room_nid))
@@ -206,6 +210,7 @@ class Publisher:
             extra=replaced_extra(old) if old is not None else b"",
             replaces=appended.replaced_nid,
             txn=(appended.txn.device_nid, appended.txn.txn_id) if appended.txn else None,
+            sticky_until=appended.sticky_until,
         )
         if appended.because is not None:
             view.redact(redacted_event(appended.event), *appended.because)

@@ -1,0 +1,184 @@
+"""Sticky events: told to everybody who is in their room, however much else has happened since.
+
+Owns which of a room's events are sticky now, and the memory of which rooms have any, so that those
+without cost a sync nothing. An event that was soft-failed is held back; when the room's state
+changes it is judged again by it, and from then on it is told too, beside the timeline, in which it
+has no place. How many are told of a room at once is bounded: of a flood only the last.
+spec: MSC4354
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from homeserver.matrix.auth import authorise
+from homeserver.matrix.errors import Rejected
+from homeserver.matrix.event import Event
+from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.append import Appended
+from homeserver.rooms.head import Head
+from homeserver.rooms.policy import policy_of
+from homeserver.rooms.stored import load_events
+from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.views import EventView
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from storage import sticky_events as store
+from storage.changes import Pos, Put
+from storage.engine import Database
+from storage.schema import REDACTED
+
+log = logging.getLogger(__name__)
+
+MAX_TOLD = 500
+MAX_BYTES = 1_048_576
+MAX_HELD = 200
+_TIDY_SECONDS = 60.0
+
+
+class _Last(NamedTuple):
+    """The last position at which a sticky event of a room was told, and until when any is one."""
+
+    pos: int
+    until: int
+
+
+class StickyEvents:
+    """See the module."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        rooms: Rooms,
+        timeline: Timeline,
+        clock: Clock,
+        server_name: str,
+        tell: Callable[[int], None],
+    ) -> None:
+        """`tell(room number)` wakes those who are in the room."""
+        self._database = database
+        self._commits = commits
+        self._rooms = rooms
+        self._timeline = timeline
+        self._clock = clock
+        self._server_name = server_name
+        self._tell = tell
+        self._last: dict[int, _Last] = {}
+        self._held: set[int] = set()
+        self._stirred: dict[int, None] = {}
+        self._wake = asyncio.Event()
+
+    def happened(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None:
+        """Events of a room were committed."""
+        for pos, appended in enumerate(events, first_pos):
+            if appended.sticky_until is not None:
+                self._note(room_nid, pos, appended.sticky_until)
+            if appended.state_changes and room_nid in self._held:
+                self._stirred[room_nid] = None
+                self._wake.set()
+
+    def held(self, room_nid: int) -> None:
+        """A sticky event of the room was soft-failed."""
+        self._held.add(room_nid)
+
+    def rooms_since(self, room_nids: Collection[int], since: int) -> set[int]:
+        """Those of the rooms of which a sticky event was told behind a position."""
+        return {nid for nid, last in self._last.items() if last.pos > since and nid in room_nids}
+
+    async def told(
+        self, room: Room, after: int, until: int, without: Collection[int]
+    ) -> list[EventView]:
+        """The room's events told in (after, until] that are sticky now, in order.
+
+        `without` are numbers of events that stand in the timeline anyway.
+        """
+        after = max(after, 0)  # those held back stand at 0
+        last = self._last.get(room.nid)
+        if last is None or last.pos <= after:
+            return []
+        now = self._clock.now_ms()
+        nids = await store.told_between(self._database, room.nid, after, until, now, MAX_TOLD)
+        wanted = [nid for nid in nids if nid not in without]
+        views = await self._timeline.views(wanted, room.rules) if wanted else {}
+        found: list[EventView] = []
+        size = 0
+        for view in (views[nid] for nid in wanted):
+            size += len(view.body)
+            if size > MAX_BYTES:
+                break
+            if not view.flags & REDACTED:
+                found.append(view)
+        found.reverse()
+        return found
+
+    async def run(self) -> None:
+        """Judge again what is held back, and forget what is over, until cancelled."""
+        self._stirred |= dict.fromkeys(self._held)
+        while True:
+            self._wake.clear()
+            while self._stirred:
+                room_nid = next(iter(self._stirred))
+                del self._stirred[room_nid]
+                await self._judge(room_nid)
+            timer = self._clock.call_later(_TIDY_SECONDS, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
+            if not self._stirred:
+                await self.tidy()
+
+    async def tidy(self) -> None:
+        """Forget what is sticky no more."""
+        now = self._clock.now_ms()
+        for room_nid in [nid for nid, last in self._last.items() if last.until <= now]:
+            del self._last[room_nid]
+        await self._commits.commit([store.past(now)])
+
+    async def load(self) -> None:
+        """Find what is sticky; to be called before anything happens."""
+        for room_nid, pos, until in await store.all_sticky(self._database, self._clock.now_ms()):
+            if pos:
+                self._note(room_nid, pos, until)
+            else:
+                self._held.add(room_nid)
+
+    def _note(self, room_nid: int, pos: int, until: int) -> None:
+        last = self._last.get(room_nid, _Last(0, 0))
+        self._last[room_nid] = _Last(max(pos, last.pos), max(until, last.until))
+
+    async def _judge(self, room_nid: int) -> None:
+        """Tell of those held back in a room that its state now allows."""
+        rows = await store.held_in(self._database, room_nid, self._clock.now_ms(), MAX_HELD)
+        if not rows:
+            self._held.discard(room_nid)
+            return
+        room = (await self._rooms.by_nids([room_nid]))[room_nid]
+        events = await load_events(self._database, [row.event_nid for row in rows], room.rules)
+
+        def look(head: Head) -> set[int]:
+            return {nid for nid, event in events.items() if self._allowed(head, event)}
+
+        allowed = await self._rooms.read(room, look)
+        if not allowed:
+            return
+
+        def publish(pos: int) -> None:
+            self._note(room_nid, pos, max(row.until for row in rows))
+            self._tell(room_nid)
+
+        changes = [Put(row._replace(pos=Pos(0))) for row in rows if row.event_nid in allowed]
+        await self._commits.commit(changes, 1, publish)
+        log.info(
+            "%d sticky events of %s were held back and are told now", len(allowed), room.room_id
+        )
+
+    def _allowed(self, head: Head, event: Event) -> bool:
+        try:
+            authorise(event, head.event)
+        except Rejected:
+            return False
+        policy = policy_of(head, self._server_name)
+        return policy is None or policy.recommends(event)
