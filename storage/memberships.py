@@ -95,6 +95,20 @@ async def joined_rooms(db: Database, user_nids: Collection[int]) -> dict[int, se
     return rooms
 
 
+async def invites_between(
+    db: Database, user_nids: Collection[int], after: int, until: int
+) -> list[tuple[int, int, int, int]]:
+    """(position, room, event, user) of the users' open invites that came in (after, until]."""
+    rows = await db.scan(
+        "SELECT pos, room_nid, event_nid, user_nid FROM memberships"
+        " WHERE user_nid IN (??) AND membership = 2 AND pos > ? AND pos <= ?",
+        user_nids,
+        after,
+        until,
+    )
+    return [(pos, room_nid, event_nid, user_nid) for pos, room_nid, event_nid, user_nid in rows]
+
+
 async def local_members(db: Database, room_nids: Collection[int]) -> dict[int, set[int]]:
     """The local users who are joined in each room."""
     rows = await db.scan(

@@ -65,3 +65,8 @@ class Badges:
         if len(self._known) > _CACHED:
             self._known.popitem(last=False)
         return sum(counts.values())
+
+    def has_unread(self, user_nid: int, room_nid: int) -> bool:
+        """Whether a room had unread notifications when `of` was asked last."""
+        known = self._known.get(user_nid)
+        return known is not None and known.rooms.get(room_nid, 0) > 0

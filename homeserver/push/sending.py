@@ -12,7 +12,7 @@ spec: client-server-api#push-notifications
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from homeserver.matrix.canonical import JsonObject, decode_object
@@ -38,7 +38,7 @@ from storage.appservices import events_in
 from storage.changes import Change, Put
 from storage.engine import Database
 from storage.events import events
-from storage.memberships import joined_rooms
+from storage.memberships import invites_between, joined_rooms, of_user_in
 from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED, PushCursorRow, PusherRow
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,11 @@ Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
 
 
 class Happened(NamedTuple):
-    """An event that may notify; `event` has no `room_id` yet."""
+    """An event that may notify; `event` has no `room_id` yet.
+
+    `invited` is the one whom it invites, if it does and that user has a pusher. What is `replayed`
+    has happened before the server started.
+    """
 
     room_nid: int
     pos: int
@@ -70,6 +74,8 @@ class Happened(NamedTuple):
     event_id: str
     flags: int
     event: JsonObject
+    invited: int | None = None
+    replayed: bool = False
 
 
 class PusherState(NamedTuple):
@@ -86,6 +92,7 @@ class _Waiting(NamedTuple):
     room_nid: int
     pos: int
     notice: Notice | None
+    invites: bool = False
 
 
 class PushSender:
@@ -125,7 +132,8 @@ class PushSender:
         self._position = position
         self._spawn = spawn
         self._users: dict[int, str] = {}
-        self._watched: dict[int, set[int]] = {}
+        # By room the joined users who have pushers, each with the position from which on.
+        self._watched: dict[int, dict[int, int]] = {}
         self._heard: deque[Happened] = deque()
         self._woken = asyncio.Event()
         self._queues: dict[store.Key, deque[_Waiting]] = {}
@@ -152,7 +160,10 @@ class PushSender:
     async def start(self) -> None:
         """Learn who has pushers, and what they have not been told."""
         cursor = await store.cursor(self._database)
-        self._done = self._saved = self._position() if cursor is None else cursor
+        if cursor is None:
+            cursor = self._position()
+            await self._commits.commit([Put(PushCursorRow(1, cursor))])
+        self._done = self._saved = cursor
         last: store.Key = (0, "", "")
         while rows := await store.pushers_after(self._database, last, _LOADED_AT_ONCE):
             last = rows[-1][:3]
@@ -165,7 +176,11 @@ class PushSender:
         since = min([self._done, *self._failing.values()])
         until = self._position()
         if self._users and since < until:
-            found = await events_in(self._database, list(self._watched), since, until)
+            happened = await events_in(self._database, list(self._watched), since, until)
+            invites = await invites_between(self._database, list(self._users), since, until)
+            invited = {pos: user_nid for pos, _, _, user_nid in invites}
+            every = {*happened, *(invite[:3] for invite in invites)}
+            found = [(*event, invited.get(event[0])) for event in sorted(every)]
             for start in range(0, len(found), _REPLAYED_AT_ONCE):
                 await self._replay(found[start : start + _REPLAYED_AT_ONCE])
 
@@ -176,7 +191,7 @@ class PushSender:
                 self._users[user_nid] = (await self._names.names([user_nid]))[user_nid]
                 rooms = await joined_rooms(self._database, [user_nid])
                 for room_nid in rooms.get(user_nid, ()):
-                    self._watched.setdefault(room_nid, set()).add(user_nid)
+                    self._watch(room_nid, user_nid, self._position())
             return
         self._users.pop(user_nid, None)
         for room_nid in [nid for nid, users in self._watched.items() if user_nid in users]:
@@ -210,24 +225,23 @@ class PushSender:
         if not self._users:
             return
         for pos, one in enumerate(appended, first_pos):
+            invited: int | None = None
             for member in one.members:
-                if member.user_nid in self._users:
-                    if member.membership in (JOIN, INVITE):
-                        self._watched.setdefault(room_nid, set()).add(member.user_nid)
-                    else:
-                        self._unwatch(room_nid, member.user_nid)
-            if room_nid in self._watched:
-                self._hear(room_nid, pos, one.nid, one.flags, one.event)
+                if member.user_nid not in self._users:
+                    continue
+                if member.membership == JOIN:
+                    self._watch(room_nid, member.user_nid, pos)
+                    continue
+                self._unwatch(room_nid, member.user_nid)
+                if member.membership == INVITE:
+                    invited = member.user_nid
+            if invited is not None or room_nid in self._watched:
+                self._hear(room_nid, pos, one.nid, one.flags, one.event, invited)
 
     def outside(self, room_nid: int, pos: int, member: MemberChange, event: Event) -> None:
         """A user was invited to a room that we are not in, or is so no longer."""
-        if member.user_nid not in self._users:
-            return
-        if member.membership != INVITE:
-            self._unwatch(room_nid, member.user_nid)
-            return
-        self._watched.setdefault(room_nid, set()).add(member.user_nid)
-        self._hear(room_nid, pos, member.event_nid, 0, event)
+        if member.user_nid in self._users and member.membership == INVITE:
+            self._hear(room_nid, pos, member.event_nid, 0, event, member.user_nid)
 
     def read(self, entry: ReceiptEntry) -> None:
         """A receipt has moved: its user's badges may be lower."""
@@ -270,7 +284,9 @@ class PushSender:
             self._moved.clear()
             await self.save()
 
-    def _hear(self, room_nid: int, pos: int, nid: int, flags: int, event: Event) -> None:
+    def _hear(
+        self, room_nid: int, pos: int, nid: int, flags: int, event: Event, invited: int | None
+    ) -> None:
         shown: JsonObject = {
             "type": event.type,
             "sender": event.sender,
@@ -278,23 +294,26 @@ class PushSender:
         }
         if event.state_key is not None:
             shown["state_key"] = event.state_key
-        self._heard.append(Happened(room_nid, pos, nid, event.event_id, flags, shown))
+        self._heard.append(Happened(room_nid, pos, nid, event.event_id, flags, shown, invited))
         self._woken.set()
 
+    def _watch(self, room_nid: int, user_nid: int, pos: int) -> None:
+        self._watched.setdefault(room_nid, {}).setdefault(user_nid, pos)
+
     def _unwatch(self, room_nid: int, user_nid: int) -> None:
-        users = self._watched.get(room_nid, set())
-        users.discard(user_nid)
+        users = self._watched.get(room_nid, {})
+        users.pop(user_nid, None)
         if not users:
             self._watched.pop(room_nid, None)
 
-    async def _replay(self, found: list[tuple[int, int, int]]) -> None:
-        stored = await events(self._database, [nid for _, _, nid in found])
-        for pos, room_nid, nid in found:
+    async def _replay(self, found: Sequence[tuple[int, int, int, int | None]]) -> None:
+        stored = await events(self._database, {nid for _, _, nid, _ in found})
+        for pos, room_nid, nid, invited in found:
             row, text = stored[nid]
             if not row.flags & REDACTED:
                 event = decode_object(text)
                 await self._tell_safely(
-                    Happened(room_nid, pos, nid, row.event_id, row.flags, event)
+                    Happened(room_nid, pos, nid, row.event_id, row.flags, event, invited, True)
                 )
 
     async def _tell_safely(self, told: Happened) -> None:
@@ -305,7 +324,7 @@ class PushSender:
             log.exception("nobody could be notified of %s", told.event_id)
 
     async def _tell(self, told: Happened) -> None:
-        watching = self._watched.get(told.room_nid)
+        watching = self._watching(told)
         if not watching:
             return
         room = (await self._rooms.by_nids([told.room_nid]))[told.room_nid]
@@ -315,7 +334,7 @@ class PushSender:
         facts = Facts(told.event, seen.members, bool(told.flags & HIGHLIGHTS))
         view = (await self._timeline.views([told.nid], room.rules))[told.nid]
         hides = await self._readers.hides(room, [view])
-        classes = await self._rules.classes(list(watching))
+        classes = await self._rules.classes(watching)
         for user_nid, class_ in classes.items():
             user_id = self._users.get(user_nid, sender)
             if user_id == sender or sender in await self._ignored.by(user_nid, user_id):
@@ -328,10 +347,10 @@ class PushSender:
                 invites = told.event["content"].get("membership") == "invite"
                 if invites and permissions.rule(sender) is not Rule.ALLOW:
                     continue
-            if hides:
+            if user_nid != told.invited and (hides or told.replayed):
                 reader = await self._readers.of(user_nid, room)
                 await reader.ready([view])
-                if not reader.sees(view):
+                if reader.membership_at(told.pos) != "join" or not reader.sees(view):
                     continue
             tweaks = tweaks_of(actions)
             full: JsonObject = {
@@ -351,7 +370,16 @@ class PushSender:
                 if row.mailed_pos is not None:
                     await self._mailing.notify(row, told.pos)
                 elif told.pos > since:
-                    self._add(row[:3], _Waiting(told.room_nid, told.pos, notice))
+                    invites = user_nid == told.invited
+                    self._add(row[:3], _Waiting(told.room_nid, told.pos, notice, invites))
+
+    def _watching(self, told: Happened) -> list[int]:
+        """Users with pushers who were in the room then, or are invited by the event."""
+        joined = self._watched.get(told.room_nid, {})
+        watching = [nid for nid, since in joined.items() if told.replayed or since <= told.pos]
+        if told.invited is not None and told.invited not in joined:
+            watching.append(told.invited)
+        return watching
 
     def _clear(self, user_nid: int) -> None:
         self._clearing.discard(user_nid)
@@ -361,12 +389,7 @@ class PushSender:
         rows = await store.pushers_of(self._database, user_nid)
         await self._mailing.read(rows)
         for row in rows:
-            if (
-                row.mailed_pos is None
-                and row.enabled
-                and wants_badge(row)
-                and not self._queues.get(row[:3])
-            ):
+            if row.mailed_pos is None and row.enabled and not self._queues.get(row[:3]):
                 self._add(row[:3], _Waiting(0, self._position(), None))
 
     def _add(self, key: store.Key, waiting: _Waiting) -> None:
@@ -427,18 +450,25 @@ class PushSender:
     async def _push(self, row: PusherRow, waiting: _Waiting) -> bool:
         key = row[:3]
         unread = await self._badges.of(row.user_nid, self._users[row.user_nid])
-        if waiting.notice is None and self._shown.get(key) == unread:
+        notice = waiting.notice
+        if key in self._failing and not await self._matters(row.user_nid, waiting):
+            notice = None
+        if notice is None and (self._shown.get(key) == unread or not wants_badge(row)):
             return True
-        if waiting.notice is not None and key in self._failing and not unread:
-            # All was read while the gateway was away.
-            waiting = waiting._replace(notice=None)
-        if not await self._gateway.push(row, waiting.notice, unread):
+        if not await self._gateway.push(row, notice, unread):
             await self._end(row)
             return False
         self._shown[key] = unread
         self._succeeded[key] = self._clock.now_ms()
         self.sent += 1
         return True
+
+    async def _matters(self, user_nid: int, waiting: _Waiting) -> bool:
+        """Whether what the gateway was not there for is still unread, or an open invite."""
+        if not waiting.invites:
+            return self._badges.has_unread(user_nid, waiting.room_nid)
+        rows = await of_user_in(self._database, user_nid, [waiting.room_nid])
+        return waiting.room_nid in rows and rows[waiting.room_nid].membership == INVITE
 
     async def _end(self, row: PusherRow) -> None:
         """The gateway knows the pusher's key no more."""

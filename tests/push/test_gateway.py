@@ -6,6 +6,9 @@ spec: push-gateway-api#post_matrixpushv1notify and client-server-api#push-notifi
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
+from homeserver.push.sending import PushSender
 from tests.push.conftest import PushGateway
 from tests.serving import Person, Running
 from tests.streams.reading import ignore, invite, keep, read
@@ -88,6 +91,90 @@ async def test_an_invite_that_is_not_wanted_is_not_told(
     await gateway.until(lambda: bool(gateway.told))
     await gateway.quiet()
     assert [told["room_id"] for told in gateway.told] == [shown]
+
+
+async def test_who_is_invited_hears_of_the_invite_alone(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    other = await bob.create_room(preset="public_chat")
+    await invite(bob, other, alice)
+    await bob.say(other, "she has not joined")
+    last = await bob.say(room, "she has joined here")
+    await gateway.until(lambda: last in gateway.events())
+    assert [told["room_id"] for told in gateway.told] == [other, room]
+
+
+@pytest.fixture
+def no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's end is as sudden as a crash: what it would keep of the last second is lost."""
+
+    async def lost(_: PushSender) -> None:
+        pass
+
+    monkeypatch.setattr(PushSender, "save", lost)
+
+
+@pytest.mark.usefixtures("no_cursor")
+async def test_after_a_crash_invites_and_messages_are_told_again(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    open_, declined = await bob.create_room(), await bob.create_room()
+    last = await bob.say(room, "hi")
+    await invite(bob, declined, alice)
+    await alice.ok("POST", f"/rooms/{quote(declined, safe='')}/leave", body={})
+    # Bob is told of what happens in his rooms, too.
+    await gateway.register(bob, "bobs")
+    await invite(bob, open_, alice)
+    await gateway.until(lambda: len(gateway.told) == 3)
+    gateway.told.clear()
+    await server.restart()
+    await gateway.until(lambda: len(gateway.told) == 2)
+    assert {told["room_id"] for told in gateway.told} == {room, open_}
+    assert last in gateway.events()
+    await gateway.quiet()
+    assert len(gateway.told) == 2
+
+
+@pytest.mark.usefixtures("no_cursor")
+async def test_after_a_crash_nobody_hears_of_what_came_before_they_joined(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, _ = await pair(server, gateway)
+    other = await bob.create_room(preset="public_chat")
+    await bob.say(other, "before")
+    await alice.join(other)
+    since = await bob.say(other, "since")
+    await gateway.until(lambda: bool(gateway.told))
+    gateway.told.clear()
+    await server.restart()
+    await gateway.until(lambda: bool(gateway.told))
+    await gateway.quiet()
+    assert gateway.events() == [since]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_invite_comes_when_the_gateway_is_back(
+    server: Running, gateway: PushGateway, restarted: bool
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    open_, declined = await bob.create_room(), await bob.create_room()
+    gateway.fail = 502
+    await bob.say(room, "this fails first")
+    await gateway.until(lambda: gateway.tries > 0)
+    read_ = await bob.say(room, "read elsewhere")
+    await read(alice, room, read_)
+    for asked in (open_, declined):
+        await invite(bob, asked, alice)
+    await alice.ok("POST", f"/rooms/{quote(declined, safe='')}/leave", body={})
+    await gateway.noticed()
+    if restarted:
+        await server.restart()
+    gateway.fail = 200
+    await gateway.until(lambda: bool(gateway.events()), 60)
+    await gateway.quiet()
+    assert [told["room_id"] for told in gateway.told if "room_id" in told] == [open_]
 
 
 async def test_reading_elsewhere_clears_the_badge(server: Running, gateway: PushGateway) -> None:
