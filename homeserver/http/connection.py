@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -63,6 +64,9 @@ _KEPT: Final = {
 """The headers that anything here reads; others are not kept."""
 
 
+_SAME_FOR_MANY: Final = frozenset({"accept-encoding", "content-type", "user-agent"})
+
+
 class BrokenBody(Exception):
     """The rest of a body can't be understood."""
 
@@ -100,6 +104,7 @@ class RawRequest:
         target: str,
         minor: int,
         fields: Sequence[tuple[str, str]],
+        length: int | None,
         *,
         keep_alive: bool,
         fault: MatrixError | None = None,
@@ -117,8 +122,7 @@ class RawRequest:
         self.minor = minor
         self.stays = False
         self.target = target
-        length = self.header("content-length")
-        self.length: int | None = int(length) if length is not None else None
+        self.length = length
 
     def header(self, name: str) -> str | None:
         """The first header of that name (in small letters), None without one."""
@@ -292,6 +296,7 @@ class Connection(asyncio.Protocol):
         "_is_deaf",
         "_is_paused",
         "_is_within",
+        "_length",
         "_parser",
         "_queue",
         "_quiet",
@@ -314,6 +319,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = False
         self._is_paused = False
         self._is_within = False
+        self._length: int | None = None
         self._parser: HttpRequestParser | None = None
         self._queue: list[RawRequest] | None = None
         self._quiet = 0
@@ -414,6 +420,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._is_within = True
+        self._length = None
         self._target = b""
         self._fields = []
 
@@ -429,8 +436,11 @@ class Connection(asyncio.Protocol):
         if len(value) > MAX_FIELD or self._count > MAX_FIELDS:
             raise _Refused(_TOO_MUCH)
         kept = _KEPT.get(name.lower())
-        if kept is not None:
-            self._fields.append((kept, value.decode("utf-8", "surrogateescape")))
+        if kept == "content-length":
+            self._length = int(value)
+        elif kept is not None:
+            made = _field_of_many if kept in _SAME_FOR_MANY and len(value) < 256 else _field
+            self._fields.append(made(kept, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -445,6 +455,7 @@ class Connection(asyncio.Protocol):
                 self._target.decode("utf-8", "surrogateescape"),
                 0 if parser.get_http_version() == "1.0" else 1,
                 tuple(self._fields),
+                self._length,
                 keep_alive=parser.should_keep_alive(),
             )
             self._enqueue(self._reading)
@@ -547,7 +558,7 @@ class Connection(asyncio.Protocol):
             self._reading.ends(fault)
             self._reading = None
         else:
-            self._enqueue(RawRequest(self, "", "", 1, (), keep_alive=False, fault=fault))
+            self._enqueue(RawRequest(self, "", "", 1, (), None, keep_alive=False, fault=fault))
 
     def _next(self) -> None:
         """Let the next request have its turn, and read on as far as it needs."""
@@ -611,6 +622,13 @@ class _Refused(Exception):
     def __init__(self, error: MatrixError) -> None:
         super().__init__()
         self.error = error
+
+
+def _field(name: str, value: bytes) -> tuple[str, str]:
+    return name, value.decode("utf-8", "surrogateescape")
+
+
+_field_of_many: Final = lru_cache(maxsize=1_000)(_field)
 
 
 def _refusal(message: str, status: int) -> MatrixError:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -116,9 +116,7 @@ class Dispatcher:
             try:
                 if raw.fault is not None:
                     raise raw.fault
-                path, _, query_string = _target(raw).partition("?")
-                route, values = self._router.find(method, path)
-                call = self._call(raw, route, values, query_string, cost)
+                route, call = self._begun(raw, cost)
                 reply = await _reply(await Measured(call, cost))
             except Exception as error:
                 reply = _error_reply(error, raw)
@@ -137,6 +135,12 @@ class Dispatcher:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s %s %d %.1f ms", method, mask(raw.target), status, seconds * 1000.0)
         await reply.send(raw)
+
+    def _begun(self, raw: RawRequest, cost: Cost) -> tuple[Route, Coroutine[Any, Any, Any]]:
+        """What answers the request: many wait long, so nothing else of it is kept meanwhile."""
+        path, _, query_string = _target(raw).partition("?")
+        route, values = self._router.find(raw.method, path)
+        return route, self._call(raw, route, values, query_string, cost)
 
     async def _call(
         self,

@@ -9,13 +9,19 @@ from collections.abc import Collection, Iterable
 
 from homeserver.runtime.clock import Clock
 
+TOGETHER_SECONDS = 0.25
+"""Long waits that end within this time of each other share one timer, and end up to that early."""
+_LONG_SECONDS = 4 * TOGETHER_SECONDS
+
 
 class Notifier:
     """Parked requests by user number, and those that wait for one room, too, by its number."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._parked: dict[int, set[asyncio.Future[None]]] = {}
+        # Nearly all users have one: lists take less than sets.
+        self._parked: dict[int, list[asyncio.Future[None]]] = {}
+        self._ending: dict[float, set[asyncio.Future[None]]] = {}
         self._watching: dict[int, set[asyncio.Future[None]]] = {}
         self._closed = False
 
@@ -36,16 +42,19 @@ class Notifier:
         if self._closed or timeout <= 0:
             return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        parked = self._parked.setdefault(user_nid, set())
-        parked.add(future)
+        parked = self._parked.get(user_nid)
+        if parked is None:
+            parked = self._parked[user_nid] = []
+        parked.append(future)
         if room_nid is not None:
             self._watching.setdefault(room_nid, set()).add(future)
-        timer = self._clock.call_later(timeout, _wake, future)
+        ending = self._ending_in(timeout)
+        ending.add(future)
         try:
             await future
         finally:
-            timer.cancel()
-            parked.discard(future)
+            ending.discard(future)
+            parked.remove(future)
             if not parked and self._parked.get(user_nid) is parked:
                 del self._parked[user_nid]
             if room_nid is not None:
@@ -53,6 +62,22 @@ class Notifier:
                 if not self._watching[room_nid]:
                     del self._watching[room_nid]
         return not self._closed
+
+    def _ending_in(self, seconds: float) -> set[asyncio.Future[None]]:
+        """The requests that are woken then at the latest."""
+        now = self._clock.monotonic()
+        then = now + seconds
+        if seconds >= _LONG_SECONDS:
+            then = then // TOGETHER_SECONDS * TOGETHER_SECONDS
+        ending = self._ending.get(then)
+        if ending is None:
+            ending = self._ending[then] = set()
+            self._clock.call_later(then - now, self._end, then)
+        return ending
+
+    def _end(self, then: float) -> None:
+        for future in self._ending.pop(then):
+            _wake(future)
 
     def wake(self, users: Iterable[int]) -> None:
         """Wake the parked requests of these users."""

@@ -144,8 +144,8 @@ class Sync:
             if request.devices:
                 await self._devices.received(request.session, token)
         deadline = self._clock.monotonic() + request.timeout
-        answer = Answer()
         woken = request.timeout <= 0
+        answer: Answer | None = None
         while True:
             if self._is_current(token) and not request.full_state:
                 # There is nothing to say; but only users whose rooms are known are woken.
@@ -163,6 +163,8 @@ class Sync:
                     # Presence is no reason to answer at once: it wakes in its own time.
                     token = reached._replace(presence=known)
                     self._presence.wake_later(request.session.user_nid)
+                else:
+                    answer = None
             if self._desk.pos > reached.pos or self._typing.counter > reached.ephemeral:
                 # Something came while this was looked at; it may concern this user.
                 continue
@@ -170,6 +172,8 @@ class Sync:
             woken = await self._notifier.wait(request.session.user_nid, left)
             if not woken:
                 break
+        if answer is None:
+            answer = Answer()
         if request.devices:
             answer.pool = await self._devices.pool(request.session, stored=request.stored)
         return answer.json(self._timelines.sync_token(reached))
