@@ -6,6 +6,7 @@ poll waits for news, never for the wall clock.
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -209,13 +210,13 @@ def configure(database: DatabaseSettings, folder: Path, changed: dict[str, Any])
     return Config.read(document, "the test", folder, {})
 
 
-@pytest.fixture
-async def server(
-    database_settings: DatabaseSettings, tmp_path: Path, settings: dict[str, Any]
+@contextlib.asynccontextmanager
+async def served(
+    database_settings: DatabaseSettings, folder: Path, changed: dict[str, Any]
 ) -> AsyncIterator[Running]:
     """A running server; when the test is over, its derived tables must say what its events say."""
     clock = FakeClock()
-    config = configure(database_settings, tmp_path, settings)
+    config = configure(database_settings, folder, changed)
     app = App(config, clock)
     await app.start()
     async with aiohttp.ClientSession() as http:
@@ -229,3 +230,12 @@ async def server(
         assert await differences(database) == []
     finally:
         await database.close()
+
+
+@pytest.fixture
+async def server(
+    database_settings: DatabaseSettings, tmp_path: Path, settings: dict[str, Any]
+) -> AsyncIterator[Running]:
+    """A running server, on each database."""
+    async with served(database_settings, tmp_path, settings) as running:
+        yield running

@@ -77,6 +77,25 @@ async def test_an_answer_that_got_lost_can_be_asked_for_again(server: Running) -
     assert (await refresh(server, lost["refresh_token"])).status == 401
 
 
+async def test_a_transaction_outlives_the_token_it_was_begun_with(server: Running) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    first = await log_in(server)
+    path = f"{CLIENT}/rooms/{room}/send/m.room.message/mine"
+    body = {"msgtype": "m.text", "body": "once"}
+    sent = await server.request("PUT", path, token=first["access_token"], body=body)
+    # The answer was lost, and the token ended before the client asked again.
+    await server.clock.advance(3_600)
+    assert (await server.request("PUT", path, token=first["access_token"], body=body)).status == 401
+    second = (await refreshed(server, first["refresh_token"]))["access_token"]
+    again = await server.request("PUT", path, token=second, body=body)
+    assert (again.status, again.body) == (200, sent.body)
+    told = await server.request("GET", f"{CLIENT}/sync", token=second)
+    events = told.body["rooms"]["join"][room]["timeline"]["events"]
+    mine = [event for event in events if event["type"] == "m.room.message"]
+    assert [event["unsigned"].get("transaction_id") for event in mine] == ["mine"]
+
+
 @pytest.mark.parametrize("restart", [False, True])
 async def test_the_old_tokens_end_when_the_new_access_token_is_used(
     server: Running, restart: bool

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from storage.engine import DatabaseSettings
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import NioPerson
 from tests.clients.person import Person
 from tests.processes import Server, judged, running
+from tests.serving import Running, served
 
 
 @pytest.fixture
@@ -38,6 +40,14 @@ async def js(server: Server, tmp_path: Path) -> AsyncIterator[JsPerson]:
         await person.open()
         await arrive(person, "jasper")
         yield person
+
+
+@pytest.fixture
+async def inside(tmp_path: Path) -> AsyncIterator[Running]:
+    """A server in the test's own process, whose clock the test moves; tokens end in a minute."""
+    database = DatabaseSettings(path=tmp_path / "inside.db", durable=False)
+    async with served(database, tmp_path, {"sessions": {"refreshed_minutes": 1}}) as running:
+        yield running
 
 
 async def arrive(person: Person, username: str) -> None:

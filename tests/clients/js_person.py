@@ -43,6 +43,17 @@ class JsPerson(Person):
     async def login(self, username: str) -> None:
         self.user_id = await self._do("login", username=username, password=PASSWORD)
 
+    async def login_refreshing(self, username: str) -> None:
+        """Log in with an access token that ends, and a refresh token."""
+        self.user_id = await self._do(
+            "login", username=username, password=PASSWORD, refreshing=True
+        )
+
+    async def renewals(self) -> int:
+        """How often the session's tokens were refreshed."""
+        number: int = await self._do("renewals")
+        return number
+
     async def start(self) -> None:
         await self._do("start")
 

@@ -23,10 +23,36 @@ function write(line) {
 
 let cut = new AbortController();
 
+// A session that was logged out softly is gone on with by its refresh token, and what was refused is asked again.
+let refreshToken = null;
+let renewing = null;
+let renewals = 0;
+
+async function renew() {
+    const session = await client.refreshToken(refreshToken);
+    refreshToken = session.refresh_token;
+    client.setAccessToken(session.access_token);
+    renewals += 1;
+}
+
+async function renewingFetch(resource, options) {
+    const token = client?.getAccessToken();
+    const response = await fetch(resource, options);
+    if (refreshToken === null || response.status !== 401) return response;
+    if (new URL(resource).pathname.endsWith("/refresh")) return response;
+    if ((await response.clone().json()).soft_logout !== true) return response;
+    if (token === client.getAccessToken()) {
+        renewing ??= renew().finally(() => (renewing = null));
+        await renewing;
+    }
+    const headers = { ...options.headers, Authorization: `Bearer ${client.getAccessToken()}` };
+    return await fetch(resource, { ...options, headers });
+}
+
 async function listeningFetch(resource, options) {
     if (!reachable) throw new TypeError("fetch failed");
     const signal = AbortSignal.any([cut.signal, ...(options?.signal ? [options.signal] : [])]);
-    const response = await fetch(resource, { ...options, signal });
+    const response = await renewingFetch(resource, { ...options, signal });
     const url = new URL(resource);
     if (url.pathname.endsWith("/sync") && response.ok) {
         const reply = await response.clone().json();
@@ -119,15 +145,24 @@ const commands = {
         }
         return (await client.registerRequest(request)).user_id;
     },
-    async login({ username, password }) {
+    async login({ username, password, refreshing }) {
         const identifier = { type: "m.id.user", user: username };
-        const session = await client.loginRequest({ type: "m.login.password", identifier, password });
+        const session = await client.loginRequest({
+            type: "m.login.password",
+            identifier,
+            password,
+            refresh_token: refreshing,
+        });
+        refreshToken = session.refresh_token ?? null;
         connect({
             accessToken: session.access_token,
             userId: session.user_id,
             deviceId: session.device_id,
         });
         return session.user_id;
+    },
+    async renewals() {
+        return renewals;
     },
     async start() {
         client.on("sync", (state) => {
