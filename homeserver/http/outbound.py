@@ -15,6 +15,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
@@ -277,13 +278,20 @@ def tls_context(verify: bool = True, ca_file: Path | None = None) -> ssl.SSLCont
 
     Raises OSError when the file can't be read or holds no certificate.
     """
+    content = ca_file.read_bytes() if ca_file is not None else b""
+    try:
+        return _context(verify, ca_file, content)
+    except ssl.SSLError as error:
+        reason = f"it holds no certificates ({error.reason})"
+        raise OSError(errno.EINVAL, reason, str(ca_file)) from None
+
+
+@lru_cache(maxsize=8)
+def _context(verify: bool, ca_file: Path | None, _content: bytes) -> ssl.SSLContext:
+    """Shared by whoever wants the same, since reading the system's authorities takes long."""
     context = ssl.create_default_context()
     if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except ssl.SSLError as error:
-            reason = f"it holds no certificates ({error.reason})"
-            raise OSError(errno.EINVAL, reason, str(ca_file)) from None
+        context.load_verify_locations(ca_file)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
