@@ -24,7 +24,7 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Missing, Receiver
 from storage.engine import Database
-from storage.events import event_numbers
+from storage.events import event_numbers, first_depth
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,10 @@ class Gaps:
             room, [(event, canonical.encode(event.pdu)) for event in ordered]
         )
 
+    async def first_depth(self, room: Room) -> int:
+        """The depth of the first event that the room's timeline has here."""
+        return await first_depth(self._database, room.nid)
+
     async def ends(self, room: Room) -> list[str]:
         """The ids of the room's last events."""
         return await self._rooms.read(room, lambda head: [id_ for _, id_ in head.extremities])
@@ -195,8 +199,12 @@ class _Filling:
         return await gaps.receive(room, event, before) is None
 
     async def _earlier(self, event: Event) -> list[Event]:
-        """Events between the room's ends and this one, the oldest first."""
+        """Events between the room's ends and this one, the oldest first.
+
+        What stands before all that we have of the room is history, and no part of the gap.
+        """
         room, gaps = self._room, self._gaps
+        least = await gaps.first_depth(room)
         found: dict[str, Event] = {}
         frontier = [event.event_id]
         ends = await gaps.ends(room)
@@ -210,11 +218,15 @@ class _Filling:
                     "earliest_events": ends[-20:],
                     "latest_events": frontier[:20],
                     "limit": AT_ONCE,
-                    "min_depth": 0,
+                    "min_depth": least,
                 },
             )
             events = await gaps.events(room, (answer or {}).get("events"))
-            new = {one.event_id: one for one in events if one.event_id not in found}
+            new = {
+                one.event_id: one
+                for one in events
+                if one.event_id not in found and one.depth >= least
+            }
             new.pop(event.event_id, None)
             found |= new
             named = {id_ for one in new.values() for id_ in one.prev_event_ids}

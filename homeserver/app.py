@@ -406,7 +406,7 @@ class App:
             author,
             third_party,
             permissions,
-            ServerSight(database, names),
+            ServerSight(database, names, clock),
         )
         self._room_federation = room_federation
         elsewhere.connect(room_federation.joining)

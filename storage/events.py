@@ -207,6 +207,15 @@ async def first_position(db: Database, room_nid: int) -> int:
     return rows[0][0] if rows else 0
 
 
+async def first_depth(db: Database, room_nid: int) -> int:
+    """The depth of the first event of a room's timeline, 0 when there is none."""
+    rows = await db.fetch(
+        "SELECT depth FROM events WHERE room_nid = ? AND pos IS NOT NULL ORDER BY pos LIMIT 1",
+        room_nid,
+    )
+    return rows[0][0] if rows else 0
+
+
 async def auth_edges(db: Database, room_nid: int, after_nid: int) -> list[tuple[int, int, bytes]]:
     """(event_nid, key_nid, packed auth events) of a room's state events above a number."""
     rows = await db.scan(

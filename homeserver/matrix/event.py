@@ -8,7 +8,7 @@ spec: server-server-api#pdus, client-server-api#size-limits
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Raw
@@ -190,13 +190,19 @@ def build(
     if rules.event_ids == "sender":
         opaque = encode_unpadded_urlsafe(hashlib.sha256(encode(pdu)).digest()[:18])
         pdu["event_id"] = f"${opaque}:{event_id_domain or server_name}"
-    return _hashed_and_signed(pdu, rules, sign, server_name)
+    return _hashed_and_signed(pdu, rules, sign, server_name, ("redacts", *(sticky or ())))
 
 
 def _hashed_and_signed(
-    pdu: JsonObject, rules: RoomRules, key: SigningKey, server_name: str
+    pdu: JsonObject,
+    rules: RoomRules,
+    key: SigningKey,
+    server_name: str,
+    unprotected: Iterable[str],
 ) -> tuple[Event, bytes]:
     """Complete a PDU that has neither hashes nor signatures, changing it in place.
+
+    `unprotected` are the members that a redaction takes away.
 
     Does what `sign.hash_and_sign` and `Event.parse` would, with less work: the content is encoded
     once, and the bytes that are signed are also those of the reference hash.
@@ -208,7 +214,8 @@ def _hashed_and_signed(
     pdu["hashes"] = {"sha256": encode_unpadded(content_hash)}
 
     signed = pdu.copy()
-    signed.pop("redacts", None)
+    for name in unprotected:
+        signed.pop(name, None)
     signed["content"] = redact_content(pdu["type"], content, rules)
     message = encode(signed)
     signature = encode_unpadded(key.sign(message))

@@ -160,7 +160,7 @@ class Receiver:
         self._numbers = numbers
 
     def on_held(self, held: Callable[[int], None]) -> None:
-        """Have `held(room number)` called when a sticky event was soft-failed."""
+        """Have `held(room number)` called for a sticky event that is not among what is new."""
         self._held = held
 
     async def receive(
@@ -259,6 +259,8 @@ class Receiver:
                 is_gone = judging.event.sender in gone
                 if judging.run_history(sending, pdu, self._numbers, pos - 1, later, is_gone):
                     pos -= 1
+            if any(judging.held for judging, _ in judgings):
+                sending.published = lambda _: self._held(room.nid)
             sending.changes.extend(
                 Put(MissingPrevRow(room.nid, event_id, child))
                 for event_id, named_by in later.children.items()
@@ -352,7 +354,7 @@ class _Judging:
         self.lost: list[Loss] = []
         """What users lose by the event though no event says so."""
         self.held = False
-        """Whether it is a sticky event that was soft-failed."""
+        """Whether it is a sticky event that has no place among what is new."""
 
     @property
     def event(self) -> Event:
@@ -452,7 +454,7 @@ class _Judging:
         return verdict
 
     def _hold_back(self, sending: Sending, nid: int) -> None:
-        """A sticky event is judged again when the room's state has changed (MSC4354)."""
+        """A sticky event is told apart from the timeline once the room allows it (MSC4354)."""
         until = sticky_until(self._event, sending.now)
         if until is not None:
             row = StickyEventRow(nid, sending.head.room_nid, 0, until, 0)
@@ -541,6 +543,8 @@ class _Judging:
             changes += sending.stored_json(nid, pdu, redacted=redacted)
         elif redacted:
             changes += sending.shown_no_more(nid, event)
+        if not flags & (REJECTED | SOFT_FAILED | REDACTED):
+            self._hold_back(sending, nid)
         changes.extend(Put(EventChildRow(prev, nid)) for prev in prevs)
         for id_ in event.prev_event_ids:
             if id_ not in shelf.nids:
@@ -628,6 +632,8 @@ class _Judging:
     def _state_before(self, prevs: list[int], missing: Collection[str]) -> State:
         if self._before is not None and missing:
             return self._state_of(self._before)
+        if not prevs:
+            return _NOTHING  # the create event
         states = self._states_after(prevs)
         return self._resolution([states[nid] for nid in prevs], tuple(prevs))
 

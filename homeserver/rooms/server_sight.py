@@ -2,8 +2,8 @@
 
 Owns the question for each event that leaves towards a server that is in the room. A server sees
 what happened while a user of it was joined, and, by the room's history visibility then, what
-happened before; of what it may not see it gets no more than a redaction leaves, so that it can
-still follow the room's graph.
+happened before; while it is in the room, also what is sticky. Of what it may not see it gets no
+more than a redaction leaves, so that it can still follow the room's graph.
 spec: server-server-api#backfilling-and-retrieving-missing-events,
 spec: client-server-api#room-history-visibility
 """
@@ -17,12 +17,14 @@ from homeserver.matrix.visibility import OPEN, visibility_of
 from homeserver.rooms.actor import Room
 from homeserver.rooms.pdus import stored_pdus
 from homeserver.rooms.stored import load_events
+from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Names
 from storage.engine import Database
 from storage.events import event_rows
 from storage.outbound import stays_in
 from storage.schema import OUTLIER, REJECTED, EventRow
 from storage.state import key_history
+from storage.sticky_events import sticky_until
 
 _VISIBILITY = ("m.room.history_visibility", "")
 
@@ -30,7 +32,8 @@ _VISIBILITY = ("m.room.history_visibility", "")
 class ServerSight:
     """See the module."""
 
-    def __init__(self, database: Database, names: Names) -> None:
+    def __init__(self, database: Database, names: Names, clock: Clock) -> None:
+        self._clock = clock
         self._database = database
         self._names = names
 
@@ -42,6 +45,9 @@ class ServerSight:
         rows = await event_rows(self._database, nids)
         stays = await stays_in(self._database, room.nid, server)
         at = [pos for pos, _ in stays]
+        is_there = bool(stays) and stays[-1][1]
+        sticky = await sticky_until(self._database, nids) if is_there else {}
+        now = self._clock.now_ms()
         await self._names.load(keys=[_VISIBILITY])
         key_nid = self._names.key_nid(*_VISIBILITY)
         changes = await key_history(self._database, room.nid, key_nid)
@@ -54,7 +60,7 @@ class ServerSight:
         positions = [pos for pos, _ in visibilities]
 
         def seen(row: EventRow) -> bool:
-            if row.key_nid is not None or row.pos is None:
+            if row.key_nid is not None or row.pos is None or sticky.get(row.event_nid, 0) > now:
                 return True
             stay = bisect_right(at, row.pos)
             if stay and stays[stay - 1][1]:

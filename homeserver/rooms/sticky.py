@@ -1,9 +1,9 @@
 """Sticky events: told to everybody who is in their room, however much else has happened since.
 
 Owns which of a room's events are sticky now, and the memory of which rooms have any, so that those
-without cost a sync nothing. An event that was soft-failed is held back; when the room's state
-changes it is judged again by it, and from then on it is told too, beside the timeline, in which it
-has no place. How many are told of a room at once is bounded: of a flood only the last.
+without cost a sync nothing. An event that was soft-failed, or came as history, is held back: it is
+judged by the room's state now, and again when that changes, and told once that allows it, beside
+the timeline. How many are told of a room at once is bounded: of a flood only the last.
 spec: MSC4354
 """
 
@@ -80,8 +80,10 @@ class StickyEvents:
                 self._wake.set()
 
     def held(self, room_nid: int) -> None:
-        """A sticky event of the room was soft-failed."""
+        """A sticky event of the room was soft-failed, or stands before what clients know."""
         self._held.add(room_nid)
+        self._stirred[room_nid] = None
+        self._wake.set()
 
     def rooms_since(self, room_nids: Collection[int], since: int) -> set[int]:
         """Those of the rooms of which a sticky event was told behind a position."""

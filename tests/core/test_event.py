@@ -89,6 +89,14 @@ def test_what_we_build_parses_to_the_same_event(rules: RoomRules) -> None:
 
 
 @each_version
+def test_a_sticky_event_that_we_build_parses_to_the_same_event(rules: RoomRules) -> None:
+    event, data = make(rules, sticky={"msc4354_sticky": {"duration_ms": 1}})
+    assert_sound(event, data)
+    assert event.pdu["msc4354_sticky"] == {"duration_ms": 1}
+    assert "msc4354_sticky" not in redact(event.pdu, rules)
+
+
+@each_version
 @pytest.mark.parametrize(
     ("event_type", "content"),
     [

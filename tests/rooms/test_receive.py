@@ -40,6 +40,7 @@ class Peer:
         prevs: Sequence[Event],
         state_key: str | None = None,
         redacts: str | None = None,
+        sticky: dict[str, Any] | None = None,
     ) -> tuple[Event, bytes]:
         keys = auth_keys(self.rules, event_type, sender, state_key, content)
         self.clock += 1
@@ -55,6 +56,7 @@ class Peer:
             depth=max(event.depth for event in prevs) + 1,
             origin_server_ts=self.clock,
             redacts=redacts,
+            sticky=sticky,
             sign=self.key,
             server_name=REMOTE,
         )
