@@ -3,7 +3,7 @@
 spec: client-server-api#relationships-api and client-server-api#querying-threads-in-a-room
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -25,6 +25,13 @@ class ThreadsQuery(Shape):
     include: Literal["all", "participated"] = "all"
     from_: str | None = msgspec.field(default=None, name="from")
     limit: Limit = 20
+
+
+class SubscriptionsQuery(Shape):
+    dir: Literal["b"]
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 100
 
 
 class SubscribeBody(Shape):
@@ -129,6 +136,21 @@ async def unsubscribe(call: Call, room_id: RoomID, root_id: EventID) -> Empty:
     """Unsubscribe from a thread."""
     await call.app.thread_subscriptions.unsubscribe(call.session, room_id, root_id)
     return Empty()
+
+
+@endpoint(
+    "GET /_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
+    spec="client-server-api#querying-threads-in-a-room",
+    auth=Client(),
+    limit="read_heavy",
+)
+async def get_subscriptions(call: Call, query: SubscriptionsQuery) -> Raw:
+    """What the user said of threads in all rooms, backwards (MSC4308)."""
+    return Raw(
+        await call.app.subscription_news.page(
+            call.session.user_nid, query.from_, query.to, query.limit
+        )
+    )
 
 
 async def _children(call: Call, room_id: str, wanted: Wanted, query: RelationsQuery) -> Raw:

@@ -85,17 +85,26 @@ class Scoped(Shape):
     rooms: list[str] | None = None
 
 
+class Limited(Shape):
+    enabled: bool | None = None
+    limit: Int | None = None
+
+
 class ExtensionParameters(Shape):
     to_device: ToDevice | None = None
     e2ee: Enabled | None = None
     account_data: Scoped | None = None
     receipts: Scoped | None = None
     typing: Scoped | None = None
+    thread_subscriptions: Limited | None = msgspec.field(
+        default=None, name="io.element.msc4308.thread_subscriptions"
+    )
 
 
 class SlidingBody(Shape):
+    """`txn_id` is passed over: a client that hears it again takes its request for remembered."""
+
     conn_id: str = ""
-    txn_id: str | None = None
     pos: str | None = None
     timeout: Timeout | None = None
     set_presence: State | None = None
@@ -130,14 +139,13 @@ async def sliding_sync(call: Call, query: SlidingQuery, body: SlidingBody) -> Ra
         asked=asked,
     )
     with call.app.presence.polling(call.session, query.set_presence or body.set_presence):
-        return Raw(await call.app.sliding_sync(request, body.txn_id))
+        return Raw(await call.app.sliding_sync(request))
 
 
 def _asked(body: SlidingBody, user_id: str) -> Asked:
     _check_count("lists", body.lists, MAX_LISTS)
     _check_count("room_subscriptions", body.room_subscriptions, MAX_SUBSCRIPTIONS)
-    for name, text in (("conn_id", body.conn_id), ("txn_id", body.txn_id or "")):
-        _check_length(name, text)
+    _check_length("conn_id", body.conn_id)
     for name in body.lists:
         _check_length("lists", name)
     return Asked(
@@ -209,12 +217,14 @@ def _extensions(wanted: ExtensionParameters) -> Extensions:
     if wanted.to_device is not None and wanted.to_device.enabled:
         limit = wanted.to_device.limit
         messages = Messages(wanted.to_device.since or None, 100 if limit is None else limit)
+    threads = wanted.thread_subscriptions
     return Extensions(
         messages,
         bool(wanted.e2ee is not None and wanted.e2ee.enabled),
         _scope(wanted.account_data),
         _scope(wanted.receipts),
         _scope(wanted.typing),
+        (100 if threads.limit is None else threads.limit) if threads and threads.enabled else None,
     )
 
 

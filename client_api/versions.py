@@ -32,6 +32,7 @@ UNSTABLE = [
     "org.matrix.msc4222",
     "org.matrix.msc4293",
     "org.matrix.msc4306",
+    "org.matrix.msc4308",
     "org.matrix.msc4354",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",

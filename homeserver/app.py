@@ -138,7 +138,7 @@ from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.reports import Reports
 from homeserver.users.sessions import Sessions
-from homeserver.users.thread_subscriptions import ThreadSubscriptions
+from homeserver.users.thread_subscriptions import SubscriptionNews, ThreadSubscriptions
 from homeserver.users.threepids import ThirdPartyIds
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
@@ -511,6 +511,9 @@ class App:
             clock,
             incarnation,
         )
+        subscriptions = SubscriptionNews(database, timelines, lambda: ring.pos)
+        publisher.on_subscription(subscriptions.changed)
+        publisher.on_lost(subscriptions.lost)
         sliding_sync = sliding.build(
             database,
             names,
@@ -526,6 +529,7 @@ class App:
             typing,
             encryption.device_news,
             encryption.inboxes,
+            subscriptions,
             memberships,
             ignored,
             self.notifier,
@@ -734,7 +738,10 @@ class App:
             shared_secret=SharedSecret(config.registration.shared_secret, accounts, clock),
             sliding_sync=sliding_sync,
             sync=sync,
-            thread_subscriptions=ThreadSubscriptions(database, commits, history, self._inbox),
+            subscription_news=subscriptions,
+            thread_subscriptions=ThreadSubscriptions(
+                database, commits, history, self._inbox, publisher
+            ),
             address_invites=AddressInvites(
                 rooms, members, federation.identity, user_profiles.in_rooms
             ),

@@ -54,7 +54,7 @@ from homeserver.users.receipts import Receipts
 from homeserver.users.registration import Registration, SharedSecret
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
-from homeserver.users.thread_subscriptions import ThreadSubscriptions
+from homeserver.users.thread_subscriptions import SubscriptionNews, ThreadSubscriptions
 from homeserver.users.threepids import ThirdPartyIds
 from homeserver.users.typing import Typing
 from homeserver.users.uia import Interactive
@@ -116,6 +116,7 @@ class Services:
     shared_secret: SharedSecret
     sliding_sync: SlidingSync
     sync: Sync
+    subscription_news: SubscriptionNews
     thread_subscriptions: ThreadSubscriptions
     address_invites: AddressInvites
     third_party_invites: ThirdPartyInvites

@@ -54,7 +54,6 @@ from storage.schema import (
     StateResetRow,
     StickyEventRow,
     ThreadRow,
-    ThreadSubscriptionRow,
     ThreepidRow,
     ThumbnailRow,
     ToDeviceRow,
@@ -84,7 +83,6 @@ _NEW_IN_2: Final[tuple[type, ...]] = (
     RelationRow,
     ReportRow,
     ThreadRow,
-    ThreadSubscriptionRow,
     MentionRow,
     KnownUserRow,
     MessageIndexRow,
@@ -145,6 +143,11 @@ _PUSHERS_IN_2: Final = (
     "CREATE INDEX pushers_by_app_id_pushkey ON pushers (app_id, pushkey)",
     "CREATE INDEX pushers_by_device_nid ON pushers (device_nid)",
 )
+_SUBSCRIPTIONS_IN_2: Final = (
+    "CREATE TABLE thread_subscriptions (user_nid {number} NOT NULL, room_nid {number} NOT NULL,"
+    " root_id {text} NOT NULL, subscribed {number} NOT NULL, automatic {number} NOT NULL,"
+    " pos {number} NOT NULL, PRIMARY KEY (user_nid, room_nid, root_id)) {plain}"
+)
 _NEW_IN_3: Final[tuple[type, ...]] = (
     StateResetRow,
     MassRedactionRow,
@@ -186,7 +189,8 @@ def _tables(rows: Sequence[type], dialect: Dialect) -> list[str]:
 
 
 def _second(dialect: Dialect) -> list[str]:
-    written = [text.format(**_TYPES[dialect]) for text in (*_DELAYED_IN_2, *_PUSHERS_IN_2)]
+    texts = (*_DELAYED_IN_2, *_PUSHERS_IN_2, _SUBSCRIPTIONS_IN_2)
+    written = [text.format(**_TYPES[dialect]) for text in texts]
     return [*_tables(_NEW_IN_2, dialect), *written, *_CHANGED_IN_2]
 
 
@@ -205,6 +209,7 @@ def _third(dialect: Dialect) -> list[str]:
         *columns,
         "ALTER TABLE delayed_events ADD COLUMN sticky_ms {number}".format(**_TYPES[dialect]),
         "CREATE INDEX pushers_by_stop_token ON pushers (stop_token) WHERE stop_token IS NOT NULL",
+        "CREATE INDEX thread_subscriptions_by_user_nid_pos ON thread_subscriptions (user_nid, pos)",
         # What shows files is found in what is there by `media_shown.Listing`.
         f"INSERT INTO meta (key, value) VALUES ('{UNLISTED}', '0')",
     ]

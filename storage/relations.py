@@ -20,6 +20,16 @@ class Children(NamedTuple):
     last_pos: int
 
 
+class Subscription(NamedTuple):
+    """What a user wants of a thread, since the position `pos`."""
+
+    room_id: str
+    root_id: str
+    subscribed: bool
+    automatic: bool
+    pos: int
+
+
 class Child(NamedTuple):
     """One event that relates to another; `ts` is its own time."""
 
@@ -266,6 +276,22 @@ async def subscriptions(
         root_ids,
     )
     return {row[2]: ThreadSubscriptionRow(*row) for row in rows}
+
+
+async def subscriptions_between(
+    db: Database, user_nid: int, after: int, until: int, limit: int
+) -> list[Subscription]:
+    """What the user said last of threads in (after, until], the latest first."""
+    rows = await db.fetch(
+        "SELECT room_id, root_id, subscribed, automatic, pos FROM thread_subscriptions"
+        " JOIN rooms ON rooms.room_nid = thread_subscriptions.room_nid"
+        " WHERE user_nid = ? AND pos > ? AND pos <= ? ORDER BY pos DESC LIMIT ?",
+        user_nid,
+        after,
+        until,
+        limit,
+    )
+    return [Subscription(row[0], row[1], bool(row[2]), bool(row[3]), row[4]) for row in rows]
 
 
 def unrelate(room_nid: int, parent_id: str, event_nid: int, *, thread: bool) -> list[Change]:

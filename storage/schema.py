@@ -391,7 +391,11 @@ class ThreadRow(NamedTuple):
     pos: Position
 
 
-@table("thread_subscriptions", key=("user_nid", "room_nid", "root_id"))
+@table(
+    "thread_subscriptions",
+    key=("user_nid", "room_nid", "root_id"),
+    indexes=[Index(("user_nid", "pos"))],
+)
 class ThreadSubscriptionRow(NamedTuple):
     """What a user wants of a thread; `pos` is where the stream stood when this was said."""
 

@@ -53,6 +53,7 @@ class Publisher:
         self._account_data: list[Callable[[int, str], None]] = []
         self._messages: list[Callable[[MessageEntry, int], None]] = []
         self._device_lists: list[Callable[[DeviceListEntry, Collection[int]], None]] = []
+        self._subscriptions: list[Callable[[int, int], None]] = []
         self._typing: list[Callable[[int], None]] = []
         self._lost: list[Callable[[], None]] = []
 
@@ -87,6 +88,10 @@ class Publisher:
     def on_account_data(self, changed: Callable[[int, str], None]) -> None:
         """Have `changed(user number, type)` called when account data has changed."""
         self._account_data.append(changed)
+
+    def on_subscription(self, changed: Callable[[int, int], None]) -> None:
+        """Have `changed(user number, position)` called when somebody spoke on a thread."""
+        self._subscriptions.append(changed)
 
     def on_typing(self, changed: Callable[[int], None]) -> None:
         """Have `changed(room number)` called when those who type in a room are others."""
@@ -161,6 +166,12 @@ class Publisher:
         for changed in self._account_data:
             changed(entry.user_nid, entry.type)
         self._notifier.wake((entry.user_nid,))
+
+    def subscription(self, user_nid: int, pos: int) -> None:
+        """A user subscribed to a thread, or does no more."""
+        for changed in self._subscriptions:
+            changed(user_nid, pos)
+        self._notifier.wake((user_nid,))
 
     def message(self, entry: MessageEntry, user_nid: int) -> None:
         """A to-device message for a device of the user."""

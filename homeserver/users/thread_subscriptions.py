@@ -1,28 +1,107 @@
 """Which threads a user has subscribed to.
 
 Owns what MSC4306 has clients say of threads: subscribed by the user, or automatically because of
-an event; an automatic subscription never undoes what the user did after that event.
+an event; an automatic subscription never undoes what the user did after that event. What was said
+is told again by the stream (MSC4308), the last of each thread; a little memory of who said
+anything spares those who didn't a look at the table.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
+from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.relations import THREAD, relation_of
 from homeserver.rooms.history import History, content_of
 from homeserver.streams.commit import CommitQueue
+from homeserver.streams.publish import Publisher
+from homeserver.streams.tokens import Timelines
 from homeserver.users.inbox import UserInbox
 from homeserver.users.sessions import Session
 from storage.changes import Pos, Put
 from storage.engine import Database
-from storage.relations import subscriptions
+from storage.relations import subscriptions, subscriptions_between
 from storage.schema import ThreadSubscriptionRow
+
+PAGE = 100
+_MAX_USERS = 20_000
+
+
+class SubscriptionNews:
+    """Who said something of threads, and when; what isn't known is looked for."""
+
+    def __init__(
+        self, database: Database, timelines: Timelines, position: Callable[[], int]
+    ) -> None:
+        """`position` gives where the stream stands: nothing is known of what came before."""
+        self._database = database
+        self._timelines = timelines
+        self._position = position
+        self._floor = position()
+        self._last: OrderedDict[int, int] = OrderedDict()
+
+    def changed(self, user_nid: int, pos: int) -> None:
+        """The user said something."""
+        self._last[user_nid] = pos
+        self._last.move_to_end(user_nid)
+        if len(self._last) > _MAX_USERS:
+            self._floor = self._last.popitem(last=False)[1]
+
+    def lost(self) -> None:
+        """Something may have been said of which nothing is known."""
+        self._floor = self._position()
+
+    async def between(self, user_nid: int, after: int, until: int, limit: int) -> bytes | None:
+        """What the user said in (after, until], at most `limit` of it, as JSON; None for nothing.
+
+        `prev_batch` is the token with which `page` goes on.
+        """
+        if after >= self._floor and self._last.get(user_nid, 0) <= after:
+            return None
+        told = await self._told(user_nid, after, until, limit, "prev_batch")
+        return canonical.encode(told) if told else None
+
+    async def page(self, user_nid: int, start: str | None, end: str | None, limit: int) -> bytes:
+        """What the user said from one token back to another, the JSON of a reply.
+
+        Raises `MatrixError` M_INVALID_PARAM for what is no token.
+        """
+        until = self._position() if start is None else self._timelines.parse_room(start, "from")
+        after = -1 if end is None else self._timelines.parse_room(end, "to")
+        return canonical.encode(await self._told(user_nid, after, until, limit, "end"))
+
+    async def _told(
+        self, user_nid: int, after: int, until: int, limit: int, more: str
+    ) -> JsonObject:
+        most = min(max(limit, 1), PAGE)
+        found = await subscriptions_between(self._database, user_nid, after, until, most + 1)
+        subscribed: JsonObject = {}
+        unsubscribed: JsonObject = {}
+        for entry in found[:most]:
+            said: JsonObject = {"bump_stamp": entry.pos}
+            if entry.subscribed:
+                said["automatic"] = entry.automatic
+            rooms = subscribed if entry.subscribed else unsubscribed
+            rooms.setdefault(entry.room_id, {})[entry.root_id] = said
+        token = self._timelines.room_token(found[most].pos) if len(found) > most else None
+        parts = {"subscribed": subscribed, "unsubscribed": unsubscribed, more: token}
+        return {name: part for name, part in parts.items() if part}
 
 
 class ThreadSubscriptions:
     """See the module."""
 
     def __init__(
-        self, database: Database, commits: CommitQueue, history: History, inbox: UserInbox
+        self,
+        database: Database,
+        commits: CommitQueue,
+        history: History,
+        inbox: UserInbox,
+        publisher: Publisher,
     ) -> None:
         self._database = database
+        self._publisher = publisher
         self._commits = commits
         self._history = history
         self._inbox = inbox
@@ -109,4 +188,8 @@ class ThreadSubscriptions:
             automatic=int(because is not None),
             pos=Pos(0),
         )
-        await self._commits.commit([Put(row)], 1)
+
+        def publish(pos: int) -> None:
+            self._publisher.subscription(session.user_nid, pos)
+
+        await self._commits.commit([Put(row)], 1, publish)

@@ -12,7 +12,11 @@ from tests.serving import Person, Reply
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 ALL_STATE = [["*", "*"]]
 EXTENSIONS = {
-    name: {"enabled": True} for name in ("to_device", "e2ee", "account_data", "receipts", "typing")
+    name: {"enabled": True}
+    for name in (
+        *("to_device", "e2ee", "account_data", "receipts", "typing"),
+        "io.element.msc4308.thread_subscriptions",
+    )
 }
 
 

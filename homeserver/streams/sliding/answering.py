@@ -59,19 +59,17 @@ class SlidingAnswer:
         """Whether there is anything to say at once."""
         return bool(self.rooms or self.extended)
 
-    def json(self, pos: str, txn_id: str | None) -> bytes:
+    def json(self, pos: str) -> bytes:
         """The answer's body."""
         lists = {name: {"count": count} for name, count in self.counts.items()}
         rooms = b",".join(
             b"%b:%b" % (canonical.encode(room_id), json) for room_id, json in self.rooms.items()
         )
-        named = b"" if txn_id is None else b',"txn_id":' + canonical.encode(txn_id)
-        return b'{"pos":"%b","lists":%b,"rooms":{%b},"extensions":%b%b}' % (
+        return b'{"pos":"%b","lists":%b,"rooms":{%b},"extensions":%b}' % (
             pos.encode(),
             canonical.encode(lists),
             rooms,
             self.extended.json(),
-            named,
         )
 
 
@@ -140,6 +138,10 @@ class Answering:
         news = self.news[self._base.pos]
         if self._asked.extensions.e2ee and before.e2ee:
             await makers.extending.lists(told, self._asker, news, self._user)
+        threads = self._asked.extensions.threads
+        if threads is not None:
+            after = -1 if before.threads is None else self._base.pos
+            await makers.extending.threads(told, self._asker, after, self._until, threads)
         if self._asked.extensions.account_data is not None:
             afresh = before.account_data is None
             source = self._since(-1) if afresh else news

@@ -82,6 +82,8 @@ class Extensions(NamedTuple):
     account_data: Scope | None = None
     receipts: Scope | None = None
     typing: Scope | None = None
+    threads: int | None = None
+    """How many subscriptions to threads, at most; None when they aren't wanted."""
 
     def of_room(self, room_id: str, lists: tuple[str, ...], *, subscribed: bool) -> int:
         """Which extensions tell of a room, as bits."""

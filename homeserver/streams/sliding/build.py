@@ -24,6 +24,7 @@ from homeserver.streams.sliding.rooms import RoomTeller
 from homeserver.streams.sliding.sync import SlidingSync
 from homeserver.streams.sync import NewsDesk
 from homeserver.streams.tokens import Timelines
+from homeserver.users.thread_subscriptions import SubscriptionNews
 from homeserver.users.to_device import Inboxes
 from homeserver.users.typing import Typing
 from storage.engine import Database
@@ -44,6 +45,7 @@ def build(
     typing: Typing,
     devices: DeviceNews,
     inboxes: Inboxes,
+    subscriptions: SubscriptionNews,
     memberships: Memberships,
     ignored: Ignored,
     notifier: Notifier,
@@ -64,7 +66,7 @@ def build(
         answers,
         Lists(rooms, answers, state, timeline, facts, users),
         RoomTeller(database, names, sections, answers, readers, state, timeline, unread),
-        Extending(answers, extras, typing, devices, inboxes, timelines),
+        Extending(answers, extras, typing, devices, inboxes, subscriptions, timelines),
         typing,
     )
     connections = Connections(incarnation)

@@ -1,11 +1,11 @@
 """What stands beside the rooms of a sliding sync answer: the extensions.
 
-Owns their JSON: to-device messages, devices and keys, account data, receipts and typing. Messages
-have a place of their own, which their client names and which outlives connections: a message is
-told until a request says that it has arrived. Receipts of a room that is told afresh are the
-user's own and those on the events told, as MSC3960 has it; of several of one user at one event
+Owns their JSON: to-device messages, devices and keys, account data, receipts, typing and threads.
+Messages have a place of their own, which their client names and which outlives connections: a
+message is told until a request says that it has arrived. Receipts of a room that is told afresh are
+the user's own and those on the events told, as MSC3960 has it; of several of one user at one event
 that without a thread is told, which stands for all.
-spec: MSC4186, MSC3884, MSC3885, MSC3959, MSC3960, MSC3961
+spec: MSC4186, MSC3884, MSC3885, MSC3959, MSC3960, MSC3961, MSC4308
 """
 
 from collections.abc import Collection, Mapping
@@ -24,6 +24,7 @@ from homeserver.streams.sliding.asked import Messages
 from homeserver.streams.tokens import Timelines
 from homeserver.users.account_data import DELETED
 from homeserver.users.sessions import Session
+from homeserver.users.thread_subscriptions import SubscriptionNews
 from homeserver.users.to_device import PAGE, Inboxes
 from homeserver.users.typing import Typing
 
@@ -42,6 +43,7 @@ class Extended:
     account_data: dict[str, bytes] = field(default_factory=dict)
     receipts: dict[str, bytes] = field(default_factory=dict)
     typing: dict[str, bytes] = field(default_factory=dict)
+    threads: bytes | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to say at once."""
@@ -53,6 +55,7 @@ class Extended:
             or self.account_data
             or self.receipts
             or self.typing
+            or self.threads
         )
 
     def json(self) -> bytes:
@@ -77,6 +80,8 @@ class Extended:
         for name, rooms in ((b"receipts", self.receipts), (b"typing", self.typing)):
             if rooms:
                 parts.append(b'"%b":{"rooms":%b}' % (name, _by_room(rooms)))
+        if self.threads is not None:
+            parts.append(b'"io.element.msc4308.thread_subscriptions":' + self.threads)
         return b"{%b}" % b",".join(parts)
 
 
@@ -90,6 +95,7 @@ class Extending:
         typing: Typing,
         devices: DeviceNews,
         inboxes: Inboxes,
+        subscriptions: SubscriptionNews,
         timelines: Timelines,
     ) -> None:
         self._answers = answers
@@ -97,6 +103,7 @@ class Extending:
         self._typing = typing
         self._devices = devices
         self._inboxes = inboxes
+        self._subscriptions = subscriptions
         self._timelines = timelines
 
     async def received(self, session: Session, wanted: Messages, applied: int) -> int:
@@ -137,6 +144,12 @@ class Extending:
         """Whose devices have changed."""
         if news.since >= 0:
             told.changed, told.left = await self._devices.lists(asker, news, user)
+
+    async def threads(
+        self, told: Extended, asker: Asker, after: int, until: int, limit: int
+    ) -> None:
+        """What the user said of threads in (after, until], the latest of it."""
+        told.threads = await self._subscriptions.between(asker.user_nid, after, until, limit)
 
     async def pool(self, told: Extended, session: Session, *, stored: bool) -> None:
         """The device's own keys."""

@@ -41,8 +41,8 @@ class SlidingSync:
         self._timelines = timelines
         self._clock = clock
 
-    async def __call__(self, request: SlidingRequest, txn_id: str | None = None) -> bytes:
-        """The answer's JSON, with the client's name of its request.
+    async def __call__(self, request: SlidingRequest) -> bytes:
+        """The answer's JSON.
 
         Raises `MatrixError`: M_UNKNOWN_POS for a `pos` with which nothing can be begun any more,
         M_INVALID_PARAM for a wrong token of messages.
@@ -90,7 +90,7 @@ class SlidingSync:
         if request.asked.extensions.e2ee:
             await self._extending.pool(answer.extended, session, stored=request.stored)
         number = SlidingToken(self.connections.incarnation, reached.number)
-        return answer.json(self._timelines.sliding_token(reached.pos, number), txn_id)
+        return answer.json(self._timelines.sliding_token(reached.pos, number))
 
     def _typing_moved(self, asked: Asked, state: State) -> bool:
         return asked.extensions.typing is not None and self._typing.counter > state.typing
