@@ -12,6 +12,7 @@ import pytest
 from tests.serving import CLIENT, Person, Running
 from tests.streams.reading import (
     ephemeral,
+    filtered,
     ignore,
     invite,
     joined,
@@ -218,7 +219,8 @@ async def test_news_between_two_polls_are_not_missed(server: Running) -> None:
 
     async def listen() -> None:
         while len(heard) < 30:
-            answer = await alice.sync(timeout=30_000)
+            # However slow: what came between two polls is whole.
+            answer = await alice.sync(timeout=30_000, filter=filtered(limit=50))
             heard.extend(said(joined(answer, room)))
 
     listening = asyncio.create_task(listen())
