@@ -145,6 +145,7 @@ class PushSender:
         self._busy = asyncio.Semaphore(CONCURRENT)
         self._moved = asyncio.Event()
         self._done = self._saved = 0
+        self._started = False
         self.sent = self.failures = 0
 
     @property
@@ -183,6 +184,10 @@ class PushSender:
             found = [(*event, invited.get(event[0])) for event in sorted(every)]
             for start in range(0, len(found), _REPLAYED_AT_ONCE):
                 await self._replay(found[start : start + _REPLAYED_AT_ONCE])
+        # Not before: where a pusher's queue ends, all that it had missed has been told.
+        self._started = True
+        for key, queue in self._queues.items():
+            self._spawn("push", self._deliver(key, queue))
 
     async def user_changed(self, user_nid: int) -> None:
         """The pushers of a user are others now."""
@@ -396,7 +401,8 @@ class PushSender:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque((waiting,))
-            self._spawn("push", self._deliver(key, queue))
+            if self._started:
+                self._spawn("push", self._deliver(key, queue))
             return
         queue.append(waiting)
         if len(queue) > MAX_WAITING or key in self._failing:
@@ -408,14 +414,16 @@ class PushSender:
 
     async def _deliver(self, key: store.Key, queue: deque[_Waiting]) -> None:
         try:
-            while queue:
+            while queue or key in self._failing:
+                if not queue:
+                    # What is added from now on is seen in the next round.
+                    await self._recovered(key)
+                    continue
                 if not await self._try(key, queue):
                     self._failing.pop(key, None)
                     return
                 queue.popleft()
                 self._moved.set()
-            if self._failing.pop(key, None) is not None:
-                await self._commits.commit([store.pending_since(key, None)])
         finally:
             del self._queues[key]
 
@@ -426,26 +434,41 @@ class PushSender:
         """
         pause = FIRST_PAUSE
         while True:
-            row = await store.pusher(self._database, key)
-            if row is None or not row.enabled or key[0] not in self._users:
-                await self.user_changed(key[0])
-                return False
             try:
-                async with self._busy:
-                    return await self._push(row, queue[0])
-            except Exception as failed:
-                if not isinstance(failed, GatewayFailed):
+                row = await store.pusher(self._database, key)
+                if row is None or not row.enabled or key[0] not in self._users:
+                    await self.user_changed(key[0])
+                    return False
+                try:
+                    async with self._busy:
+                        return await self._push(row, queue[0])
+                except GatewayFailed as failed:
+                    await self._fails(row, queue[0], str(failed), pause)
+                except Exception:
                     log.exception("a notification could not be made")
-                self.failures += 1
-                if key not in self._failing:
-                    self._failing[key] = queue[0].pos - 1
-                    log.info("a gateway of %s fails: %s", self._users.get(key[0]), failed)
-                    await self._commits.commit([store.pending_since(key, queue[0].pos - 1)])
-                words = str(failed) if isinstance(failed, GatewayFailed) else _NOT_MADE
-                if words != row.error or pause == LONGEST_PAUSE:
-                    await self._note(key, words)
+                    await self._fails(row, queue[0], _NOT_MADE, pause)
+            except Exception:
+                log.exception("a notification waits for the database")
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _fails(self, row: PusherRow, first: _Waiting, words: str, pause: float) -> None:
+        key = row[:3]
+        self.failures += 1
+        if key not in self._failing:
+            log.info("a gateway of %s fails: %s", self._users.get(key[0]), words)
+            await self._commits.commit([store.pending_since(key, first.pos - 1)])
+            self._failing[key] = first.pos - 1
+        if words != row.error or pause == LONGEST_PAUSE:
+            await self._note(key, words)
+
+    async def _recovered(self, key: store.Key) -> None:
+        pos = self._failing.pop(key)
+        try:
+            await self._commits.commit([store.pending_since(key, None)])
+        except Exception:
+            # It is told more than once then, after the next start.
+            log.exception("it is not noted that all since %d was told", pos)
 
     async def _push(self, row: PusherRow, waiting: _Waiting) -> bool:
         key = row[:3]

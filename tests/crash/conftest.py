@@ -16,13 +16,18 @@ Rows = list[tuple[int, ...]]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A running server on an empty database; the test runs once on each kind."""
-    database = None
-    if request.param == "postgresql":
-        postgres: PostgresServer = request.getfixturevalue("postgres")
-        database = postgresql_url(postgres.blank_database())
-    with running(judged()(tmp_path / "server", database)) as server:
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """An empty database, None for a file of the server's own; the test runs once on each kind."""
+    if request.param == "sqlite":
+        return None
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return postgresql_url(postgres.blank_database())
+
+
+@pytest.fixture
+def server(database_url: str | None, tmp_path: Path) -> Iterator[Server]:
+    """A running server on an empty database."""
+    with running(judged()(tmp_path / "server", database_url)) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.media.bucket import Service, s3_service
 from tests.processes import OurServer, Server, running
@@ -64,8 +65,13 @@ async def test_files_are_whole_and_none_is_left_over(server: Server) -> None:
         assert drafts == []
 
 
-async def test_what_was_taken_back_goes_and_nothing_else(tmp_path: Path) -> None:
-    server = OurServer(tmp_path / "server")
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
+async def test_what_was_taken_back_goes_and_nothing_else(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    server = OurServer(tmp_path / "server", database_url)
     with server.config.open("a") as config:
         config.write("[media]\nredacted_hours = 0\n")
     with running(server):
