@@ -1,5 +1,6 @@
 """Sticky events of other servers, and ours for servers that come later (MSC4354)."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,18 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.sticky import members_of
 from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.rooms.receive import Verdict
+from storage.engine import DatabaseSettings
 from tests.federation.house import house, until
 from tests.rooms.paths import at
 from tests.rooms.test_receive import BOB, Peer, Shared
 from tests.rooms.test_sticky import LEFT, bodies, stick, timeline, told
 from tests.serving import Running
+
+
+@pytest.fixture
+def database_settings(tmp_path: Path) -> DatabaseSettings:
+    """SQLite alone: what the databases are asked is asked of both elsewhere."""
+    return DatabaseSettings(path=tmp_path / "test.db", durable=False)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ DURATION = "org.matrix.msc4354.sticky_duration_ms"
 LEFT = "msc4354_sticky_duration_ttl_ms"
 
 
-@pytest.fixture(params=["ring", "tables"])
+@pytest.fixture
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """From memory, and from the tables alone."""
-    return {"sync": {"ring_bytes": 0}} if request.param == "tables" else {}
+    """A test may want everything to be told from the tables alone."""
+    return {"sync": {"ring_bytes": 0}} if getattr(request, "param", "ring") == "tables" else {}
 
 
 async def stick(person: Person, room: str, text: str, ms: int = 600_000, **query: Any) -> str:
@@ -50,6 +50,7 @@ async def together(server: Running) -> tuple[Person, Person, str]:
     return alice, bob, room
 
 
+@pytest.mark.parametrize("settings", ["ring", "tables"], indirect=True)
 async def test_they_come_however_much_else_was_said(server: Running) -> None:
     alice, bob, room = await together(server)
     first = await stick(alice, room, "first")
