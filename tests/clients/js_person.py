@@ -196,6 +196,15 @@ class JsPerson(Person):
         shown: str = await self._do("beVerified")
         return shown
 
+    async def call(self, method: str, *args: object) -> Any:
+        """What a method of the SDK's client returns, which must be JSON."""
+        return await self._do("call", method=method, args=args)
+
+    async def sticky_events(self, room_id: str) -> list[dict[str, Any]]:
+        """The sticky events (sender, content) that the SDK holds of a room."""
+        found: list[dict[str, Any]] = await self._do("stickyEvents", roomId=room_id)
+        return found
+
     async def _do(self, command: str, **given: object) -> Any:
         assert self._process is not None
         assert self._process.stdin is not None

@@ -28,6 +28,11 @@ class NioPerson(Person):
         self._first = asyncio.Event()
         self._client.add_response_callback(self._note, nio.SyncResponse)
 
+    @property
+    def client(self) -> nio.AsyncClient:
+        """The SDK's client."""
+        return self._client
+
     async def register(self, username: str) -> None:
         registering = nio.AsyncClient(self._client.homeserver, config=self._client.config)
         _good(nio.RegisterResponse, await registering.register(username, PASSWORD))

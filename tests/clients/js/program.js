@@ -252,6 +252,15 @@ const commands = {
         while (timeline.getPaginationToken("b") !== null) await client.scrollback(inRoom, 100);
         return timeline.getEvents().map((event) => event.getId());
     },
+    async call({ method, args }) {
+        return (await client[method](...args)) ?? null;
+    },
+    async stickyEvents({ roomId }) {
+        return [...room(roomId)._unstable_getStickyEvents()].map((event) => ({
+            sender: event.getSender(),
+            content: event.getContent(),
+        }));
+    },
     async heard({ roomId }) {
         return heard.map(({ since, next, rooms }) => ({ since, next, ...(rooms[roomId] ?? {}) }));
     },
