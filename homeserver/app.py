@@ -439,7 +439,7 @@ class App:
         sections = Sections(timeline, state, names, timelines, aggregations, readers)
         extras = RoomExtras(typing, unread)
         sticky = StickyEvents(
-            database, commits, rooms, timeline, clock, server_name, publisher.sticky
+            database, commits, rooms, timeline, clock, server_name, erased, publisher.sticky
         )
         await sticky.load()
         publisher.on_events(sticky.happened)

@@ -34,7 +34,7 @@ async def sticky_until(db: Database, event_nids: Collection[int]) -> dict[int, i
 
 async def own_in(db: Database, room_nid: int, now: int, limit: int) -> dict[int, int]:
     """Until when our own events of a room are sticky that are, of up to `limit` the last ones."""
-    rows = await db.fetch(
+    rows = await db.scan(
         "SELECT event_nid, until FROM sticky_events WHERE room_nid = ? AND pos > 0 AND own = 1"
         " AND until > ? ORDER BY pos DESC LIMIT ?",
         room_nid,
@@ -48,7 +48,7 @@ async def own_between(
     db: Database, room_nid: int, after: int, until: int, now: int, limit: int
 ) -> list[tuple[int, int]]:
     """(position, event) of our own events in (after, until] of a room that are sticky, in order."""
-    rows = await db.fetch(
+    rows = await db.scan(
         "SELECT pos, event_nid FROM sticky_events WHERE room_nid = ? AND pos > ? AND pos <= ?"
         " AND own = 1 AND until > ? ORDER BY pos DESC LIMIT ?",
         room_nid,

@@ -17,7 +17,7 @@ from homeserver.rooms.membership import membership_number
 from homeserver.rooms.mentions import default_flags, mention_rows, mentioned
 from homeserver.rooms.redact_events import mass_redaction, redacts_events
 from homeserver.rooms.related import related, unrelated
-from homeserver.rooms.servers import ServerMove, letters, server_moves, server_rows
+from homeserver.rooms.servers import MAX_STICKY, ServerMove, letters, server_moves, server_rows
 from homeserver.rooms.shown import shown_no_more, stored_json
 from homeserver.rooms.views import redacted_event
 from homeserver.streams.numbers import Names, Numbers
@@ -239,7 +239,8 @@ def append(
     if until is not None:
         changes.append(Put(StickyEventRow(nid, room, Pos(index), until, int(own))))
         if own and head.sticky is not None:
-            head.sticky[nid] = until
+            lasting = [(one, end) for one, end in head.sticky.items() if end > now]
+            head.sticky = dict([*lasting[1 - MAX_STICKY :], (nid, until)])
     if concerned:
         changes.extend(mention_rows(room, index, concerned))
     if txn is not None:

@@ -15,8 +15,10 @@ from typing import NamedTuple
 from homeserver.matrix.auth import authorise
 from homeserver.matrix.errors import Rejected
 from homeserver.matrix.event import Event
+from homeserver.matrix.sticky import MAX_MS
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Appended
+from homeserver.rooms.erased import Erased
 from homeserver.rooms.head import Head
 from homeserver.rooms.policy import policy_of
 from homeserver.rooms.stored import load_events
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 MAX_TOLD = 500
 MAX_BYTES = 1_048_576
 MAX_HELD = 200
-_TIDY_SECONDS = 60.0
+_TIDY_MS = 60_000
 
 
 class _Last(NamedTuple):
@@ -55,6 +57,7 @@ class StickyEvents:
         timeline: Timeline,
         clock: Clock,
         server_name: str,
+        erased: Erased,
         tell: Callable[[int], None],
     ) -> None:
         """`tell(room number)` wakes those who are in the room."""
@@ -64,9 +67,11 @@ class StickyEvents:
         self._timeline = timeline
         self._clock = clock
         self._server_name = server_name
+        self._erased = erased
         self._tell = tell
         self._last: dict[int, _Last] = {}
-        self._held: set[int] = set()
+        self._held: dict[int, int] = {}
+        self._tidy_at = clock.now_ms() + _TIDY_MS
         self._stirred: dict[int, None] = {}
         self._wake = asyncio.Event()
 
@@ -81,7 +86,7 @@ class StickyEvents:
 
     def held(self, room_nid: int) -> None:
         """A sticky event of the room was soft-failed, or stands before what clients know."""
-        self._held.add(room_nid)
+        self._held[room_nid] = self._clock.now_ms() + MAX_MS
         self._stirred[room_nid] = None
         self._wake.set()
 
@@ -110,7 +115,8 @@ class StickyEvents:
             size += len(view.body)
             if size > MAX_BYTES:
                 break
-            if not view.flags & REDACTED:
+            # Whoever is told now did not know what an erased user wrote, or has had it before.
+            if not view.flags & REDACTED and self._erased.since(view.sender) is None:
                 found.append(view)
         found.reverse()
         return found
@@ -124,19 +130,20 @@ class StickyEvents:
                 room_nid = next(iter(self._stirred))
                 del self._stirred[room_nid]
                 await self._judge(room_nid)
-            timer = self._clock.call_later(_TIDY_SECONDS, self._wake.set)
+            if self._clock.now_ms() >= self._tidy_at:
+                await self.tidy()
+            timer = self._clock.call_later(_TIDY_MS / 1_000, self._wake.set)
             try:
                 await self._wake.wait()
             finally:
                 timer.cancel()
-            if not self._stirred:
-                await self.tidy()
 
     async def tidy(self) -> None:
         """Forget what is sticky no more."""
         now = self._clock.now_ms()
-        for room_nid in [nid for nid, last in self._last.items() if last.until <= now]:
-            del self._last[room_nid]
+        self._tidy_at = now + _TIDY_MS
+        self._last = {nid: last for nid, last in self._last.items() if last.until > now}
+        self._held = {nid: until for nid, until in self._held.items() if until > now}
         await self._commits.commit([store.past(now)])
 
     async def load(self) -> None:
@@ -145,7 +152,7 @@ class StickyEvents:
             if pos:
                 self._note(room_nid, pos, until)
             else:
-                self._held.add(room_nid)
+                self._held[room_nid] = max(until, self._held.get(room_nid, 0))
 
     def _note(self, room_nid: int, pos: int, until: int) -> None:
         last = self._last.get(room_nid, _Last(0, 0))
@@ -155,7 +162,7 @@ class StickyEvents:
         """Tell of those held back in a room that its state now allows."""
         rows = await store.held_in(self._database, room_nid, self._clock.now_ms(), MAX_HELD)
         if not rows:
-            self._held.discard(room_nid)
+            self._held.pop(room_nid, None)
             return
         room = (await self._rooms.by_nids([room_nid]))[room_nid]
         events = await load_events(self._database, [row.event_nid for row in rows], room.rules)

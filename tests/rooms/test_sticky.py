@@ -8,7 +8,7 @@ import pytest
 from homeserver.rooms import sticky
 from tests.rooms.paths import at
 from tests.rooms.test_delayed import DELAY, settled
-from tests.serving import Person, Running
+from tests.serving import PASSWORD, Person, Running
 
 DURATION = "org.matrix.msc4354.sticky_duration_ms"
 LEFT = "msc4354_sticky_duration_ttl_ms"
@@ -144,6 +144,19 @@ async def test_one_may_be_sent_later(server: Running) -> None:
     await settled(alice, 0)
     (event,) = timeline(await bob.sync(), room)
     assert event["msc4354_sticky"] == {"duration_ms": 60_000}
+
+
+async def test_what_an_erased_user_has_sent_is_told_no_more(server: Running) -> None:
+    alice, bob, room = await together(server)
+    eve = await server.person("eve")
+    await eve.join(room)
+    await stick(eve, room, "erase me")
+    await stick(alice, room, "kept")
+    auth = {"type": "m.login.password", "password": PASSWORD, "user": eve.user_id}
+    await eve.ok("POST", "/account/deactivate", body={"erase": True, "auth": auth})
+    for number in range(30):
+        await alice.say(room, str(number))
+    assert bodies(await bob.sync(), room) == ["kept"]
 
 
 @pytest.mark.parametrize("ms", [-1, 3_600_001, "soon"])
