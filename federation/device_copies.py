@@ -4,7 +4,9 @@ Owns when a copy is to be relied on. Invariants: a copy that is not stale is wha
 last said, and changes only in the user's turn; what may have been missed (a gap in `prev_id`, a
 room shared anew, a server that was away or has new keys, a restart of ours) makes it stale, and a
 stale copy is fetched anew before it is used, by one request at a time to each server. What a fetch
-brings is stale at once when a mark came meanwhile. Whether the asker may see a user is not asked.
+brings is stale at once when a mark came meanwhile, and clients are told of it exactly if it differs
+from the copy. Whether the asker may see a user is not asked; `stale_lists` decides when a copy that
+nobody asks for is fetched.
 spec: server-server-api#device-management
 """
 
@@ -25,6 +27,7 @@ from federation.device_answers import (
     signing_of,
 )
 from federation.requests import Requests, path_of
+from federation.stale_lists import StaleLists
 from homeserver.errors import MatrixError, RemoteError, Unreachable
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.ids import server_of
@@ -52,6 +55,7 @@ from storage.schema import (
 log = logging.getLogger(__name__)
 
 FETCH_SECONDS = 10.0
+REFRESH_SECONDS = 60.0
 FEW = 3
 """Of more users than this keys are asked together, and their stream ids are not known then."""
 BATCH = 200
@@ -90,6 +94,7 @@ class DeviceCopies:
         commits: CommitQueue,
         clock: Clock,
         server_name: str,
+        stale_lists: StaleLists,
     ) -> None:
         self._requests = requests
         self._lists = lists
@@ -100,6 +105,7 @@ class DeviceCopies:
         self._commits = commits
         self._clock = clock
         self._suffix = ":" + server_name
+        self._stale_lists = stale_lists
         self._fetches: dict[str, _Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._marked: set[int] = set()
@@ -128,6 +134,10 @@ class DeviceCopies:
             if server_of(user_id) not in failures or keys[nid].devices or keys[nid].master
         }
         return Kept(found, failures, kept)
+
+    async def fetch(self, server: str, users: Mapping[str, int]) -> str:
+        """Fetch the lists of users of a server anew; why that failed, or nothing."""
+        return (await self._refresh(users, REFRESH_SECONDS)).get(server, "")
 
     def _is_stale(self, nid: int, rows: Mapping[int, DeviceListRow]) -> bool:
         return nid in self._marked or nid not in rows or bool(rows[nid].stale)
@@ -222,7 +232,7 @@ class DeviceCopies:
         async def turn() -> None:
             row = (await store.lists(self._database, [nid])).get(nid)
             before = (await self._public.of({nid: user_id}))[nid]
-            differs = bool(before.devices or before.master) and before != keys
+            differs = row is not None and before != keys
             pos = Pos(0) if differs else row.pos if row is not None else 0
             stale = int(nid in self._marked)
             changes: list[Change] = [
@@ -274,6 +284,8 @@ class DeviceCopies:
             new = (row or empty)._replace(pos=Pos(0), version=version, stale=int(changes is None))
             publish = await self._lists.publishing(nid)
             await self._commits.commit([*(changes or ()), Put(new)], 1, publish)
+            if new.stale:
+                self._stale_lists.user(nid)
 
         await self._inbox.run(nid, turn)
 
@@ -296,12 +308,12 @@ class DeviceCopies:
         fetch = self._fetches.get(server)
         if fetch is not None:
             self._marked.update(nid for nid, _ in fetch.under_way.values())
-        self._submit(store.stale_lists_of(server))
+        self._submit(store.stale_lists_of(server), lambda _: self._stale_lists.server(server))
 
     def entered(self, room: Room) -> None:
         """This server has come into a room."""
         self._mark_under_way()
-        self._submit(store.stale_lists_in(room.nid))
+        self._submit(store.stale_lists_in(room.nid), lambda _: self._stale_lists.everything())
 
     def happened(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None:
         """Events were committed; called in the order of the stream."""
@@ -323,6 +335,7 @@ class DeviceCopies:
             under_way = [fetch.under_way.values() for fetch in self._fetches.values()]
             if all(nid != one for fetch in under_way for one, _ in fetch):
                 self._marked.discard(nid)
+            self._stale_lists.user(nid)
 
         self._submit(store.stale_list(nid), committed)
 
@@ -330,7 +343,7 @@ class DeviceCopies:
         for fetch in self._fetches.values():
             self._marked.update(nid for nid, _ in fetch.under_way.values())
 
-    def _submit(self, change: Change, committed: Callable[[int], None] | None = None) -> None:
+    def _submit(self, change: Change, committed: Callable[[int], None]) -> None:
         with suppress(MatrixError):  # the queue is full or closed: a start marks all
             self._commits.submit([change], 0, committed)
 

@@ -16,6 +16,7 @@ from federation.gaps import Gaps
 from federation.history import History
 from federation.rooms import RoomFederation
 from federation.staging import Staging
+from federation.stale_lists import StaleLists
 from federation.transactions import Transactions
 from federation.wiring import Federation
 from homeserver.http.endpoint import Endpoint, endpoints_of
@@ -43,6 +44,7 @@ class Receiving:
     transactions: Transactions
     history: History
     copies: DeviceCopies
+    stale_lists: StaleLists
 
     @classmethod
     def build(
@@ -74,6 +76,7 @@ class Receiving:
         edus.handle("m.typing", ephemera.typing)
         edus.handle("m.receipt", ephemera.receipts)
         edus.handle("m.presence", ephemera.presence)
+        stale_lists = StaleLists(federation.destinations, database, clock)
         copies = DeviceCopies(
             federation.requests,
             encryption.lists,
@@ -84,6 +87,7 @@ class Receiving:
             commits,
             clock,
             server_name,
+            stale_lists,
         )
         federation.destinations.on_alive(copies.alive)
         elsewhere.entering.on_entered(copies.entered)
@@ -105,11 +109,15 @@ class Receiving:
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
         history = History(federation.requests, gaps, rooms, receiver, elsewhere)
-        return cls(federation, edus, staging, transactions, history, copies)
+        return cls(federation, edus, staging, transactions, history, copies, stale_lists)
 
     def endpoints(self) -> list[Endpoint]:
         """Their endpoints of the API "federation"."""
         return [*transaction_endpoints(self.transactions), *endpoints_of(devices_api)]
+
+    async def refetching(self) -> None:
+        """Fetch stale copies of device lists anew, until cancelled."""
+        await self.stale_lists.run(self.copies.fetch)
 
     async def tidy(self) -> None:
         """Forget what nobody asks for any more, every hour, until cancelled."""

@@ -559,6 +559,7 @@ class App:
         await self._receiving.copies.begin()
         publisher.on_events(self._receiving.copies.happened)
         self._tasks.service("copies of device lists", self._receiving.copies.run)
+        self._tasks.service("stale device lists", self._receiving.refetching)
         past.connect(self._receiving.history)
         self._tasks.service("staged events", self._receiving.staging.run)
         self._tasks.service("transactions", self._receiving.tidy)

@@ -93,6 +93,30 @@ async def stale(db: Database, after: int, limit: int) -> list[DeviceListRow]:
     return [DeviceListRow(*row) for row in rows]
 
 
+async def stale_of(db: Database, server: str, after: int, limit: int) -> list[DeviceListRow]:
+    """As `stale`, of the users of one server."""
+    rows = await db.scan(
+        "SELECT user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos"
+        " FROM device_lists WHERE server = ? AND server <> '' AND stale > 0 AND user_nid > ?"
+        " ORDER BY user_nid LIMIT ?",
+        server,
+        after,
+        limit,
+    )
+    return [DeviceListRow(*row) for row in rows]
+
+
+async def encrypted_with_ours(db: Database, room_nids: Collection[int]) -> set[int]:
+    """Those of the rooms that are encrypted and have a local user in them."""
+    rows = await db.scan(
+        "SELECT room_nid FROM room_summary WHERE room_nid IN (??) AND encryption IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM memberships JOIN users ON users.user_nid = memberships.user_nid"
+        " WHERE memberships.room_nid = room_summary.room_nid AND membership = 1)",
+        room_nids,
+    )
+    return {room_nid for (room_nid,) in rows}
+
+
 async def remote_devices(
     db: Database, user_nids: Collection[int]
 ) -> dict[int, dict[str, RemoteDeviceRow]]:

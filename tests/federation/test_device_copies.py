@@ -373,3 +373,60 @@ async def test_two_of_our_servers_keep_each_others_lists(made: House) -> None:
     answer = await query(alice, bob.user_id)
     assert set(answer["device_keys"][bob.user_id]) == {bob.device_id}
     await asyncio.to_thread(made.servers[B].start)
+
+
+async def encrypted(alice: Person, elsewhere: Elsewhere) -> str:
+    """Make the room an encrypted one, and another user known there; his id."""
+    content = {"algorithm": "m.megolm.v1.aes-sha2"}
+    await alice.put_state(elsewhere.room_id, "m.room.encryption", content)
+    user = await elsewhere.user()
+    await devices(alice, user)
+    return user
+
+
+def is_fresh(elsewhere: Elsewhere, user: str) -> bool:
+    with sqlite3.connect(elsewhere.server.folder / "homeserver.db") as database:
+        rows = database.execute(
+            "SELECT stale FROM device_lists JOIN names ON name_nid = user_nid WHERE name = ?",
+            (user,),
+        )
+        return rows.fetchall() == [(0,)]
+
+
+async def test_a_stale_list_is_fetched_before_anybody_asks(there: There) -> None:
+    alice, elsewhere = there
+    user = await encrypted(alice, elsewhere)
+    elsewhere.update(user, "LOST")
+    await elsewhere.tell(elsewhere.update(user, "A"))
+
+    async def fresh() -> bool:
+        return is_fresh(elsewhere, user)
+
+    await until(fresh)
+    elsewhere.down = True
+    answer = await query(alice, user)
+    assert set(answer["device_keys"][user]) == {"FIRST", "LOST", "A"}
+    assert not answer["failures"]
+
+
+@pytest.mark.parametrize("differs", [True, False])
+async def test_clients_are_told_exactly_if_the_fetched_list_differs(
+    there: There, differs: bool
+) -> None:
+    """The user's server was restarted: nobody knows whether it lost an update."""
+    alice, elsewhere = there
+    user = await encrypted(alice, elsewhere)
+    await alice.sync()
+    if differs:
+        elsewhere.update(user, "LOST")
+    await asyncio.to_thread(elsewhere.server.kill)
+    await asyncio.to_thread(elsewhere.server.start)
+
+    async def fresh() -> bool:
+        return is_fresh(elsewhere, user)
+
+    await until(fresh)
+    told = (await alice.sync(timeout=0)).get("device_lists", {}).get("changed", [])
+    assert (user in told) == differs
+    elsewhere.down = True
+    assert await devices(alice, user) == ({"FIRST", "LOST"} if differs else {"FIRST"})
