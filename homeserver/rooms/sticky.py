@@ -70,6 +70,7 @@ class StickyEvents:
         self._erased = erased
         self._tell = tell
         self._last: dict[int, _Last] = {}
+        self._latest = 0
         self._held: dict[int, int] = {}
         self._tidy_at = clock.now_ms() + _TIDY_MS
         self._stirred: dict[int, None] = {}
@@ -92,7 +93,14 @@ class StickyEvents:
 
     def rooms_since(self, room_nids: Collection[int], since: int) -> set[int]:
         """Those of the rooms of which a sticky event was told behind a position."""
-        return {nid for nid, last in self._last.items() if last.pos > since and nid in room_nids}
+        if since >= self._latest:
+            return set()
+        fewer = self._last if len(self._last) < len(room_nids) else room_nids
+        return {
+            nid
+            for nid in fewer
+            if nid in room_nids and nid in self._last and self._last[nid].pos > since
+        }
 
     async def told(
         self, room: Room, after: int, until: int, without: Collection[int]
@@ -157,6 +165,7 @@ class StickyEvents:
     def _note(self, room_nid: int, pos: int, until: int) -> None:
         last = self._last.get(room_nid, _Last(0, 0))
         self._last[room_nid] = _Last(max(pos, last.pos), max(until, last.until))
+        self._latest = max(self._latest, pos)
 
     async def _judge(self, room_nid: int) -> None:
         """Tell of those held back in a room that its state now allows."""
