@@ -15,7 +15,7 @@ from federation.destinations import Destinations
 from federation.discovery import Discovery
 from homeserver.errors import RemoteError, Unreachable
 from homeserver.http.outbound import Answer, ConnectFailed, Outbound, OutboundFailed, Streamed
-from homeserver.matrix.canonical import JsonObject, decode_object
+from homeserver.matrix.canonical import JsonObject, decode, decode_object
 from homeserver.matrix.errors import Malformed
 from homeserver.runtime.clock import Clock
 
@@ -222,6 +222,20 @@ def json_of(server: str, answer: Answer) -> JsonObject:
         body=body,
         retry_after_ms=wait if isinstance(wait, int) else None,
     )
+
+
+def json_in_list_of(server: str, answer: Answer) -> JsonObject:
+    """The JSON object of an answer `[200, {...}]`; raises RemoteError."""
+    if not 200 <= answer.status < 300:
+        return json_of(server, answer)
+    try:
+        body = decode(answer.body)
+    except Malformed as error:
+        raise RemoteError(server, answer.status, message=str(error)) from None
+    if not (isinstance(body, list) and len(body) == 2 and isinstance(body[1], dict)):
+        raise RemoteError(server, answer.status, message="the answer is not in a list")
+    found: JsonObject = body[1]
+    return found
 
 
 class _Slot:

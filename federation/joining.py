@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
+from federation import older
 from federation.client import ServerClient
 from federation.elements import Elements
 from federation.events import Refused, Verifier
@@ -120,9 +121,21 @@ class Joining:
         if via:
             body["via"] = list(via)
         try:
-            answer = await self._requests.request(
-                server, "PUT", path, body=body, despite_pause=True
-            )
+            try:
+                answer = await self._requests.request(
+                    server, "PUT", path, body=body, despite_pause=True
+                )
+            except RemoteError as error:
+                if not older.knows_not(error) or event.rules.version not in ("1", "2"):
+                    raise
+                answer = await self._requests.request(
+                    server,
+                    "PUT",
+                    path_of("federation/v1", "invite", event.room_id, event.event_id),
+                    body={**event.pdu, "unsigned": {"invite_room_state": list(stripped)}},
+                    despite_pause=True,
+                    in_list=True,
+                )
         except (Unreachable, RemoteError) as error:
             raise client_error(error) from None
         returned = answer.get("event")
@@ -160,10 +173,7 @@ class Joining:
                 prepared = await self._handshake.prepare(
                     "leave", server, room_id, user_id, content, seconds=LEAVE_SECONDS
                 )
-                path = path_of("federation/v2", "send_leave", room_id, prepared.event.event_id)
-                await self._requests.request(
-                    server, "PUT", path, body=prepared.event.pdu, timeout=LEAVE_SECONDS
-                )
+                await self._send_leave(prepared)
                 return
             except (Unreachable, RemoteError, Malformed) as error:
                 failed = failed or error
@@ -171,6 +181,24 @@ class Joining:
                     return  # nobody there knows the invite any more
         if failed is not None:
             raise failed
+
+    async def _send_leave(self, prepared: Prepared) -> None:
+        event = prepared.event
+        for version in older.VERSIONS:
+            path = path_of(version, "send_leave", event.room_id, event.event_id)
+            try:
+                await self._requests.request(
+                    prepared.server,
+                    "PUT",
+                    path,
+                    body=event.pdu,
+                    timeout=LEAVE_SECONDS,
+                    in_list=version != older.VERSIONS[0],
+                )
+                return
+            except RemoteError as error:
+                if version == older.VERSIONS[-1] or not older.knows_not(error):
+                    raise
 
     # --- joining
 
@@ -181,23 +209,33 @@ class Joining:
 
     async def _join_with(self, prepared: Prepared, room_id: str) -> None:
         room = await self._named(room_id, prepared.rules)
+        try:
+            reading = await self._read(prepared, room_id, older.VERSIONS[0])
+        except RemoteError as error:
+            if not older.knows_not(error):
+                raise
+            reading = await self._read(prepared, room_id, older.VERSIONS[1])
+        event = await reading.finish()
+        await self._entering.enter(room, event, canonical.encode(event.pdu), reading.told)
+
+    async def _read(self, prepared: Prepared, room_id: str, version: str) -> "_Reading":
         reading = _Reading(self._verifier, prepared)
-        path = path_of("federation/v2", "send_join", room_id, prepared.event.event_id)
-        target = target_of(path, {"omit_members": "false"})
-        server = prepared.server
+        server, newest = prepared.server, version == older.VERSIONS[0]
+        path = path_of(version, "send_join", room_id, prepared.event.event_id)
+        target = target_of(path, {"omit_members": "false"} if newest else {})
         outgoing = self._requests.outgoing(server, "PUT", target, prepared.event.pdu)
         async with self._client.stream(
             server, outgoing, seconds=ANSWER_SECONDS, max_bytes=MAX_ANSWER_BYTES
         ) as answer:
             if answer.status != 200:
                 raise await _refusal(server, answer.status, answer.chunks())
+            chunks = answer.chunks()
             try:
-                async for chunk in answer.chunks():
+                async for chunk in chunks if newest else older.out_of_list(chunks):
                     await reading.feed(chunk)
             except OutboundFailed as error:
                 raise Unreachable(server, str(error)) from None
-        event = await reading.finish()
-        await self._entering.enter(room, event, canonical.encode(event.pdu), reading.told)
+        return reading
 
 
 class _Reading:

@@ -19,7 +19,7 @@ from federation.authorization import (
     signatures_of,
     signed_object,
 )
-from federation.client import Outgoing, ServerClient, json_of
+from federation.client import Outgoing, ServerClient, json_in_list_of, json_of
 from federation.destinations import Destinations
 from federation.keyring import Keyring
 from homeserver.errors import MatrixError, Unreachable
@@ -81,8 +81,9 @@ class Requests:
         timeout: float | None = None,
         max_bytes: int = MAX_BYTES,
         despite_pause: bool = False,
+        in_list: bool = False,
     ) -> JsonObject:
-        """The JSON object that `destination` answers with.
+        """The JSON object that `destination` answers with; `in_list` as older versions put it.
 
         `path` is encoded already (`path_of`); `body` must be fit for canonical JSON. `timeout` in
         seconds bounds all of it, waiting for a free place included. Raises RemoteError for an
@@ -97,7 +98,7 @@ class Requests:
             max_bytes=max_bytes,
             despite_pause=despite_pause,
         )
-        return json_of(destination, answer)
+        return (json_in_list_of if in_list else json_of)(destination, answer)
 
     async def transaction(
         self, destination: str, txn_id: str, body: bytes, seconds: float

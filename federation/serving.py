@@ -54,7 +54,10 @@ class Serving:
         self._server_name = server_name
 
     async def event(self, origin: str, event_id: str) -> bytes:
-        """One event, of whichever room that the server is in. Raises `MatrixError` M_NOT_FOUND."""
+        """One event, of whichever room that the server is in. Raises `MatrixError` M_NOT_FOUND.
+
+        Of state that the server may not see it gets what a redaction leaves: `state_ids` names it.
+        """
         nids = await rooms_of_event(self._database, event_id)
         for room in (await self._rooms.by_nids(nids)).values():
             try:
@@ -62,19 +65,21 @@ class Serving:
                 row = await self._row(room, event_id)
             except MatrixError:
                 continue
-            if (await self._sight.sees(origin, room, [row.event_nid]))[row.event_nid]:
-                pdus = await stored_pdus(self._database, [row.event_nid], room.rules)
-                return self._listed(pdus.values())
+            sees = await self._sight.sees(origin, room, [row.event_nid])
+            if sees[row.event_nid] or row.key_nid is not None:
+                return self._listed(await self._sight.pdus(origin, room, [row.event_nid]))
         raise _no_event()
 
     async def state(self, origin: str, room_id: str, event_id: str) -> AsyncIterator[bytes]:
         """The state before an event with its auth chain, piece by piece.
 
+        Any event of the room may be asked about: a server that resolves state needs that before
+        events which it may not see. What it may not see of the state it gets redacted.
         Raises `MatrixError` M_NOT_FOUND or M_FORBIDDEN before the first piece.
         """
         room = await self.room(origin, room_id)
         state, chain = await self._state(room, event_id)
-        return self._pieces(room, state, chain)
+        return self._pieces(origin, room, state, chain)
 
     async def state_ids(self, origin: str, room_id: str, event_id: str) -> bytes:
         """The same as event ids."""
@@ -85,7 +90,10 @@ class Serving:
         )
 
     async def event_auth(self, origin: str, room_id: str, event_id: str) -> AsyncIterator[bytes]:
-        """The whole auth chain of an event, piece by piece."""
+        """The whole auth chain of an event, piece by piece.
+
+        It is open to every server in the room; see `server_sight`.
+        """
         room = await self.room(origin, room_id)
         row = await self._row(room, event_id, outliers=True)
         chain = sorted(await auth_chain(self._database, [row.event_nid]))
@@ -197,15 +205,17 @@ class Serving:
         return found
 
     async def _pieces(
-        self, room: Room, state: Sequence[int], chain: Sequence[int]
+        self, origin: str, room: Room, state: Sequence[int], chain: Sequence[int]
     ) -> AsyncIterator[bytes]:
-        yield b"{"
-        for name, nids in ((b"pdus", state), (b"auth_chain", chain)):
-            yield (b'"%b":[' if name == b"pdus" else b',"%b":[') % name
-            async for piece in self._joined(room, nids):
-                yield piece
-            yield b"]"
-        yield b"}"
+        yield b'{"pdus":['
+        for start in range(0, len(state), _AT_ONCE):
+            part = state[start : start + _AT_ONCE]
+            pdus = await self._sight.state_pdus(origin, room, part)
+            yield (b"," if start else b"") + b",".join(pdus)
+        yield b'],"auth_chain":['
+        async for piece in self._joined(room, chain):
+            yield piece
+        yield b"]}"
 
     async def _chain(self, room: Room, chain: Sequence[int]) -> AsyncIterator[bytes]:
         yield b'{"auth_chain":['

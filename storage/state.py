@@ -101,6 +101,22 @@ async def key_history(db: Database, room_nid: int, key_nid: int) -> list[tuple[i
     return [(pos, new_nid) for pos, new_nid in rows]
 
 
+async def key_histories(
+    db: Database, room_nid: int, key_nids: Collection[int]
+) -> dict[int, list[tuple[int, int | None]]]:
+    """By key what `key_history` gives for it; keys without a history are absent."""
+    rows = await db.fetch(
+        "SELECT key_nid, pos, new_nid FROM state_changes WHERE room_nid = ? AND key_nid IN (??)"
+        " ORDER BY key_nid, pos",
+        room_nid,
+        key_nids,
+    )
+    found: dict[int, list[tuple[int, int | None]]] = {}
+    for key_nid, pos, new_nid in rows:
+        found.setdefault(key_nid, []).append((pos, new_nid))
+    return found
+
+
 async def last_values(db: Database, room_nid: int) -> dict[int, int | None]:
     """Where the changes of each of the room's keys end: key_nid to event_nid.
 

@@ -2,7 +2,8 @@
 
 Owns the room's events, made and signed by the guest, and its answers to make_join and send_join.
 A test may change what is answered before it is sent (`state`, `chain`, `returned`), have the answer
-stop in the middle (`held`), or count what was asked.
+stop in the middle (`held`) or stand in a list as version 1 has it (`in_list`), or count what was
+asked.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ class GeneratedRoom:
         self.held = asyncio.Event()
         self.held.set()
         self.cut_at: int | None = None
+        self.in_list = False
         self.pieces_sent = 0
         creator = guest.user("creator")
         create: JsonObject = {"room_version": version}
@@ -128,6 +130,8 @@ class GeneratedRoom:
                 "state": self.state,
             }
         )
+        if self.in_list:
+            body = b"[200, %b]" % body
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         for start in range(0, len(body), _PIECE):

@@ -19,7 +19,7 @@ from aiohttp import web
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.sign import SigningKey, content_hash
-from tests.federation.branch import Branch
+from tests.federation.branch import RULES, Branch
 from tests.federation.house import Guest, House, HouseServer, heard, house, until
 from tests.federation.internet import Peer
 from tests.rooms.paths import at
@@ -423,6 +423,68 @@ async def test_who_has_left_gets_nothing_that_came_later(made: House) -> None:
     body = {"earliest_events": [], "latest_events": [later], "limit": 10}
     target = f"/_matrix/federation/v1/get_missing_events/{room}"
     assert (await branch.guest.request(a, "POST", target, body)).status == 403
+
+
+@pytest.mark.parametrize("visibility", ["joined", "invited"])
+async def test_of_state_from_before_it_came_a_server_reads_what_authorises(
+    made: House, visibility: str
+) -> None:
+    """It may follow how the room came to be, and learns nothing of what was said in it then."""
+    a, number = made.servers["a.example"], next(_numbers)
+    alice = await a.person(f"alice{number}")
+    guest = await made.guest(f"guest{number}.example")
+    hidden = {"type": "m.room.history_visibility", "content": {"history_visibility": visibility}}
+    room = await alice.create_room(
+        preset="public_chat", room_version="11", topic="hostile plan", initial_state=[hidden]
+    )
+    state = {event["type"]: event for event in await alice.ok("GET", at(room, "state"))}
+    first = state["m.room.topic"]["event_id"]
+    secret = await alice.say(room, "a secret")
+    second = await alice.put_state(room, "m.room.topic", {"topic": "as you find it"})
+    branch = await Branch.join(guest, a, room)
+
+    async def asked(target: str) -> Any:
+        reply = await guest.request(a, "GET", f"/_matrix/federation/v1/{target}")
+        assert reply.status == 200, (target, reply.body)
+        for word in ("hostile", "a secret", "an absence"):
+            assert word not in json.dumps(reply.body), target
+        return reply.body
+
+    ids = await asked(f"state_ids/{room}?event_id={quote(secret)}")
+    whole = await asked(f"state/{room}?event_id={quote(secret)}")
+    told = {Event.parse(pdu, RULES).event_id: pdu for pdu in whole["pdus"]}
+    assert first in ids["pdu_ids"]
+    assert set(told) == set(ids["pdu_ids"])  # redacted or not they are the same events
+    assert told[first]["content"] == {}
+    assert (await asked(f"event/{quote(first)}"))["pdus"][0]["content"] == {}
+    levels = told[state["m.room.power_levels"]["event_id"]]
+    assert levels["content"] == state["m.room.power_levels"]["content"]
+    chain = (await asked(f"event_auth/{room}/{quote(secret)}"))["auth_chain"]
+    assert {event["type"] for event in chain} <= {
+        "m.room.create",
+        "m.room.member",
+        "m.room.power_levels",
+        "m.room.join_rules",
+    }
+    await asked(f"backfill/{room}?v={quote(branch.last.prev_event_ids[0])}&limit=100")
+    refused = await guest.request(a, "GET", f"/_matrix/federation/v1/event/{quote(secret)}")
+    assert (refused.status, refused.errcode) == (404, "M_NOT_FOUND")
+    # What was the room's state when it came it was told.
+    found = (await asked(f"event/{quote(second)}"))["pdus"][0]
+    assert found["content"] == {"topic": "as you find it"}
+
+    left = branch.add("m.room.member", {"membership": "leave"}, branch.user)
+    await guest.send(a, left.pdu)
+    await heard(alice, room, left.event_id)
+    away = await alice.put_state(room, "m.room.topic", {"topic": "in an absence"})
+    after = await alice.put_state(room, "m.room.topic", {"topic": "as you find it again"})
+    refused = await guest.request(a, "GET", f"/_matrix/federation/v1/event/{quote(after)}")
+    assert refused.status == 404
+    await Branch.join(guest, a, room)
+    assert (await asked(f"event/{quote(away)}"))["pdus"][0]["content"] == {}
+    await asked(f"state/{room}?event_id={quote(after)}")
+    found = (await asked(f"event/{quote(after)}"))["pdus"][0]
+    assert found["content"] == {"topic": "as you find it again"}
 
 
 async def test_the_greatest_depth_changes_no_order(made: House) -> None:

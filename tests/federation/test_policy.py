@@ -20,6 +20,7 @@ from homeserver.matrix.canonical import JsonObject, encode_unpadded
 from homeserver.matrix.event import Event
 from homeserver.matrix.sign import POLICY_KEY_ID, SigningKey, sign_event
 from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.rooms.actor import LEAVE_SECONDS
 from tests.federation.house import Guest, House, heard, house, until
 from tests.federation.internet import nothing_here
 from tests.federation.test_outages import chain
@@ -248,7 +249,8 @@ async def test_a_policy_server_that_stalls_holds_up_nothing_but_its_room_s_own_e
     await guest.send(made.servers[A], server.signed(theirs))
     await heard(alice, room, theirs.event_id)
     assert not waiting.done()
-    # Who wants to leave is not kept.
+    # Who wants to leave is not kept: half of the 200 ms that a leave may take.
+    assert LEAVE_SECONDS <= 0.1
     await bob.ok("POST", at(room, "leave"), body={})
     members = await alice.ok("GET", at(room, "joined_members"))
     assert bob.user_id not in members["joined"]
