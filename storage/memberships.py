@@ -95,6 +95,14 @@ async def joined_rooms(db: Database, user_nids: Collection[int]) -> dict[int, se
     return rooms
 
 
+async def joins_of(db: Database, user_nid: int) -> dict[int, int]:
+    """The rooms in which a user is joined, with the positions of the member events."""
+    rows = await db.scan(
+        "SELECT room_nid, pos FROM memberships WHERE user_nid = ? AND membership = 1", user_nid
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def invites_between(
     db: Database, user_nids: Collection[int], after: int, until: int
 ) -> list[tuple[int, int, int, int]]:

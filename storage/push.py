@@ -22,15 +22,15 @@ async def pushers_after(db: Database, key: Key, limit: int) -> list[PusherRow]:
     return [PusherRow(*row) for row in rows]
 
 
-async def pushers_of(db: Database, user_nid: int) -> list[PusherRow]:
-    """The pushers of a user."""
+async def pushers_of(db: Database, user_nids: Collection[int]) -> list[PusherRow]:
+    """The pushers of these users, those of each in the order of their keys."""
     rows = await db.fetch(
         "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
         " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
-        " FROM pushers WHERE user_nid = ? ORDER BY app_id, pushkey",
-        user_nid,
+        " FROM pushers WHERE user_nid IN (??)",
+        user_nids,
     )
-    return [PusherRow(*row) for row in rows]
+    return sorted((PusherRow(*row) for row in rows), key=lambda row: row[:3])
 
 
 async def pusher(db: Database, key: Key) -> PusherRow | None:

@@ -33,7 +33,7 @@ class PushDesk:
 
     async def of(self, user_nid: int) -> list[JsonObject]:
         """The pushers of a user."""
-        return await self._shown(await store.pushers_of(self._database, user_nid))
+        return await self._shown(await store.pushers_of(self._database, [user_nid]))
 
     async def page(self, after: store.Key) -> tuple[list[JsonObject], store.Key | None]:
         """Up to `MOST_LISTED` pushers of all users after a key, and where to go on."""
@@ -43,7 +43,7 @@ class PushDesk:
     async def test(self, user_nid: int, user_id: str, pushkey: str | None) -> list[JsonObject]:
         """Try the pushers of a user, or those of one key; one result each, `error` None if well."""
         results: list[JsonObject] = []
-        for row in await store.pushers_of(self._database, user_nid):
+        for row in await store.pushers_of(self._database, [user_nid]):
             if pushkey not in (None, row.pushkey):
                 continue
             if row.mailed_pos is not None:

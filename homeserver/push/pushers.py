@@ -58,7 +58,7 @@ class Pushers:
         ids = {row.device_nid: row.device_id for row in devices.values()}
         return [
             _shown(row, ids.get(row.device_nid))
-            for row in await store.pushers_of(self._database, user_nid)
+            for row in await store.pushers_of(self._database, [user_nid])
         ]
 
     async def set(self, session: Session, body: JsonObject) -> None:
@@ -80,7 +80,7 @@ class Pushers:
             if kind is None:
                 await self._commits.commit([store.pusher_ended(key)])
                 return
-            known = await store.pushers_of(self._database, session.user_nid)
+            known = await store.pushers_of(self._database, [session.user_nid])
             before = next((row for row in known if row[:3] == key), None)
             if before is None and len(known) >= MAX_PUSHERS:
                 raise MatrixError.invalid_param(f"More than {MAX_PUSHERS} pushers")

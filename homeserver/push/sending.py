@@ -38,7 +38,7 @@ from storage.appservices import events_in
 from storage.changes import Change, Put
 from storage.engine import Database
 from storage.events import events
-from storage.memberships import invites_between, joined_rooms, of_user_in
+from storage.memberships import invites_between, joins_of, of_user_in
 from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED, PushCursorRow, PusherRow
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ MAX_WAITING = 50
 """A pusher's queue beyond this holds the newest event of each room only."""
 MAX_ERROR = 500
 _REPLAYED_AT_ONCE = 100
+_TOLD_AT_ONCE = 100
+_WATCHING_AT_ONCE = 2_000
 _LOADED_AT_ONCE = 1_000
 
 _NOT_MADE = "the notification could not be made; the log has more"
@@ -64,8 +66,7 @@ Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
 class Happened(NamedTuple):
     """An event that may notify; `event` has no `room_id` yet.
 
-    `invited` is the one whom it invites, if it does and that user has a pusher. What is `replayed`
-    has happened before the server started.
+    `invited` is the one whom it invites, if it does and that user has a pusher.
     """
 
     room_nid: int
@@ -75,7 +76,6 @@ class Happened(NamedTuple):
     flags: int
     event: JsonObject
     invited: int | None = None
-    replayed: bool = False
 
 
 class PusherState(NamedTuple):
@@ -132,7 +132,7 @@ class PushSender:
         self._position = position
         self._spawn = spawn
         self._users: dict[int, str] = {}
-        # By room the joined users who have pushers, each with the position from which on.
+        # By room the joined users who have pushers, each with a position since which they are.
         self._watched: dict[int, dict[int, int]] = {}
         self._heard: deque[Happened] = deque()
         self._woken = asyncio.Event()
@@ -191,12 +191,11 @@ class PushSender:
 
     async def user_changed(self, user_nid: int) -> None:
         """The pushers of a user are others now."""
-        if await store.pushers_of(self._database, user_nid):
+        if await store.pushers_of(self._database, [user_nid]):
             if user_nid not in self._users:
                 self._users[user_nid] = (await self._names.names([user_nid]))[user_nid]
-                rooms = await joined_rooms(self._database, [user_nid])
-                for room_nid in rooms.get(user_nid, ()):
-                    self._watch(room_nid, user_nid, self._position())
+                for room_nid, pos in (await joins_of(self._database, user_nid)).items():
+                    self._watch(room_nid, user_nid, pos)
             return
         self._users.pop(user_nid, None)
         for room_nid in [nid for nid, users in self._watched.items() if user_nid in users]:
@@ -258,8 +257,10 @@ class PushSender:
         """Tell pushers what happened, until cancelled."""
         while True:
             while self._heard:
-                await self._tell_safely(self._heard[0])
-                self._heard.popleft()
+                batch = self._next()
+                await self._tell(batch)
+                for _ in batch:
+                    self._heard.popleft()
                 self._moved.set()
             self._woken.clear()
             await self._woken.wait()
@@ -313,25 +314,75 @@ class PushSender:
 
     async def _replay(self, found: Sequence[tuple[int, int, int, int | None]]) -> None:
         stored = await events(self._database, {nid for _, _, nid, _ in found})
+        batch = []
         for pos, room_nid, nid, invited in found:
             row, text = stored[nid]
             if not row.flags & REDACTED:
                 event = decode_object(text)
-                await self._tell_safely(
-                    Happened(room_nid, pos, nid, row.event_id, row.flags, event, invited, True)
-                )
+                batch.append(Happened(room_nid, pos, nid, row.event_id, row.flags, event, invited))
+        await self._tell(batch)
 
-    async def _tell_safely(self, told: Happened) -> None:
-        """`_tell`; an event on which it fails must not keep the others back."""
+    def _next(self) -> list[Happened]:
+        """What is told of at once: it is bounded by whom it may notify."""
+        batch: list[Happened] = []
+        watching = 0
+        for told in self._heard:
+            batch.append(told)
+            watching += len(self._watched.get(told.room_nid, ()))
+            if watching >= _WATCHING_AT_ONCE or len(batch) == _TOLD_AT_ONCE:
+                break
+        return batch
+
+    async def _tell(self, batch: Sequence[Happened]) -> None:
+        """Give these events to the pushers of all whom they notify, in their order."""
+        rooms: dict[int, list[Happened]] = {}
+        for told in batch:
+            rooms.setdefault(told.room_nid, []).append(told)
+        notices: dict[int, dict[int, Notice]] = {}
+
+        async def look(events: list[Happened]) -> None:
+            for told in events:
+                notices[told.pos] = await self._notices_safely(told)
+
         try:
-            await self._tell(told)
+            await asyncio.gather(*map(look, rooms.values()))
+            users = {nid for found in notices.values() for nid in found}
+            rows: dict[int, list[PusherRow]] = {}
+            for row in await store.pushers_of(self._database, users) if users else ():
+                rows.setdefault(row.user_nid, []).append(row)
+            for told in batch:
+                for user_nid, notice in notices[told.pos].items():
+                    for row in rows.get(user_nid, ()):
+                        await self._give(row, told, notice)
+        except Exception:
+            log.exception("nobody could be notified of %s", [told.event_id for told in batch])
+
+    async def _give(self, row: PusherRow, told: Happened, notice: Notice) -> None:
+        if not row.enabled:
+            return
+        if row.mailed_pos is not None:
+            await self._mailing.notify(row, told.pos)
+        elif told.pos > self._failing.get(row[:3], self._done):
+            invites = row.user_nid == told.invited
+            self._add(row[:3], _Waiting(told.room_nid, told.pos, notice, invites))
+
+    async def _notices_safely(self, told: Happened) -> dict[int, Notice]:
+        """`_notices`; an event on which it fails must not keep the others back."""
+        try:
+            return await self._notices(told)
         except Exception:
             log.exception("nobody could be notified of %s", told.event_id)
+            return {}
 
-    async def _tell(self, told: Happened) -> None:
-        watching = self._watching(told)
+    async def _notices(self, told: Happened) -> dict[int, Notice]:
+        """By user what the event is to those whom it notifies."""
+        notices: dict[int, Notice] = {}
+        joined = dict(self._watched.get(told.room_nid, ()))
+        watching = [*joined]
+        if told.invited is not None and told.invited not in joined:
+            watching.append(told.invited)
         if not watching:
-            return
+            return notices
         room = (await self._rooms.by_nids([told.room_nid]))[told.room_nid]
         sender: str = told.event["sender"]
         told.event["room_id"] = room.room_id
@@ -352,7 +403,7 @@ class PushSender:
                 invites = told.event["content"].get("membership") == "invite"
                 if invites and permissions.rule(sender) is not Rule.ALLOW:
                     continue
-            if user_nid != told.invited and (hides or told.replayed):
+            if user_nid != told.invited and (hides or joined[user_nid] > told.pos):
                 reader = await self._readers.of(user_nid, room)
                 await reader.ready([view])
                 if reader.membership_at(told.pos) != "join" or not reader.sees(view):
@@ -367,31 +418,15 @@ class PushSender:
             if told.event["type"] == "m.room.member":
                 full["user_is_target"] = told.event.get("state_key") == user_id
             urgent = not told.flags & NOTIFIES or bool(tweaks.get("highlight")) or "sound" in tweaks
-            notice = Notice(room.room_id, told.event_id, full, tweaks, urgent)
-            for row in await store.pushers_of(self._database, user_nid):
-                since = self._failing.get(row[:3], self._done)
-                if not row.enabled:
-                    continue
-                if row.mailed_pos is not None:
-                    await self._mailing.notify(row, told.pos)
-                elif told.pos > since:
-                    invites = user_nid == told.invited
-                    self._add(row[:3], _Waiting(told.room_nid, told.pos, notice, invites))
-
-    def _watching(self, told: Happened) -> list[int]:
-        """Users with pushers who were in the room then, or are invited by the event."""
-        joined = self._watched.get(told.room_nid, {})
-        watching = [nid for nid, since in joined.items() if told.replayed or since <= told.pos]
-        if told.invited is not None and told.invited not in joined:
-            watching.append(told.invited)
-        return watching
+            notices[user_nid] = Notice(room.room_id, told.event_id, full, tweaks, urgent)
+        return notices
 
     def _clear(self, user_nid: int) -> None:
         self._clearing.discard(user_nid)
         self._spawn("badge", self._add_badges(user_nid))
 
     async def _add_badges(self, user_nid: int) -> None:
-        rows = await store.pushers_of(self._database, user_nid)
+        rows = await store.pushers_of(self._database, [user_nid])
         await self._mailing.read(rows)
         for row in rows:
             if row.mailed_pos is None and row.enabled and not self._queues.get(row[:3]):

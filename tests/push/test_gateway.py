@@ -3,6 +3,7 @@
 spec: push-gateway-api#post_matrixpushv1notify and client-server-api#push-notifications
 """
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -49,6 +50,24 @@ async def test_a_message_is_told_in_full(server: Running, gateway: PushGateway) 
     await bob.say(room, "ignored")
     await gateway.quiet()
     assert gateway.events() == [event_id]
+
+
+async def test_all_that_happens_at_once_is_told_room_by_room_in_order(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    rooms = [room] + [await bob.create_room(preset="public_chat") for _ in range(4)]
+    for joined in rooms[1:]:
+        await alice.join(joined)
+
+    async def talk(room_id: str) -> list[str]:
+        return [await bob.say(room_id, f"{number}") for number in range(8)]
+
+    said = await asyncio.gather(*map(talk, rooms))
+    await gateway.until(lambda: len(gateway.told) == 40)
+    for room_id, events in zip(rooms, said, strict=True):
+        assert [t["event_id"] for t in gateway.told if t["room_id"] == room_id] == events
+    assert gateway.told[-1]["counts"] == {"unread": 40}
 
 
 async def test_only_ids_and_no_badge(server: Running, gateway: PushGateway) -> None:
