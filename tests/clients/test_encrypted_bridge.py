@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 import trustme
+
+if sys.platform != "linux" or sys.version_info >= (3, 13):
+    pytest.skip("the library's libolm has no wheel here", allow_module_level=True)
+
 from mautrix.api import Method, Path
 from mautrix.appservice import AppService
 from mautrix.appservice.state_store import ASStateStore
