@@ -2,12 +2,16 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
+from homeserver.streams.sliding.answering import Answering
+from homeserver.streams.sliding.matched import Matched
 from storage.engine import DatabaseSettings
-from tests.serving import Running
-from tests.sliding.client import ALL_STATE, Sliding, window
+from tests.serving import Person, Running
+from tests.sliding.client import ALL_STATE, EXTENSIONS, Sliding, window
 from tests.streams.follower import Follower
 from tests.streams.histories import Deed, Town, histories
 from tests.streams.test_random_histories import house
@@ -15,6 +19,12 @@ from tests.streams.test_random_histories import house
 _numbers = itertools.count(1)
 _WHOLE = {"all": window(limit=1000, state=ALL_STATE)}
 _ONE = {"all": window((0, 0), limit=1000, state=ALL_STATE)}
+_MANY = {
+    "last": window((1, 1), state=ALL_STATE),
+    "chats": window((0, 0), is_dm=False, is_encrypted=False),
+    "named": window(tags=["m.favourite", "tag1"], not_room_types=["m.space"]),
+    "asked": window(is_invite=True),
+}
 
 
 async def _play(running: Running, history: list[Deed]) -> None:
@@ -22,18 +32,54 @@ async def _play(running: Running, history: list[Deed]) -> None:
     people = [await running.person(f"{name}{number}") for name in ("alice", "bob", "carol")]
     town = Town(people)
     await town.settle()
-    clients = [(Sliding(one, _WHOLE), Sliding(one, _ONE, conn_id="one")) for one in people]
+    clients = [_clients(one) for one in people]
     for deed in history:
         if deed[0] == "sync":
             for client in clients[deed[1]]:
                 await client.sync()
         else:
             await town.do(deed)
+            # Alice's clients follow every deed, the others' some of them.
+            for client in clients[0]:
+                await client.sync()
     for index, mine in enumerate(clients):
         for client in mine:
             client.lists = _WHOLE
             await client.sync()
             await _check(client, history=index not in town.ignoring)
+
+
+def _clients(person: Person) -> list[Sliding]:
+    return [
+        Sliding(person, lists, extensions=dict(EXTENSIONS), conn_id=name)
+        for name, lists in (("whole", _WHOLE), ("one", _ONE), ("many", _MANY))
+    ]
+
+
+class Kept:
+    """Has each match that is used again made anew, too; the two must be the same."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        self._real = Answering._holds  # noqa: SLF001
+        monkeypatch.setattr(Answering, "_holds", lambda *given: self._holds(*given))
+
+    async def _holds(self, answering: Any, matched: Matched) -> bool:
+        if not await self._real(answering, matched):
+            return False
+        fresh = await answering._makers.lists.matched(  # noqa: SLF001
+            answering._asked,  # noqa: SLF001
+            answering._asker,  # noqa: SLF001
+            answering._user,  # noqa: SLF001
+            answering._rooms,  # noqa: SLF001
+            answering._until,  # noqa: SLF001
+        )
+        assert dict(fresh.rooms) == dict(matched.rooms)
+        assert (fresh.counts, fresh.direct) == (matched.counts, matched.direct)
+        quiet = [match for nid, match in fresh.rooms.items() if nid not in answering._busy]  # noqa: SLF001
+        assert not any(answering._due(match, fresh) for match in quiet)  # noqa: SLF001
+        self.times += 1
+        return True
 
 
 async def _check(client: Sliding, *, history: bool) -> None:
@@ -49,12 +95,16 @@ async def _check(client: Sliding, *, history: bool) -> None:
     assert (await client.sync())["rooms"] == {}
 
 
-def test_clients_end_where_the_room_is(database_settings: DatabaseSettings, tmp_path: Path) -> None:
+def test_clients_end_where_the_room_is(
+    database_settings: DatabaseSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(monkeypatch)
     with house(database_settings, tmp_path) as (runner, town):
 
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
         @given(histories)
         def each(history: list[Deed]) -> None:
             runner.run(_play(town.running, history))
 
         each()
+    assert kept.times > 100

@@ -278,3 +278,18 @@ async def test_the_sender_sees_its_transaction(server: Running) -> None:
     await alice.say(room, "hello", "mine")
     (event,) = (await client.sync())["rooms"][room]["timeline"]
     assert event["unsigned"]["transaction_id"] == "mine"
+
+
+async def test_state_that_changed_while_nobody_required_it_is_told_when_somebody_does(
+    server: Running,
+) -> None:
+    alice = await server.person("alice")
+    room = await alice.create_room(name="old")
+    client = Sliding(alice, {"all": window(state=ALL_STATE)})
+    await client.sync()
+    client.lists = {"all": window()}
+    name = await alice.put_state(room, "m.room.name", {"name": "new"})
+    assert state_keys((await client.sync())["rooms"][room]) == set()
+    client.lists = {"all": window(state=ALL_STATE)}
+    await client.sync()
+    assert client.rooms[room].state["m.room.name", ""] == name

@@ -6,7 +6,7 @@ when it is asked for; every answer is bounded, and rooms beyond its bound come w
 spec: MSC4186
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,14 +14,16 @@ from homeserver.matrix import canonical
 from homeserver.matrix.filters import Filter
 from homeserver.streams.answer import NO_MOVES, Moves, RoomAnswers
 from homeserver.streams.memberships import UserRooms
-from homeserver.streams.news import News
+from homeserver.streams.news import News, RingNews
 from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import ACCOUNT_DATA, RECEIPTS, TYPING, Asked, Extensions
 from homeserver.streams.sliding.connections import Sent, State
 from homeserver.streams.sliding.extensions import Extended, Extending
-from homeserver.streams.sliding.lists import Lists, Match, Matched
+from homeserver.streams.sliding.lists import Lists
+from homeserver.streams.sliding.matched import Match, Matched
 from homeserver.streams.sliding.rooms import RoomTeller, RoomTold, Stretch
 from homeserver.streams.sync import NewsDesk
+from homeserver.users.account_data import TAGS
 from homeserver.users.typing import Typing
 from storage.engine import Database
 from storage.rooms import summaries
@@ -106,13 +108,21 @@ class Answering:
         makers, asked = self._makers, self._asked
         await self._beside()
         await self._find_busy()
-        matched = await makers.lists.matched(
-            asked, self._asker, self._user, self._rooms, self._until
-        )
+        matched = self._base.matched
+        lasting = True
+        matches: Iterable[Match]
+        if matched is not None and await self._holds(matched):
+            # Only of rooms in which something has happened can there be anything to tell.
+            busy = [matched.rooms[nid] for nid in self._busy if nid in matched.rooms]
+            matches = await makers.lists.newest(busy)
+        else:
+            matched = await makers.lists.matched(
+                asked, self._asker, self._user, self._rooms, self._until
+            )
+            matches = matched.rooms.values()
+            lasting = matched.lasting
         self._answer.counts = matched.counts
-        due = [
-            (match, sent) for match in matched.rooms.values() for sent in self._due(match, matched)
-        ]
+        due = [(match, sent) for match in matches for sent in self._due(match, matched)]
         read = await self._read([match for match, sent in due if sent is None])
         events = 0
         told = 0
@@ -122,7 +132,7 @@ class Answering:
             events += await self._tell(match, sent, matched.direct, read.get(match.room.nid))
             told += 1
         late = {match.room.nid for match, _ in due[told:]}
-        self._put_off((self._busy - matched.rooms.keys()) | late)
+        self._put_off({nid for nid in self._busy if nid not in matched.rooms} | late)
         return self._answer, State(
             pos=self._until,
             typing=self._typing_until,
@@ -130,7 +140,20 @@ class Answering:
             asked=asked,
             counts=matched.counts,
             complete=not late,
+            matched=matched if not late and lasting else None,
         )
+
+    async def _holds(self, matched: Matched) -> bool:
+        """Whether what the last request matched is what this one matches."""
+        base, news = self._base, self.news[self._base.pos]
+        if base.asked != self._asked or self._user.latest > base.pos:
+            return False
+        if not isinstance(news, RingNews):
+            return False
+        entries = await news.account_data(self._asker.user_nid)
+        if any(not entry.room_nid or entry.type == TAGS for entry in entries):
+            return False
+        return await self._makers.lists.hold(matched, self._asked, self._user, base.pos)
 
     async def _beside(self) -> None:
         """What stands beside the rooms."""

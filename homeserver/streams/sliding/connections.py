@@ -17,6 +17,7 @@ from typing import NamedTuple
 from homeserver.errors import MatrixError
 from homeserver.streams.required import NOTHING, Required
 from homeserver.streams.sliding.asked import Asked, Extensions
+from homeserver.streams.sliding.matched import Matched
 from homeserver.streams.tokens import SlidingToken
 
 MAX_PER_DEVICE = 10
@@ -68,7 +69,8 @@ class State(NamedTuple):
     """What a client knows when it presents the `pos` of this number, which no other has.
 
     `pos` is the position in the stream, `typing` that of typing; `counts` are those of the lists.
-    `complete` unless rooms were put off to the next answer.
+    `complete` unless rooms were put off to the next answer. `matched` is what the request matched,
+    where the same request may match the same again.
     """
 
     number: int = 0
@@ -78,6 +80,7 @@ class State(NamedTuple):
     asked: Asked = NOTHING_ASKED
     counts: Mapping[str, int] = {}
     complete: bool = False
+    matched: Matched | None = None
 
 
 NEW = State()

@@ -21,6 +21,8 @@ from storage.user_data import account_data, account_data_of
 _MAX_ROOMS = 500_000
 _MAX_USERS = 20_000
 _DIRECT = "m.direct"
+# What a room is stands in these.
+_DECIDING = ("m.room.create", "m.room.encryption")
 _TAG = "m.tag"
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ class RoomFacts:
         self._last: dict[int, int] = {}
         self._kinds: dict[int, Kind] = {}
         self._changes = 0
+        self.altered = 0
+        """The last position at which some room may have become another kind of room."""
 
     async def last(self, room_nids: Collection[int]) -> Mapping[int, int]:
         """By room the position of its last event, of these rooms at least."""
@@ -85,6 +89,10 @@ class RoomFacts:
         if any(event.state_changes for event in events):
             self._changes += 1
             self._kinds.pop(room_nid, None)
+            if any(
+                len(event.state_changes) > 1 or event.event.type in _DECIDING for event in events
+            ):
+                self.altered = first_pos + len(events) - 1
 
     def clear(self) -> None:
         """Drop everything: publications were lost."""

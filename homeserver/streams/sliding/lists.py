@@ -7,8 +7,7 @@ user has left.
 spec: MSC4186 (lists and subscriptions)
 """
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
 
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.history import content_of
@@ -20,28 +19,11 @@ from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import Asked, ListConfig, ListFilter, RoomConfig
 from homeserver.streams.sliding.connections import Sent
 from homeserver.streams.sliding.facts import Kind, RoomFacts, UserFacts
+from homeserver.streams.sliding.matched import Match, Matched, Window
 from storage.schema import BAN, INVITE, JOIN, KNOCK, LEAVE
 
 _CHILD = "m.space.child"
 _GONE = (LEAVE, BAN)
-
-
-class Match(NamedTuple):
-    """A room that is asked for: how, and by which lists."""
-
-    room: Room
-    member: Membership
-    config: RoomConfig
-    lists: tuple[str, ...]
-    subscribed: bool
-
-
-class Matched(NamedTuple):
-    """The rooms by number, those with the latest events first; how many each list has."""
-
-    rooms: Mapping[int, Match]
-    counts: Mapping[str, int]
-    direct: frozenset[str]
 
 
 class Lists:
@@ -75,10 +57,15 @@ class Lists:
         order = await self._order(listed)
         found: dict[int, Match] = {}
         counts: dict[str, int] = {}
+        windows: dict[str, Window] = {}
         for name, wanted in asked.lists.items():
             passing = await self._passing(wanted.filter, asker, listed, rooms, direct, until)
             counts[name] = len(passing)
-            for nid in _in_ranges(wanted, passing, order):
+            if not _is_whole(wanted, passing):
+                shown = frozenset(_in_ranges(wanted, passing, order))
+                windows[name] = Window(tuple(passing), shown)
+                passing = shown
+            for nid in passing:
                 before = found.get(nid)
                 found[nid] = (
                     Match(rooms[nid], listed[nid], wanted.config, (name,), subscribed=False)
@@ -107,7 +94,30 @@ class Lists:
                 config = RoomConfig(1, was.required)
                 found[nid] = Match(rooms[nid], member, config, (), subscribed=False)
         newest = sorted(found, key=order.__getitem__, reverse=True)
-        return Matched({nid: found[nid] for nid in newest}, counts, direct)
+        return Matched({nid: found[nid] for nid in newest}, counts, direct, windows)
+
+    async def hold(self, known: Matched, asked: Asked, user: UserRooms, since: int) -> bool:
+        """Whether what was matched at the position `since` is what the same request matches now.
+
+        For a user whose memberships, tags and other account data are what they were.
+        """
+        filters = [wanted.filter for wanted in asked.lists.values()]
+        if any(wanted.spaces is not None for wanted in filters):
+            return False
+        if self._facts.altered > since and any(wanted.asks_kind for wanted in filters):
+            return False
+        for name, window in known.windows.items():
+            order = await self._order({nid: user.rooms[nid] for nid in window.passing})
+            shown = frozenset(_in_ranges(asked.lists[name], window.passing, order))
+            if shown != window.shown:
+                return False
+        return True
+
+    async def newest(self, matches: Iterable[Match]) -> list[Match]:
+        """The matches, those with the latest events first."""
+        listed = {match.room.nid: match for match in matches}
+        order = await self._order({nid: match.member for nid, match in listed.items()})
+        return [listed[nid] for nid in sorted(listed, key=order.__getitem__, reverse=True)]
 
     async def _listed(
         self, asker: Asker, user: UserRooms, sent: Mapping[int, Sent]
@@ -202,17 +212,20 @@ class Lists:
         return children
 
 
+def _is_whole(wanted: ListConfig, passing: Collection[int]) -> bool:
+    """Whether all places of the list are wanted."""
+    return wanted.ranges is None or any(
+        start == 0 and end >= len(passing) - 1 for start, end in wanted.ranges
+    )
+
+
 def _in_ranges(
     wanted: ListConfig, passing: Collection[int], order: Mapping[int, int]
 ) -> Collection[int]:
-    """The rooms at the places of the list that are wanted."""
-    if wanted.ranges is None or any(
-        start == 0 and end >= len(passing) - 1 for start, end in wanted.ranges
-    ):
-        return passing
+    """The rooms at the places of the list that are wanted, which are not all."""
     placed = sorted(passing, key=order.__getitem__, reverse=True)
     found: dict[int, None] = {}
-    for start, end in wanted.ranges:
+    for start, end in wanted.ranges or ():
         found.update(dict.fromkeys(placed[start : end + 1]))
     return found
 

@@ -24,7 +24,7 @@ from homeserver.streams.news import News
 from homeserver.streams.numbers import Names
 from homeserver.streams.sections import Asker, Sections, Told
 from homeserver.streams.sliding.connections import RoomMembers, Sent, Shown
-from homeserver.streams.sliding.lists import Match
+from homeserver.streams.sliding.matched import Match
 from storage.engine import Database
 from storage.events import last_of_types
 from storage.rooms import summaries
@@ -167,10 +167,8 @@ class RoomTeller:
         )
         main = unread.get(MAIN, NONE)
         now = now._replace(notifications=main.notifications, highlights=main.highlights)
-        required = config.required
-        if known is not None:
-            required = known.required.joined(config.required)
-        now_sent = Sent(JOIN, member.pos, None, limit, required, extensions=0, shown=now)
+        # What is not required any more may have changed unsaid: it is told whole when it is again.
+        now_sent = Sent(JOIN, member.pos, None, limit, config.required, extensions=0, shown=now)
         fields = _difference(shown, now, afresh=known is None)
         if known is None or told.events or told.limited or expanded:
             fields += _timeline(told, stretch.live, expanded=expanded)
