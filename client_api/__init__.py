@@ -98,6 +98,7 @@ def admin_endpoints() -> list[Endpoint]:
     from client_api.admin import (
         appservices,
         costs,
+        encryption,
         federation,
         media,
         push,
@@ -111,6 +112,7 @@ def admin_endpoints() -> list[Endpoint]:
     modules = (
         appservices,
         costs,
+        encryption,
         federation,
         media,
         push,

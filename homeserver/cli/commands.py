@@ -22,6 +22,7 @@ COMMANDS = {
     "user": "homeserver.cli.user:user",
     "key": "homeserver.cli.key:key",
     "appservice": "homeserver.cli.appservice:appservice",
+    "e2ee": "homeserver.cli.e2ee:e2ee",
     "federation": "homeserver.cli.federation:federation",
     "room": "homeserver.cli.room:room",
     "media": "homeserver.cli.media:media",

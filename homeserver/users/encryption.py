@@ -22,6 +22,7 @@ from homeserver.users.e2e_keys import E2EKeys
 from homeserver.users.inbox import UserInbox
 from homeserver.users.key_backup import KeyBackup
 from homeserver.users.key_changes import KeyChanges
+from homeserver.users.key_health import KeyHealth
 from homeserver.users.one_time_keys import OneTimeKeys
 from homeserver.users.public_keys import PublicKeys
 from homeserver.users.sessions import Sessions
@@ -41,6 +42,7 @@ class Encryption:
     dehydrated: DehydratedDevices
     device_news: DeviceNews
     ends: DeviceEnds
+    health: KeyHealth
     inboxes: Inboxes
     keys: E2EKeys
     lists: DeviceLists
@@ -85,6 +87,7 @@ class Encryption:
             dehydrated=DehydratedDevices(database, commits, numbers, inbox, keys, ends, inboxes),
             device_news=news,
             ends=ends,
+            health=KeyHealth(database, names),
             inboxes=inboxes,
             keys=keys,
             lists=lists,
