@@ -1,4 +1,4 @@
-"""`python -m bench.push`: how soon gateways hear, and what it costs. See README.md here.
+"""`python -m bench.push`: how soon gateways hear, and what it costs.
 
 Two servers get the same work, each with a gateway that this program is. `stream`: events are sent
 at a rate, each into a room where one user has a pusher; waiting is from the answer to the send,

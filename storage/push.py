@@ -1,6 +1,7 @@
 """Pushers: where notifications of users go, and how far that is."""
 
 from collections.abc import Collection
+from typing import Final
 
 from storage.changes import Change, Delete, Do
 from storage.engine import Database
@@ -8,13 +9,17 @@ from storage.schema import PusherRow
 
 Key = tuple[int, str, str]
 
+_PUSHERS: Final = (
+    "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
+    " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
+    " FROM pushers "
+)
+
 
 async def pushers_after(db: Database, key: Key, limit: int) -> list[PusherRow]:
     """Up to `limit` pushers whose keys come after this one, in their order."""
     rows = await db.scan(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
-        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
-        " FROM pushers WHERE (user_nid, app_id, pushkey) > (?, ?, ?)"
+        _PUSHERS + "WHERE (user_nid, app_id, pushkey) > (?, ?, ?)"
         " ORDER BY user_nid, app_id, pushkey LIMIT ?",
         *key,
         limit,
@@ -25,9 +30,7 @@ async def pushers_after(db: Database, key: Key, limit: int) -> list[PusherRow]:
 async def pushers_of(db: Database, user_nids: Collection[int]) -> list[PusherRow]:
     """The pushers of these users, those of each in the order of their keys."""
     rows = await db.fetch(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
-        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
-        " FROM pushers WHERE user_nid IN (??)",
+        _PUSHERS + "WHERE user_nid IN (??)",
         user_nids,
     )
     return sorted((PusherRow(*row) for row in rows), key=lambda row: row[:3])
@@ -36,9 +39,7 @@ async def pushers_of(db: Database, user_nids: Collection[int]) -> list[PusherRow
 async def pusher(db: Database, key: Key) -> PusherRow | None:
     """One pusher, None when it has ended."""
     rows = await db.fetch(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
-        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
-        " FROM pushers WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
+        _PUSHERS + "WHERE user_nid = ? AND app_id = ? AND pushkey = ?",
         *key,
     )
     return PusherRow(*rows[0]) if rows else None
@@ -47,9 +48,7 @@ async def pusher(db: Database, key: Key) -> PusherRow | None:
 async def pusher_by_token(db: Database, stop_token: str) -> PusherRow | None:
     """The pusher by mail that has this token, None when there is none (any more)."""
     rows = await db.fetch(
-        "SELECT user_nid, app_id, pushkey, device_nid, json, enabled, created_ts, pending_pos,"
-        " success_ts, error, error_ts, mailed_pos, due_ts, rest_until_ts, rest_s, stop_token"
-        " FROM pushers WHERE stop_token = ?",
+        _PUSHERS + "WHERE stop_token = ?",
         stop_token,
     )
     return PusherRow(*rows[0]) if rows else None

@@ -53,6 +53,32 @@ OF_WHOLE_TABLES = (
 ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC", "ORDER BY event_nid LIMIT")
 
 
+class Whole(ast.NodeTransformer):
+    """Puts `NAME + "text"` in one text; a name's own text, which begins others, is none."""
+
+    def visit_Module(self, module: ast.Module) -> ast.AST:
+        begun = {
+            node.left.id
+            for node in ast.walk(module)
+            if isinstance(node, ast.BinOp) and isinstance(node.left, ast.Name)
+        }
+        self._begins: dict[str, str] = {}
+        for node in list(module.body):
+            match node:
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(text))):
+                    if name in begun:
+                        self._begins[name] = text
+                        module.body.remove(node)
+        return self.generic_visit(module)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        match node:
+            case ast.BinOp(left=ast.Name(id=name), right=ast.Constant(value=str(text))):
+                if name in self._begins:
+                    return ast.Constant(self._begins[name] + text)
+        return self.generic_visit(node)
+
+
 def texts(dialect: str) -> Iterator[str]:
     """Every statement of the package that the dialect runs, as it runs it."""
     for source in SOURCES:
@@ -69,7 +95,7 @@ def texts(dialect: str) -> Iterator[str]:
             else:
                 yield translated(FOUND["postgresql"], (False,) * 3)
             continue
-        tree = ast.parse(source.read_text())
+        tree = Whole().visit(ast.parse(source.read_text()))
         parts = {
             id(part)
             for node in ast.walk(tree)
