@@ -293,7 +293,7 @@ def append(
         Put(
             RoomHeadRow(
                 room_nid=room,
-                extremities=pack_numbers([extremity for extremity, _ in extremities]),
+                extremities=head.packed_ends(),
                 snap_nid=head.snapshots.nid or 0,
                 depth=head.depth,
                 last_pos=Pos(index),

@@ -16,6 +16,7 @@ from homeserver.matrix.powerlevels import PowerLevels
 from homeserver.matrix.versions import RoomRules
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.streams.numbers import Names
+from storage.packing import pack_numbers
 from storage.schema import RoomSummaryRow
 
 _EVENTS_KEPT = 256
@@ -79,6 +80,7 @@ class Head:
     sticky: dict[int, int] | None = None
     behind: "OrderedDict[tuple[int, ...], int]" = field(default_factory=OrderedDict)
     marks: dict[int, Mark] = field(default_factory=dict)
+    packed: tuple[list[tuple[int, str]], bytes] = ([], b"")
 
     def event_nid(self, type: str, state_key: str) -> int | None:  # noqa: A002
         """The number of the current state event of a key. Raises `NamesMissing`."""
@@ -102,6 +104,18 @@ class Head:
         self.events.update(events)
         while len(self.events) > _EVENTS_KEPT:
             self.events.popitem(last=False)
+
+    def packed_ends(self) -> bytes:
+        """The numbers of the room's ends, packed; only what has been added since the last time.
+
+        The list is never changed, only replaced.
+        """
+        listed, packed = self.packed
+        if self.extremities[: len(listed)] != listed:
+            listed, packed = [], b""
+        packed += pack_numbers(nid for nid, _ in self.extremities[len(listed) :])
+        self.packed = (self.extremities, packed)
+        return packed
 
     def follows(self, prevs: tuple[int, ...], snap_nid: int) -> None:
         """Keep in mind which snapshot has the state that follows these events together."""

@@ -387,7 +387,8 @@ class _Judging:
         if missing.auth or (missing.prev and self._before is None):
             return missing
         prevs = [nids[id_] for id_ in dict.fromkeys(event.prev_event_ids) if id_ in nids]
-        linear = set(prevs) == {nid for nid, _ in head.extremities} and not missing.prev
+        linear = len(prevs) == len(head.extremities) and not missing.prev
+        linear = linear and set(prevs) == {nid for nid, _ in head.extremities}
         state = head.state if linear else self._state_before(prevs, missing.prev)
         flags = self._judge(head, nids, state, linear)
         refused = False
@@ -664,7 +665,7 @@ class _Judging:
         if linear:
             return {} if key_nid is None else {key_nid: (head.state.get(key_nid), nid)}
         after = before if key_nid is None else {**before, key_nid: nid}
-        others = self._distinct(head, [other for other, _ in extremities if other != nid])
+        others = self._distinct(head, extremities[:-1])
         if others:
             states = self._states_after(others)
             auths = [self._nid(id_) for id_ in event.auth_event_ids]
@@ -734,20 +735,22 @@ class _Judging:
             raise Needs(load)
         return self._resolved[name]
 
-    def _distinct(self, head: Head, ends: Sequence[int]) -> list[int]:
+    def _distinct(self, head: Head, ends: Sequence[tuple[int, str]]) -> list[int]:
         """One of all the room's ends that have the same state after them.
 
         A room may have thousands of ends that differ in nothing.
         """
-        missing = [end for end in ends if end not in head.marks]
-        if missing:
+        marks = head.marks
+        try:
+            return list({marks[end]: end for end, _ in ends}.values())
+        except KeyError:
+            missing = [end for end, _ in ends if end not in marks]
 
-            async def load() -> None:
-                for end, row in (await event_rows(self._database, missing)).items():
-                    head.marks[end] = (row.snap_nid, None if row.key_nid is None else end)
+        async def load() -> None:
+            for end, row in (await event_rows(self._database, missing)).items():
+                marks[end] = (row.snap_nid, None if row.key_nid is None else end)
 
-            raise Needs(load)
-        return list({head.marks[end]: end for end in ends}.values())
+        raise Needs(load)
 
     def _states_after(self, nids: list[int]) -> Mapping[int, State]:
         missing = [nid for nid in nids if nid not in self._after]
@@ -802,7 +805,8 @@ class _Judging:
     def _extremities(self, head: Head, prevs: list[int], nid: int) -> list[tuple[int, str]]:
         """The room's ends after the event: itself, and those that it doesn't stand behind."""
         behind = set(prevs)
-        open_ends = [prev for prev in prevs if prev not in {end for end, _ in head.extremities}]
+        ends = {end for end, _ in head.extremities}
+        open_ends = [prev for prev in prevs if prev not in ends]
         walked = 0
         while open_ends and walked < _MAX_WALK:
             walked += 1
@@ -811,8 +815,10 @@ class _Judging:
                 older = [prev for prev in unpack_numbers(row.prevs) if prev not in behind]
                 behind.update(older)
                 open_ends.extend(older)
-        kept = [(end, id_) for end, id_ in head.extremities if end not in behind]
-        return [*kept, (nid, self._event.event_id)]
+        own = (nid, self._event.event_id)
+        if behind.isdisjoint(ends):
+            return [*head.extremities, own]
+        return [*(end for end in head.extremities if end[0] not in behind), own]
 
     def _redactions(self, head: Head) -> tuple[tuple[int, Event] | None, tuple[int, Event] | None]:
         """What the event redacts now, and what has redacted it before it came."""
