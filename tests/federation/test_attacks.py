@@ -19,6 +19,7 @@ from aiohttp import web
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.sign import SigningKey, content_hash
+from homeserver.users.operator import FILE
 from tests.federation.branch import RULES, Branch
 from tests.federation.house import Guest, House, HouseServer, heard, house, until
 from tests.federation.internet import Peer
@@ -265,6 +266,25 @@ async def test_a_thousand_ends_are_drawn_together(made: House) -> None:
     assert all(1 <= len(pdu["prev_events"]) <= 10 for pdu in sent_on)
     named = [prev for pdu in sent_on for prev in pdu["prev_events"]]
     assert len(named) == len(set(named)) == 30
+    # Alice's three have taken the places of thirty, and so does her leave of ten more.
+    assert await ends(a, branch.room) == 1_000 - 30 + 3
+    await alice.ok("POST", at(branch.room, "leave"), body={})
+    left = await ends(a, branch.room)
+    assert left == 1_000 - 30 + 3 - 9
+    # Nobody of ours is there any more: nothing that comes is looked at, not even its signature.
+    stranger = SigningKey.generate()
+    late = [branch.say(f"late {number}", key=stranger) for number in range(50)]
+    reply = await branch.guest.send(a, *(event.pdu for event in late))
+    refusal = {"error": "Nobody of this server is in the room"}
+    assert reply.body == {"pdus": {event.event_id: refusal for event in late}}
+    assert await ends(a, branch.room) == left
+
+
+async def ends(a: HouseServer, room: str) -> int:
+    """How many ends the room has there."""
+    token = (a.folder / FILE).read_text().strip()
+    path = f"/_homeserver/admin/v1/rooms/{quote(room)}/check?ask_servers=false"
+    return int((await a.request("GET", path, token=token)).body["ends"])
 
 
 @pytest.mark.parametrize(
