@@ -4,6 +4,8 @@ Owns the writing of mails from templates and handing them to the configured SMTP
 a plain and an HTML form that say the same. Why one is sent, and when again, is not decided here.
 """
 
+import asyncio
+import importlib
 from collections.abc import Mapping
 from email.message import EmailMessage
 from email.utils import formataddr, formatdate, make_msgid
@@ -52,8 +54,9 @@ class Mailer:
         `subject` is one line; `headers` are further ones, such as List-Unsubscribe. Raises
         `MailFailed`, a `MatrixError`.
         """
-        import aiosmtplib
-
+        # Both are big: they are read at the first mail, and beside the loop.
+        aiosmtplib = await asyncio.to_thread(importlib.import_module, "aiosmtplib")
+        templates = await asyncio.to_thread(getattr, self, "_templates")
         settings = self._settings
         message = EmailMessage()
         message["From"] = formataddr((self._server_name, settings.from_address))
@@ -65,8 +68,8 @@ class Mailer:
         for name, value in (headers or {}).items():
             message[name] = value
         shown = {"server_name": self._server_name, **values}
-        message.set_content(self._templates.get_template(f"{template}.txt").render(shown))
-        html = self._templates.get_template(f"{template}.html").render(shown)
+        message.set_content(templates.get_template(f"{template}.txt").render(shown))
+        html = templates.get_template(f"{template}.html").render(shown)
         message.add_alternative(html, subtype="html")
         try:
             await aiosmtplib.send(
