@@ -178,7 +178,7 @@ REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
         (
             "SELECT child_nid, event_id FROM missing_prevs WHERE EXISTS"
             " (SELECT 1 FROM events WHERE events.event_id = missing_prevs.event_id"
-            " AND events.room_nid = missing_prevs.room_nid)"
+            " AND events.room_nid = missing_prevs.room_nid AND (flags & 64) = 0)"
         ),
     ),
     (

@@ -322,7 +322,10 @@ class EventChildRow(NamedTuple):
 
 @table("missing_prevs", key=("room_nid", "event_id", "child_nid"))
 class MissingPrevRow(NamedTuple):
-    """`event_id` is named by `child_nid` as a previous event, and is not here."""
+    """`event_id` is named by `child_nid` as a previous event, and is not in the timeline here.
+
+    It is absent, or an outlier: the room's history goes on behind it.
+    """
 
     room_nid: int
     event_id: str

@@ -50,13 +50,15 @@ class Arrival:
     number); `members` those of its keys that are members, `ours` which of these users are ours,
     `events` all its events but those of others' members. `known` are the memberships of our users
     as they are stored, `servers_before` the counts of other servers' users in an earlier stay of
-    ours. `fresh`: the rows of everybody else are written.
+    ours. `behind` are those previous events that have no place in the timeline yet, told or not:
+    there the room's history goes on. `fresh`: the rows of everybody else are written.
     """
 
     join: Event
     pdu: bytes
     auths: Sequence[int]
     prevs: Mapping[str, int | None]
+    behind: Sequence[str]
     state: Mapping[int, int]
     members: Mapping[int, Member]
     ours: frozenset[int]
@@ -126,9 +128,7 @@ def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
     appended = sending.events[-1]
     sending.events[-1] = replace(appended, members=(*moves, *appended.members))
     sending.changes.extend(
-        Insert(MissingPrevRow(head.room_nid, event_id, nid))
-        for event_id, known in arrival.prevs.items()
-        if known is None
+        Insert(MissingPrevRow(head.room_nid, event_id, nid)) for event_id in arrival.behind
     )
 
 

@@ -28,7 +28,7 @@ from homeserver.rooms.membership import membership_number
 from homeserver.rooms.receive import Receiver, Verdict
 from homeserver.rooms.send import Sending
 from homeserver.rooms.shown import renumbered, stored_json
-from homeserver.rooms.stored import load_events
+from homeserver.rooms.stored import has_no_place, load_events
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Insert, Put
@@ -220,11 +220,18 @@ class _Storing:
 
     async def arrival(self, pdu: bytes) -> Arrival:
         """What is left to be done in the room's turn."""
+        prevs = {id_: self._nids.get(id_) for id_ in self._join.prev_event_ids}
+        rows = await event_rows(self._database, [nid for nid in prevs.values() if nid is not None])
         return Arrival(
             join=self._join,
             pdu=pdu,
             auths=[self._nids[id_] for id_ in self._join.auth_event_ids],
-            prevs={id_: self._nids.get(id_) for id_ in self._join.prev_event_ids},
+            prevs=prevs,
+            behind=[
+                id_
+                for id_, nid in prevs.items()
+                if nid is None or (nid in rows and has_no_place(rows[nid].flags))
+            ],
             state=self._state,
             events=self._named,
             members=self._members,

@@ -6,6 +6,7 @@ world readable rooms anybody: now). Everything that leaves has been asked of a `
 spec: client-server-api#getting-events-for-a-room
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.aggregations import Aggregations, Viewer
-from homeserver.rooms.past import Filled, Past
+from homeserver.rooms.past import PATIENCE, Filled, Past
 from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import NEWEST, OLDEST, Timeline
@@ -32,6 +33,7 @@ _MOST_SHOWN = 1_000
 # One request has other servers asked for more of the past at most this many times less.
 _FILL_COUNTS_AS = 500
 _MOST_NEAR = 100
+_FIRST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +173,29 @@ class History:
     async def near(self, looking: Looking, ts: int, *, backwards: bool) -> EventView:
         """The readable event nearest to a time (ms) on one side. `MatrixError` M_NOT_FOUND.
 
+        Where our part of the room's history begins later than that, other servers are asked for
+        more of it, for some seconds; what came by then is kept, and the next call goes on there.
         spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
         """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while await self._begins_after(looking.room, ts):
+                    if await self._past.more(looking.room) is not Filled.MORE:
+                        break
         views = await self._timeline.near(looking.room, ts, _MOST_NEAR, backwards=backwards)
         await looking.reader.ready(views)
         for view in views:
             if not looking.ignores(view) and looking.reader.sees(view):
                 return view
         raise MatrixError.not_found("There is no event on that side of that time")
+
+    async def _begins_after(self, room: Room, ts: int) -> bool:
+        """Whether what we have of the room's timeline begins later than a time (ms).
+
+        Times are their senders' word: several events are asked, so that one cannot end the search.
+        """
+        first = await self._timeline.after(room.nid, room.rules, OLDEST, _FIRST)
+        return any(view.ts > ts for view in first)
 
     async def find(self, session: Session, event_id: str) -> bytes:
         """One event as the user sees it, whichever room it is in; M_NOT_FOUND as `event`."""

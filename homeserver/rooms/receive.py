@@ -32,7 +32,7 @@ from homeserver.rooms.resets import LevelsMissing, Lineage, Loss, Resets, is_sus
 from homeserver.rooms.send import Sending
 from homeserver.rooms.snapshots import SnapshotChain
 from homeserver.rooms.states import State, States
-from homeserver.rooms.stored import load_events
+from homeserver.rooms.stored import has_no_place, load_events
 from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Delete, Insert, Put
 from storage.engine import Database
@@ -548,7 +548,8 @@ class _Judging:
             self._hold_back(sending, nid)
         changes.extend(Put(EventChildRow(prev, nid)) for prev in prevs)
         for id_ in event.prev_event_ids:
-            if id_ not in shelf.nids:
+            prev = shelf.nids.get(id_)
+            if prev is None or has_no_place(self._row(prev).flags):
                 later.children.setdefault(id_, []).append(nid)
         for child in shelf.awaited.get(event.event_id, ()):
             changes.append(Delete(MissingPrevRow, (head.room_nid, event.event_id, child)))

@@ -8,7 +8,7 @@ from homeserver.matrix.redact import redact
 from homeserver.matrix.versions import RoomRules
 from storage.engine import Database
 from storage.events import StoredEvent, events
-from storage.schema import REDACTED
+from storage.schema import OUTLIER, REDACTED, REJECTED
 
 
 async def load_events(
@@ -19,6 +19,13 @@ async def load_events(
         return {}
     stored = await events(database, nids)
     return {nid: event_of(found, rules) for nid, found in stored.items()}
+
+
+def has_no_place(flags: int) -> bool:
+    """Whether a stored event may still get a place in its room's timeline, told as state or to
+    authorise others.
+    """
+    return flags & (OUTLIER | REJECTED) == OUTLIER
 
 
 def event_of(stored: StoredEvent, rules: RoomRules) -> Event:

@@ -3,14 +3,20 @@
 spec: server-server-api#backfilling-and-retrieving-missing-events
 """
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 import trustme
+from aiohttp import web
 
+from federation.gaps import REQUEST_SECONDS
 from homeserver.matrix.canonical import JsonObject
+from tests.federation.generated import GeneratedRoom
 from tests.federation.house import House, heard, house
 from tests.rooms.paths import at
 from tests.serving import Person
@@ -113,6 +119,68 @@ async def test_a_room_cannot_be_read_under_the_name_of_another(made: House) -> N
     target = f"/_matrix/federation/v1/backfill/{shared}?v={event_id}&limit=10"
     reply = await made.request_as(b, made.servers["a.example"], "GET", target)
     assert reply.body["pdus"] == []
+
+
+async def test_history_goes_on_behind_state_that_was_told_with_the_join(made: House) -> None:
+    """Both where the join stands, and wherever one answer about the past ends."""
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    room = await alice.create_room(preset="public_chat")
+    for number in range(110):
+        await alice.put_state(room, "org.example.state", {"number": number}, str(number))
+        if number < 3:
+            await alice.say(room, f"message {number}")
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    ours, theirs = await whole(alice, room), await whole(bob, room)
+    assert [one["event_id"] for one in theirs] == [one["event_id"] for one in ours]
+    assert theirs[0]["type"] == "m.room.create"
+
+
+async def test_by_its_time_an_event_is_found_that_only_others_have_yet(made: House) -> None:
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    room = await alice.create_room(preset="public_chat")
+    said = [await alice.say(room, f"message {number}") for number in range(230)]
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    wanted = (await alice.ok("GET", at(room, "event", said[3])))["origin_server_ts"]
+    path = f"/_matrix/client/v1/rooms/{quote(room)}/timestamp_to_event"
+    for way in "fb":
+        query = {"ts": wanted, "dir": way}
+        found = await bob.ok("GET", path, query=query)
+        assert found == await alice.ok("GET", path, query=query)
+        assert found["origin_server_ts"] == wanted
+        context = await bob.ok("GET", at(room, "context", found["event_id"]))
+        assert context["event"]["event_id"] == found["event_id"]
+        assert context["events_before"]
+    await bob.refused("M_NOT_FOUND", "GET", path, query={"ts": 1, "dir": "b"})
+    create = await bob.ok("GET", path, query={"ts": 1, "dir": "f"})
+    assert create == await alice.ok("GET", path, query={"ts": 1, "dir": "f"})
+    assert [one["event_id"] for one in await whole(bob, room)] == [
+        one["event_id"] for one in await whole(alice, room)
+    ]
+
+
+async def test_who_looks_for_a_time_does_not_wait_for_a_server_that_stalls(made: House) -> None:
+    guest = await made.guest(f"guest{next(_count)}.example")
+    room = GeneratedRoom(guest)
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if "/backfill/" in request.path:
+            asked.set()
+            await never.wait()
+        return await room.answer(request)
+
+    guest.answer = answer
+    bob = await person(made, "b.example")
+    await bob.ok("POST", f"/join/{room.room_id}?via={guest.name}", body={})
+    path = f"/_matrix/client/v1/rooms/{quote(room.room_id)}/timestamp_to_event"
+    began = time.monotonic()
+    await bob.refused("M_NOT_FOUND", "GET", path, query={"ts": 1, "dir": "b"})
+    assert time.monotonic() - began < REQUEST_SECONDS - 5
+    assert asked.is_set()
+    found = await bob.ok("GET", path, query={"ts": 1, "dir": "f"})  # the nearest that is here
+    event = await bob.ok("GET", at(room.room_id, "event", found["event_id"]))
+    assert event["state_key"] == bob.user_id
+    never.set()
 
 
 async def test_the_event_nearest_to_a_time_is_one_that_the_server_may_see(made: House) -> None:
