@@ -361,7 +361,10 @@ class PushSender:
         if not row.enabled:
             return
         if row.mailed_pos is not None:
-            await self._mailing.notify(row, told.pos)
+            try:
+                await self._mailing.notify(row, told.pos)
+            except Exception:
+                log.exception("no mail is planned for %s", told.event_id)
         elif told.pos > self._failing.get(row[:3], self._done):
             invites = row.user_nid == told.invited
             self._add(row[:3], _Waiting(told.room_nid, told.pos, notice, invites))
