@@ -344,18 +344,26 @@ class PushSender:
             for told in events:
                 notices[told.pos] = await self._notices_safely(told)
 
-        try:
-            await asyncio.gather(*map(look, rooms.values()))
-            users = {nid for found in notices.values() for nid in found}
-            rows: dict[int, list[PusherRow]] = {}
-            for row in await store.pushers_of(self._database, users) if users else ():
-                rows.setdefault(row.user_nid, []).append(row)
-            for told in batch:
-                for user_nid, notice in notices[told.pos].items():
-                    for row in rows.get(user_nid, ()):
-                        await self._give(row, told, notice)
-        except Exception:
-            log.exception("nobody could be notified of %s", [told.event_id for told in batch])
+        await asyncio.gather(*map(look, rooms.values()))
+        rows: dict[int, list[PusherRow]] = {}
+        for row in await self._pushers_of({nid for found in notices.values() for nid in found}):
+            rows.setdefault(row.user_nid, []).append(row)
+        for told in batch:
+            for user_nid, notice in notices[told.pos].items():
+                for row in rows.get(user_nid, ()):
+                    await self._give(row, told, notice)
+
+    async def _pushers_of(self, user_nids: Collection[int]) -> Sequence[PusherRow]:
+        """The users' pushers, however long the database can't be asked."""
+        pause = FIRST_PAUSE
+        while user_nids:
+            try:
+                return await store.pushers_of(self._database, user_nids)
+            except Exception:
+                log.exception("notifications wait for the database")
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return ()
 
     async def _give(self, row: PusherRow, told: Happened, notice: Notice) -> None:
         if not row.enabled:

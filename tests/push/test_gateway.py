@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.push.sending import PushSender
+from storage import push as store
 from tests.push.conftest import PushGateway
 from tests.serving import Person, Running
 from tests.streams.reading import ignore, invite, keep, read
@@ -132,6 +133,26 @@ def no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
     monkeypatch.setattr(PushSender, "save", lost)
+
+
+async def test_a_database_that_can_not_be_asked_loses_no_notification(
+    server: Running, gateway: PushGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bob, room = await pair(server, gateway)
+    ask, asked = store.pushers_of, 0
+
+    async def fails_at_first(*given: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise OSError("no connection")
+        return await ask(*given)
+
+    monkeypatch.setattr(store, "pushers_of", fails_at_first)
+    said = await bob.say(room, "hi")
+    await gateway.until(lambda: bool(gateway.told), seconds=1)
+    assert gateway.events() == [said]
+    assert asked == 3
 
 
 @pytest.mark.usefixtures("no_cursor")
