@@ -8,6 +8,7 @@ looks again after each sync that the program has received.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -136,15 +137,20 @@ class Person(ABC):
         """What each sync reply so far said of the room, in order."""
 
     async def until(self, room_id: str, condition: Callable[[RoomView], bool]) -> RoomView:
-        """Wait until the room looks like that; TimeoutError with the last view if it never does."""
+        """Wait until the room looks like that; TimeoutError with the last view if it never does.
+
+        A condition that raises LookupError does not hold yet.
+        """
         view: RoomView | None = None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     next_sync = self._next_sync
                     view = await self.view(room_id)
-                    if view is not None and condition(view):
-                        return view
+                    # What the condition looks for may not be there at all yet.
+                    with suppress(LookupError):
+                        if view is not None and condition(view):
+                            return view
                     await next_sync.wait()
         except TimeoutError as error:
             error.add_note(f"{self.user_id} last saw: {view}")

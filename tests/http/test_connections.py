@@ -245,11 +245,10 @@ async def test_after_close_nothing_is_taken(edge: Edge) -> None:
 async def test_a_reply_that_nobody_takes_holds_nothing_for_ever(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(wire, "SILENT_SECONDS", 0)
     connection = await edge.connect()
     size = 30_000_000
     await connection.send(f"GET {V3}/big/{size} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
-    await asyncio.sleep(0.5)
     with pytest.raises((ConnectionError, EOFError)):
         await connection.reader.readexactly(size)
 
