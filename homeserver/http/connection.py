@@ -221,6 +221,7 @@ class Connections:
         self.handle = handle
         self.is_ending = False
         self._open: set[Connection] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -240,6 +241,12 @@ class Connections:
         self._open.discard(connection)
         if not self._open:
             self._closed.set()
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """End the work on a request that nobody waits for."""
+        self._cancelled.add(task)
+        task.add_done_callback(self._cancelled.discard)
+        task.cancel()
 
     async def end(self, seconds: float) -> None:
         """Close what is idle at once, and the rest when its request is answered.
@@ -265,8 +272,8 @@ class Connections:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [one.task for one in self._open if one.task is not None]
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return self._cancelled | {one.task for one in self._open if one.task is not None}
 
     def _plan(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -386,6 +393,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.deadline = _in(IDLE_SECONDS)
         self._all.add(self)
+        if self._all.is_ending:
+            self._is_deaf = True
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._all.discard(self)
@@ -395,7 +405,7 @@ class Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self.task is not None:
-            self.task.cancel()
+            self._all.cancel(self.task)
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:

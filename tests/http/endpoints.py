@@ -162,6 +162,17 @@ async def wait(call: Call) -> Empty:
     return Empty()
 
 
+@endpoint("GET /_matrix/client/v3/tidy", spec="", auth=NoAuth())
+async def tidy(call: Call) -> Empty:
+    waiting.set()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.05)
+        cancelled.set()
+    return Empty()
+
+
 @endpoint("GET /_matrix/client/v3/soon", spec="", auth=NoAuth())
 async def soon(call: Call) -> Empty:
     waiting.set()

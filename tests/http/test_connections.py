@@ -272,3 +272,14 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_forgotten(edge: E
     await asyncio.sleep(0.05)
     connection.writer.transport.abort()
     await goes_on(await edge.connect())
+
+
+async def test_nothing_is_worked_on_once_the_server_has_stopped(edge: Edge) -> None:
+    """Not even for clients that have gone: what their requests hold is let go before."""
+    connection = await edge.connect()
+    await connection.send(f"GET {V3}/tidy HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+    await endpoints.waiting.wait()
+    connection.writer.transport.abort()
+    await goes_on(await edge.connect())
+    await edge.server.stop()
+    assert endpoints.cancelled.is_set()
