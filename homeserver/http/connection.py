@@ -425,6 +425,9 @@ class Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+        if self.task is None:
+            self._next()
+            self.settle()
 
     # What the parser finds.
 
@@ -574,6 +577,8 @@ class Connection(asyncio.Protocol):
         """Let the next request have its turn, and read on as far as it needs."""
         while True:
             if self.task is None and self._queue is not None:
+                if self._drained is not None:
+                    return  # The client does not take what it has asked for before.
                 self._begin(self._queue)
             is_busy = self.task is not None and self._reading is None
             if self._rest is None or self._queue is not None or is_busy:
@@ -616,6 +621,8 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if self._reading is None and not self._refused:
+            # It closes when the reply is taken, or has not been for long.
+            self.deadline = _in(IDLE_SECONDS)
             transport.close()
             return
         self._reading = self._parser = None

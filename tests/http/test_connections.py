@@ -1,6 +1,7 @@
 """What goes over a connection: order, bodies, bounds, and everything that is no proper HTTP."""
 
 import asyncio
+import socket
 
 import pytest
 from hypothesis import given, settings
@@ -283,3 +284,56 @@ async def test_nothing_is_worked_on_once_the_server_has_stopped(edge: Edge) -> N
     await goes_on(await edge.connect())
     await edge.server.stop()
     assert endpoints.cancelled.is_set()
+
+
+async def hoard(edge: Edge) -> Connection:
+    """A connection on which far more is asked for than its client ever takes."""
+    host, _, port = edge.server.addresses[0].rpartition("//")[2].rpartition(":")
+    taking = socket.socket()
+    taking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    taking.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(taking, (host, int(port)))
+    connection = Connection(*await asyncio.open_connection(sock=taking))
+    edge.connections.append(connection)
+    connection.writer.write(f"GET {V3}/big/4000 HTTP/1.1\r\nHost: t\r\n\r\n".encode() * 5_000)
+    return connection
+
+
+async def test_no_more_is_answered_than_the_client_takes(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, send = 0, wire.Reply.send
+
+    async def counted(reply: wire.Reply, request: of_connections.RawRequest) -> None:
+        nonlocal sent
+        sent += 1
+        await send(reply, request)
+
+    monkeypatch.setattr(wire.Reply, "send", counted)
+    connection = await hoard(edge)
+    before = -1
+    while before != sent:
+        before = sent
+        await asyncio.sleep(0.3)
+    assert 0 < sent < 4_500
+    for _ in range(5_000):
+        assert (await connection.receive()).status == 200
+    await goes_on(connection)
+
+
+async def test_a_client_that_takes_nothing_is_closed_when_its_time_is_over(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_connections, "IDLE_SECONDS", 0.1)
+    connection = await hoard(edge)
+    with pytest.raises((ConnectionError, EOFError)):
+        await asyncio.wait_for(broken(connection), 60)
+
+
+async def broken(connection: Connection) -> None:
+    """Wait without reading until the connection is found to be broken by writing to it."""
+    while True:
+        await asyncio.sleep(0.1)
+        connection.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        if connection.writer.transport.is_closing():
+            raise ConnectionResetError
