@@ -35,6 +35,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         reporting,
         rooms,
         search,
+        server_location,
         sliding_sync,
         spaces,
         sync,
@@ -77,6 +78,7 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
         reporting,
         rooms,
         search,
+        server_location,
         sliding_sync,
         spaces,
         sync,
@@ -91,6 +93,13 @@ def endpoints(*, old_clients: bool = True) -> list[Endpoint]:
     )
     chosen = (*modules, old) if old_clients else modules
     return [declared for module in chosen for declared in endpoints_of(module)]
+
+
+def location_endpoints() -> list[Endpoint]:
+    """What tells servers where this one is, for listeners that serve federation alone."""
+    from client_api import server_location
+
+    return endpoints_of(server_location)
 
 
 def admin_endpoints() -> list[Endpoint]:

@@ -1,10 +1,9 @@
-"""Where clients and servers find this server.
+"""Where clients find this server, and whom its users ask.
 
 spec: client-server-api#well-known-uris
 """
 
-from urllib.parse import urlsplit
-
+from client_api.server_location import base_url
 from client_api.voip import transports
 from homeserver.errors import MatrixError
 from homeserver.http.endpoint import Call, NoAuth, endpoint
@@ -18,25 +17,11 @@ from homeserver.matrix.canonical import JsonObject
 )
 async def get_client(call: Call) -> JsonObject:
     """The address for clients."""
-    found: JsonObject = {"m.homeserver": {"base_url": _base_url(call)}}
+    found: JsonObject = {"m.homeserver": {"base_url": base_url(call)}}
     foci = transports(call.app.config.calls)
     if foci:
         found["org.matrix.msc4143.rtc_foci"] = foci
     return found
-
-
-@endpoint(
-    "GET /.well-known/matrix/server",
-    spec="server-server-api#getwell-knownmatrixserver",
-    auth=NoAuth(),
-)
-async def get_server(call: Call) -> JsonObject:
-    """The address for servers, which is that for clients as long as it speaks TLS."""
-    url = urlsplit(_base_url(call))
-    if url.scheme != "https" or url.hostname is None:
-        raise MatrixError.not_found("This server is reached under its own name")
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return {"m.server": f"{host}:{url.port or 443}"}
 
 
 @endpoint(
@@ -65,8 +50,3 @@ async def get_support(call: Call) -> JsonObject:
 
 def _ways(user_id: str, address: str) -> dict[str, str]:
     return {"matrix_id": user_id, "email_address": address}
-
-
-def _base_url(call: Call) -> str:
-    server = call.app.config.server
-    return server.public_base_url or f"https://{server.name}"

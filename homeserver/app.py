@@ -859,7 +859,10 @@ class App:
         assert self._room_federation is not None
         assert self._receiving is not None
         parts = (self.federation, self._room_federation, self._receiving)
-        return [declared for part in parts for declared in part.endpoints()]
+        return [
+            *client_api.location_endpoints(),
+            *(declared for part in parts for declared in part.endpoints()),
+        ]
 
     async def _tidy_up(
         self, sessions: Sessions, interactive: Interactive, login_tokens: LoginTokens

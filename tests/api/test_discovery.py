@@ -58,6 +58,13 @@ class TestWithAnAddress:
             assert reply.body == {"m.server": addresses[1]}
 
 
+@pytest.mark.parametrize("settings", [{"listeners": [{"port": 0, "apis": ["federation"]}]}])
+async def test_a_listener_for_servers_tells_them_where_the_server_is(server: Running) -> None:
+    reply = await server.request("GET", "/.well-known/matrix/server")
+    assert reply.body == {"m.server": "test.example:443"}
+    assert (await server.request("GET", "/.well-known/matrix/client")).status == 404
+
+
 async def test_a_server_may_keep_its_support_to_itself(server: Running) -> None:
     reply = await server.request("GET", "/.well-known/matrix/support")
     assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
