@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients import node
-from tests.clients.person import PASSWORD, Heard, Member, Person, RoomView, Seen
+from tests.clients.person import Heard, Member, Person, RoomView, Seen
+from tests.serving import PASSWORD
 
 
 class JsPerson(Person):
@@ -175,6 +176,11 @@ class JsPerson(Person):
         """Whether the user's identity signed the device, in the eyes of this one."""
         trusted: bool = await self._do("trusts", userId=user_id, deviceId=device_id)
         return trusted
+
+    async def is_signed(self, user_id: str, device_id: str) -> bool:
+        """Whether the user's own identity signed the device, whoever trusts that identity."""
+        signed: bool = await self._do("isSigned", userId=user_id, deviceId=device_id)
+        return signed
 
     async def devices_of(self, user_id: str) -> list[str]:
         """The devices of a user for which messages are encrypted."""

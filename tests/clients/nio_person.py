@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import nio
 
-from tests.clients.person import PASSWORD, Heard, Member, Person, RoomView, Seen
+from tests.clients.person import Heard, Member, Person, RoomView, Seen
+from tests.serving import PASSWORD
 
 Answer = TypeVar("Answer")
 SYNC_FILTER = {"room": {"timeline": {"limit": 200}}}

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 PATIENCE_SECONDS = 60
-PASSWORD = "correct horse battery"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.clients.encrypting import People, Programs, device_gone, enter, knows, reads, sees
 from tests.clients.js_person import JsPerson
-from tests.clients.test_encrypted import Device, People, enter
 from tests.federation.house import House, house, until
 
 MANY = 200
@@ -28,63 +28,16 @@ async def made(tmp_path: Path) -> AsyncIterator[House]:
         yield one
 
 
-class Programs:
-    """Starts programs of matrix-js-sdk, and ends them."""
-
-    def __init__(self, made: House, folder: Path, stack: AsyncExitStack) -> None:
-        self._made = made
-        self._log = folder / "js.log"
-        self._stack = stack
-
-    async def device(self, username: str, server: str, *, new: bool = True) -> JsPerson:
-        person = JsPerson(self._made.servers[server].url, self._log)
-        self._stack.push_async_callback(person.quit)
-        await person.open()
-        if new:
-            await person.register(username)
-        await person.login(username)
-        await person.encrypt()
-        await person.start()
-        return person
-
-
 @pytest.fixture
 async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
     async with AsyncExitStack() as stack:
-        yield Programs(made, tmp_path, stack)
+        yield Programs(made.servers, tmp_path, stack)
 
 
 @pytest.fixture
 async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
     async with AsyncExitStack() as stack:
-        yield People(made, tmp_path / "programs", stack)
-
-
-async def reads(person: JsPerson, room_id: str, *texts: str) -> None:
-    """Wait until a program has read these; nothing that it was there for may stay unread."""
-
-    async def read() -> bool:
-        bodies = {event["body"] for event in await person.readings(room_id)}
-        return bodies.issuperset(texts)
-
-    await until(read, 90)
-    unread = [event for event in await person.readings(room_id) if event["body"] is None]
-    assert unread == []
-
-
-async def knows(person: JsPerson, user_id: str, *device_ids: str) -> None:
-    async def known() -> bool:
-        return set(device_ids) <= set(await person.devices_of(user_id))
-
-    await until(known, 60)
-
-
-async def sees(person: JsPerson, room_id: str, members: int) -> None:
-    """Wait until the program shows a room with so many joined members."""
-    await person.until(
-        room_id,
-        lambda view: sum(one.membership == "join" for one in view.members.values()) == members,
-    )
+        yield People(made.servers, tmp_path / "programs", stack)
 
 
 @pytest.mark.parametrize("server", ["a.example", "b.example"])
@@ -132,16 +85,6 @@ async def test_two_sdks(made: House, programs: Programs, people: People, server:
     await bob.reads("from the phone")
     await bob.say(room_id, "to the phone")
     await reads(phone, room_id, "to the phone")
-
-
-async def device_gone(witness: Device, user_id: str, device_id: str) -> None:
-    """Wait until a program no longer encrypts for a device that was logged out."""
-
-    def gone() -> bool:
-        devices = witness.client.device_store.active_user_devices(user_id)
-        return all(device.id != device_id for device in devices)
-
-    await witness.until(gone)
 
 
 async def test_verification(programs: Programs) -> None:

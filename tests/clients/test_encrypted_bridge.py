@@ -34,7 +34,8 @@ from mautrix.types import (
     UserID,
 )
 
-from tests.clients.test_encrypted import Device, People, acquainted, people, together
+from tests.clients.encrypting import Device, People, acquainted, together
+from tests.clients.test_encrypted import people
 from tests.federation.house import House, HouseServer, house, until
 from tests.processes import ROOT, free_port
 

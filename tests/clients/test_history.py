@@ -6,8 +6,8 @@ from bench.client import Client
 from bench.meter import in_parallel
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import NioPerson
-from tests.clients.person import PASSWORD
 from tests.processes import Server
+from tests.serving import PASSWORD
 
 MESSAGES = 500
 

@@ -8,8 +8,9 @@ import pytest
 from bench.client import Client
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import NioPerson
-from tests.clients.person import PASSWORD, Person, in_one_piece
+from tests.clients.person import Person, in_one_piece
 from tests.processes import Server
+from tests.serving import PASSWORD
 
 
 async def _talking(first: Person, second: Person) -> str:

@@ -16,8 +16,8 @@ import pytest
 
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import SYNC_FILTER, NioPerson
-from tests.clients.person import PASSWORD, in_one_piece
-from tests.serving import CLIENT, Running
+from tests.clients.person import in_one_piece
+from tests.serving import CLIENT, PASSWORD, Running
 
 LIFETIME_SECONDS = 60
 Answer = TypeVar("Answer")

@@ -34,6 +34,10 @@ class Peer:
     def name(self) -> str:
         return self.server.name
 
+    @property
+    def url(self) -> str:
+        return self.server.url
+
     async def request(
         self,
         method: str,
@@ -54,10 +58,10 @@ class Peer:
             is_json = "json" in answer.headers.get("Content-Type", "")
             return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
 
-    async def person(self) -> Person:
+    async def person(self, localpart: str | None = None) -> Person:
         """A new account with one session."""
         body = {
-            "username": f"user{next(_count)}",
+            "username": localpart or f"user{next(_count)}",
             "password": PASSWORD,
             "auth": {"type": "m.login.dummy"},
         }

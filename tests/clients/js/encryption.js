@@ -100,6 +100,12 @@ export function commands(client) {
             const status = await crypto().getDeviceVerificationStatus(userId, deviceId);
             return Boolean(status?.crossSigningVerified);
         },
+        // Whether the user's own identity signed the device; both are asked of the server.
+        async isSigned({ userId, deviceId }) {
+            await crypto().userHasCrossSigningKeys(userId, true);
+            const status = await crypto().getDeviceVerificationStatus(userId, deviceId);
+            return Boolean(status?.signedByOwner);
+        },
         async devicesOf({ userId }) {
             const devices = await crypto().getUserDeviceInfo([userId]);
             return [...(devices.get(userId)?.keys() ?? [])];
