@@ -35,8 +35,8 @@ from homeserver.media.wiring import Media
 from homeserver.push.rules import Rules
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.wiring import Push
+from homeserver.rooms import guest_access, redact_events
 from homeserver.rooms import outside as outside_rooms
-from homeserver.rooms import redact_events
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aggregations import Aggregations
@@ -48,6 +48,7 @@ from homeserver.rooms.directory import Directory
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.entering import Entering
 from homeserver.rooms.erased import Erased
+from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.indexing import Indexing
 from homeserver.rooms.inspection import Inspection
@@ -414,10 +415,13 @@ class App:
         erased = Erased(database, commits, names)
         await erased.load()
         departure = Departure(rooms, members, memberships, names, erased)
+        guests = Guests(rooms, members, database, names, jobs)
+        publisher.on_events(guests.happened)
         jobs.handle(
             {
                 profiles.JOB: spread.run,
                 deactivation.JOB: departure.run,
+                guest_access.JOB: guests.run,
                 outside_rooms.LEAVE_JOB: room_federation.joining.leave,
             }
         )

@@ -131,6 +131,17 @@ async def local_members(db: Database, room_nids: Collection[int]) -> dict[int, s
     return members
 
 
+async def joined_guests(db: Database, room_nid: int) -> set[int]:
+    """The guests of this server who are joined in a room."""
+    rows = await db.scan(
+        "SELECT memberships.user_nid FROM memberships"
+        " JOIN users ON users.user_nid = memberships.user_nid"
+        " WHERE room_nid = ? AND membership = 1 AND (users.flags & 4) <> 0",
+        room_nid,
+    )
+    return {user_nid for (user_nid,) in rows}
+
+
 async def log_between(
     db: Database, user_nid: int, after: int, until: int
 ) -> list[MembershipLogRow]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from homeserver.matrix.event import Event
 from homeserver.matrix.sticky import sticky_until
+from homeserver.rooms.guest_access import guests_leave, turns_guests_away
 from homeserver.rooms.head import Head
 from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
@@ -204,6 +205,9 @@ def append(
         for (_, _, _, _, after), move in zip(steps, moves, strict=True)
         if move is not None and after is not None and redacts_events(head, after)
     ]
+    closed = [
+        numbers.take("job") for _, _, _, before, after in steps if turns_guests_away(before, after)
+    ]
     beside = letters(head, event, nid, replaced, servers, extremities, flags, local_server, now)
     until = sticky_until(event, now) if place is None or place.because is None else None
     own = event.sender.endswith(":" + local_server)
@@ -278,6 +282,7 @@ def append(
             head.summary = summary
             changes.append(Put(summary))
 
+    changes.extend(guests_leave(room, job_nid, now) for job_nid in closed)
     for move, job_nid in emptied:
         changes.extend(
             mass_redaction(room, move.user_nid, move.event_nid, Pos(index), job_nid, now)

@@ -14,6 +14,7 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import is_user_id
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.guest_access import lets_guests_in
 from homeserver.rooms.head import Head
 from homeserver.rooms.membership import NAME_OF
 from homeserver.rooms.redact_events import NOTHING_REDACTED, wants
@@ -178,7 +179,7 @@ class Members:
             if content is None and current is not None:
                 return current.event_id
             content = dict(content or {})
-            if guest and head.content_text("m.room.guest_access", "guest_access") != "can_join":
+            if guest and not lets_guests_in(head):
                 raise MatrixError(
                     "M_GUEST_ACCESS_FORBIDDEN", "This room doesn't let guests in", 403
                 )

@@ -49,7 +49,10 @@ class _Patterns:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """One user's rules; the first that matches the inviter decides, users' before servers'."""
+    """One user's rules; the first that matches the inviter decides, users' before servers'.
+
+    Filters whose `enabled` is false are kept by the user for another time, and say nothing.
+    """
 
     blocks_all: bool = False
     of_users: tuple[tuple[Rule, _Patterns], ...] = ()
@@ -134,6 +137,8 @@ def _object(content: bytes) -> JsonObject:
 
 
 def _permissions(config: JsonObject, filters: JsonObject) -> Permissions:
+    if filters.get("enabled") is False:
+        filters = {}
     of_users, of_servers = (
         tuple(
             (rule, patterns)

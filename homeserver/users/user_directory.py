@@ -33,9 +33,10 @@ class UserDirectory:
         most = min(limit, _MOST_SHOWN)
         if not wanted or not most:
             return {"results": [], "limited": False}
-        ours = await store.local_users(self._database, _like(wanted), most + 1)
-        theirs = await store.remote_users(self._database, session.user_nid, _like(wanted), most + 1)
         ignored = await self._ignored.by(session.user_nid, session.user_id)
+        patterns, looked_at = _patterns(wanted), most + 1 + len(ignored)
+        ours = await store.local_users(self._database, patterns, looked_at)
+        theirs = await store.remote_users(self._database, session.user_nid, patterns, looked_at)
         found = [_entry(*row) for row in (*ours, *theirs)]
         found = [entry for entry in found if entry["user_id"] not in ignored]
         found.sort(key=lambda entry: _place(entry, wanted))
@@ -60,7 +61,9 @@ def _place(entry: JsonObject, wanted: str) -> tuple[int, str]:
     return (1 if begins else 2), entry["user_id"]
 
 
-def _like(wanted: str) -> str:
+def _patterns(wanted: str) -> store.Patterns:
     for special in ("\\", "%", "_"):
         wanted = wanted.replace(special, "\\" + special)
-    return f"%{wanted}%"
+    return store.Patterns(
+        f"%{wanted}%", f"@{wanted}:%", f"%\n{wanted}", f"@{wanted}%", f"%\n{wanted}%"
+    )

@@ -76,6 +76,8 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"blocked_users": ["@bob:*"], "allowed_servers": ["*"]}, "blocked", "allowed"),
     ({"allowed_servers": ["*"], "blocked_servers": ["*"]}, "allowed", "allowed"),
     ({"blocked_servers": ["else.example", "b"]}, "allowed", "allowed"),
+    ({"enabled": True, "blocked_users": ["@bob:*"]}, "blocked", "allowed"),
+    ({"enabled": False, "blocked_users": ["@bob:*"]}, "allowed", "allowed"),
     ({"blocked_users": "*", "ignored_users": [7, None, ""]}, "allowed", "allowed"),
     ({"blocked_users": ["*a" * 200, "*a" * 120 + "b"]}, "allowed", "allowed"),
     ({"blocked_users": [f"?{n}" for n in range(MAX_GLOBS)] + ["*"]}, "allowed", "allowed"),

@@ -300,6 +300,37 @@ async def test_member_events_as_state_obey_the_same_rules(server: Running) -> No
         await alice.refused("M_INVALID_PARAM", "PUT", path, body={"membership": "ban"})
 
 
+async def a_guest(server: Running) -> Person:
+    made = await server.app.services.accounts.create(
+        NewAccount("visitor", device=DeviceRequest(), guest=True)
+    )
+    assert made.session is not None
+    return Person(server, made.user_id, made.session.access_token, made.session.device_id)
+
+
+@pytest.mark.parametrize("content", [{"guest_access": "forbidden"}, {}])
+async def test_guests_leave_when_the_room_lets_them_in_no_more(
+    server: Running, content: dict[str, str]
+) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    guest = await a_guest(server)
+    room, other = [await alice.create_room(preset="public_chat") for _ in range(2)]
+    for each in (room, other):
+        await alice.put_state(each, "m.room.guest_access", {"guest_access": "can_join"})
+        await bob.join(each)
+        await guest.join(each)
+    since = (await guest.sync())["next_batch"]
+    polling = asyncio.create_task(guest.sync(since=since, timeout=30_000))
+    await server.parked()
+    await alice.put_state(room, "m.room.guest_access", content)
+    left = await polling
+    while room not in left["rooms"].get("leave", {}):
+        left = await guest.sync(timeout=30_000)
+    assert (await guest.ok("GET", "/joined_rooms"))["joined_rooms"] == [other]
+    members = await alice.ok("GET", f"/rooms/{room}/joined_members")
+    assert set(members["joined"]) == {alice.user_id, bob.user_id}
+
+
 @pytest.mark.parametrize("access", ["can_join", "forbidden", None])
 async def test_a_guest_is_let_in_where_the_room_says_so(
     server: Running, access: str | None
@@ -308,11 +339,7 @@ async def test_a_guest_is_let_in_where_the_room_says_so(
     room = await alice.create_room(preset="public_chat")
     content = {} if access is None else {"guest_access": access}
     await alice.put_state(room, "m.room.guest_access", content)
-    made = await server.app.services.accounts.create(
-        NewAccount("visitor", device=DeviceRequest(), guest=True)
-    )
-    assert made.session is not None
-    guest = Person(server, made.user_id, made.session.access_token, made.session.device_id)
+    guest = await a_guest(server)
     if access == "can_join":
         await guest.join(room)
         return

@@ -51,6 +51,22 @@ async def test_who_fits_best_comes_first_and_the_rest_is_cut(server: Running) ->
     assert await found(alice, "") == []
 
 
+async def test_who_fits_best_is_found_however_many_fit(server: Running) -> None:
+    alice = await server.person("alice")
+    body: dict[str, Any] = {"ignored_users": {}}
+    for number in range(4):
+        body["ignored_users"][(await server.person(f"joannab{number}")).user_id] = {}
+    others = [(await server.person(f"joanna{number}")).user_id for number in range(3)]
+    anna, annabel, named_so = [await server.person(name) for name in ("anna", "annabel", "x")]
+    await named(named_so, "Anna")
+    first = [anna.user_id, named_so.user_id]
+    assert await found(alice, "anna", limit=2) == first
+    assert await found(alice, "anna", limit=3) == [*first, annabel.user_id]
+    user = quote(alice.user_id, safe="")
+    await alice.ok("PUT", f"/user/{user}/account_data/m.ignored_user_list", body=body)
+    assert await found(alice, "anna", limit=6) == [*first, annabel.user_id, *others]
+
+
 async def test_gone_and_ignored_users_are_not_found(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     body: dict[str, Any] = {"ignored_users": {bob.user_id: {}}}
