@@ -93,7 +93,11 @@ class Client:
     def _take(self, session: Json) -> None:
         self.user_id = session["user_id"]
         self.device_id = session["device_id"]
-        self._headers = (f"Authorization: Bearer {session['access_token']}",)
+        self.use(session["access_token"])
+
+    def use(self, access_token: str) -> None:
+        """Use a token that was not asked for, as an application service's."""
+        self._headers = (f"Authorization: Bearer {access_token}",)
 
     async def register(self, username: str, password: str = "secret secret") -> None:
         """Make an account through open registration (one dummy stage) and use its first device."""

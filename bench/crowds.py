@@ -16,6 +16,7 @@ import msgspec
 from bench.client import V3, Client, Refused
 from bench.meter import Measurement, in_parallel, timed
 from bench.scenarios import Bench, require, texts
+from bench.services import listening
 
 MEGABYTE = 1024 * 1024
 SETTLE_SECONDS = 2.0
@@ -252,13 +253,52 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count + 500, hard), hard))
 
 
+async def catch_up(bench: Bench) -> Outcome:
+    """CPU of telling an application service what happened while it was down, an event.
+
+    Each transaction is acknowledged at once. Events a second are counted from the first one on.
+    """
+    senders = await bench.users(16)
+    async with listening(bench.server.services[0]) as service:
+        room_id = await bench.room(senders[0], senders[1:])
+        bot = bench.client()
+        await service.arrive(bot, room_id)
+        first = await senders[0].say(room_id, "warm")
+        await service.until(lambda: first in service.came)
+        service.is_down = True
+
+        async def talk(sender: Client) -> list[str]:
+            return [
+                await sender.say(room_id, f"message {number}")
+                for number in range(bench.sizes.missed // len(senders))
+            ]
+
+        sent = {event_id for own in await asyncio.gather(*map(talk, senders)) for event_id in own}
+        require(not sent & set(service.came), "a service that is down took an event")
+        service.came.clear()
+        async with bench.meter.measure() as cost:
+            service.is_down = False
+            await service.until(lambda: len(service.came) >= len(sent))
+        cost.operations = len(sent)
+        cost.seconds = service.last - service.began
+        messages = [event_id for event_id in service.came if event_id in sent]
+        order = texts((await senders[0].history(room_id))[::-1])
+        require(len(messages) == len(set(messages)), "a service was told twice")
+        require(messages == [id_ for id_ in order if id_ in sent], "events are out of order")
+    return Outcome(cost.cpu_ms, "ms", cost, bench.server.resident() / MEGABYTE)
+
+
 @dataclass(frozen=True)
 class Crowd:
-    """A crowd, whether passwords are hashed cheaply meanwhile, and whether rate limits are on."""
+    """A crowd, whether passwords are hashed cheaply meanwhile, whether rate limits are on.
+
+    `service`: whether the server knows an application service.
+    """
 
     run: Callable[[Bench], Awaitable[Outcome]]
     cheap_passwords: bool = True
     limits: bool = False
+    service: bool = False
 
 
 CROWDS: dict[str, Crowd] = {
@@ -266,4 +306,5 @@ CROWDS: dict[str, Crowd] = {
     "login-storm": Crowd(login_storm, cheap_passwords=False),
     "initial-1000": Crowd(initial_1000),
     "hostile": Crowd(hostile, limits=True),
+    "service-catch-up": Crowd(catch_up, service=True),
 }

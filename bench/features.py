@@ -6,6 +6,7 @@ Files are incompressible bytes, pictures are noise: nothing gets cheaper by bein
 import asyncio
 import io
 import os
+import random
 from functools import partial
 
 from PIL import Image
@@ -121,6 +122,42 @@ async def relations(bench: Bench) -> Measurement:
     return cost
 
 
+async def deep_messages(bench: Bench) -> Measurement:
+    """Pages of 100 at any depth of a room of 5,000 messages, 4 readers at once."""
+    owners = await bench.users(32)
+    room_id = await bench.room(owners[0], owners[1:])
+    each = bench.sizes.deep // len(owners)
+
+    async def talk(owner: Client) -> None:
+        for number in range(each):
+            await owner.say(room_id, f"message {number}")
+
+    await asyncio.gather(*(talk(owner) for owner in owners))
+    whole: list[str] = []
+    tokens: list[tuple[str, int]] = []
+    start = None
+    while True:
+        reply = await owners[0].messages(room_id, start=start, limit=100)
+        whole += [event["event_id"] for event in reply["chunk"]]
+        start = reply.get("end")
+        if start is None:
+            break
+        tokens.append((start, len(whole)))
+    chance = random.Random(1)
+
+    async def dive(reader: Client, cost: Measurement) -> None:
+        for token, place in chance.choices(tokens, k=bench.sizes.dives):
+            page = await timed(cost, reader.messages(room_id, start=token, limit=100))
+            ids = [event["event_id"] for event in page["chunk"]]
+            require(ids == whole[place : place + 100], "a page is not what stands there")
+
+    async with bench.meter.measure() as cost:
+        await asyncio.gather(*(dive(reader, cost) for reader in owners[:4]))
+        cost.operations = len(cost.waits)
+    require(len(whole) >= each * len(owners), "the history misses messages")
+    return cost
+
+
 async def _files(bench: Bench, client: Client) -> tuple[dict[str, bytes], Measurement]:
     files = [os.urandom(_FILE_BYTES) for _ in range(bench.sizes.files)]
 
@@ -208,6 +245,7 @@ FEATURES: dict[str, Scenario] = {
     "hierarchy": hierarchy,
     "search": search,
     "relations": relations,
+    "messages-deep": deep_messages,
     "media-upload": uploads,
     "media-download": downloads,
     "thumbnails": thumbnails,

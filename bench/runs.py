@@ -22,6 +22,7 @@ from bench.keys import KEYS
 from bench.meter import Measurement, Meter
 from bench.sampler import hot_spots
 from bench.scenarios import CHAT, Bench, Sizes
+from bench.services import registration
 from tests.processes import DidNotStart, OurServer, Server, postgresql_url, running, server_class
 
 SCENARIO_SECONDS = 900
@@ -160,12 +161,14 @@ async def _crowd(figure: Figure, plan: Plan) -> Figure:
     crowd = CROWDS[figure.scenario]
     try:
         with placed(figure.database) as (folder, url, pid):
+            services = [registration(folder)] if crowd.service else []
             server = server_class(figure.server)(
                 folder,
                 url,
                 presence=plan.presence,
                 cheap_passwords=crowd.cheap_passwords,
                 limits=crowd.limits,
+                services=services,
             )
             with running(server):
                 bench = Bench(server, Meter(server.pid, pid), plan.sizes)

@@ -55,6 +55,9 @@ class Sizes:
     pictures: int = 20
     audience: int = 2_000
     notified: int = 50
+    deep: int = 5_000
+    dives: int = 100
+    missed: int = 4_000
 
 
 FULL = Sizes()
@@ -88,6 +91,9 @@ QUICK = Sizes(
     pictures=4,
     audience=40,
     notified=5,
+    deep=500,
+    dives=20,
+    missed=480,
 )
 PROFILED = Sizes(
     registrations=1000,
@@ -104,6 +110,7 @@ PROFILED = Sizes(
     walks=300,
     files=2000,
     notified=500,
+    missed=40_000,
 )
 
 

@@ -114,12 +114,15 @@ class Server(ABC):
         presence: bool = False,
         cheap_passwords: bool = True,
         limits: bool = False,
+        services: Sequence[Path] = (),
     ) -> None:
+        """`services` are registrations of application services, in JSON."""
         self.folder = folder
         self.name = name
         self.presence = presence
         self.cheap_passwords = cheap_passwords
         self.limits = limits
+        self.services = services
         self.database = database or f"sqlite:{folder / 'homeserver.db'}"
         self.port = free_port()
         self.ports = [self.port]
@@ -265,6 +268,8 @@ class OurServer(Server):
                     f"enabled = {json.dumps(self.presence)}",
                     "[limits]",
                     f"enabled = {json.dumps(self.limits)}",
+                    "[appservices]",
+                    f"files = {json.dumps([str(path) for path in self.services])}",
                     "[logging]",
                     'level = "warning"',
                     "",
@@ -349,6 +354,7 @@ class SynapseServer(Server):
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
             "presence": {"enabled": self.presence},
+            "app_service_config_files": [str(path) for path in self.services],
             "rc_message": unlimited,
             "rc_registration": unlimited,
             "rc_login": dict.fromkeys(("address", "account", "failed_attempts"), unlimited),
