@@ -1,9 +1,11 @@
 """What an event lacks: the events before it and those that authorise it, asked of other servers.
 
-Owns which servers are asked for what, and the bounds of it: rounds, events, bytes and seconds. It
-runs beside the room, whose turn it takes only to have an event judged. What comes is believed as
-far as signatures and the room's rules show it; the state before an event whose past can't be had is
-the word of a server in the room, all of whose events are judged by their own auth events.
+Owns which servers are asked for what, and the bounds of it: rounds, requests, events, bytes and
+seconds. It runs beside the room, whose turn it takes only to have an event judged. What comes is
+believed as far as signatures and the room's rules show it, and kept as far as it leads to what is
+lacking; a server whose answer does not help is as one that has none, and the next is asked. The
+state before an event whose past can't be had is the word of a server in the room, all of whose
+events are judged by their own auth events, and which must have what authorises the event.
 spec: server-server-api#backfilling-and-retrieving-missing-events,
 spec: server-server-api#retrieving-events
 """
@@ -13,13 +15,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from federation.events import Verifier
+from federation.asking import Asking, some_of
+from federation.events import Refused, Verifier
 from federation.requests import Query, Requests, path_of
 from homeserver.errors import RemoteError, Unreachable
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
-from homeserver.matrix.ids import is_event_id
+from homeserver.matrix.ids import is_event_id, server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Missing, Receiver
@@ -35,13 +38,19 @@ AT_ONCE = 50
 MAX_EARLIER = 500
 SECONDS = 180.0
 REQUEST_SECONDS = 30.0
+MAX_REQUESTS = 2_000
+"""Requests made to fill one gap."""
+MAX_EVENT_BYTES = 262_144
+MAX_EVENTS_BYTES = 16 * 1_048_576
 MAX_STATE_BYTES = 64 * 1_048_576
 MAX_STATE_EVENTS = 100_000
+MAX_CHAIN = 10_000
+"""Events that authorise one, as far as they are not here."""
 FEW = 50
 """So many absent events of a state are asked for one by one; more come with the whole state."""
 SINGLE_REQUESTS = 8
 MAX_STATES = 5
-"""States asked for while one gap is filled."""
+"""Events of a gap whose state is asked for."""
 AUTH_ROUNDS = 10
 
 
@@ -69,8 +78,9 @@ class Gaps:
 
         `origin` is the server that has sent it.
         """
-        others = [server for server in await self._elsewhere.servers(room) if server != origin]
-        filling = _Filling(self, room, [origin, *others[: MAX_SERVERS - 1]])
+        preferred = [origin, server_of(event.sender)]
+        servers = some_of(preferred, await self._elsewhere.servers(room), MAX_SERVERS)
+        filling = _Filling(self, room, servers)
         try:
             async with asyncio.timeout(SECONDS):
                 return await filling.run(event)
@@ -79,55 +89,63 @@ class Gaps:
             return False
 
     async def authorise(
-        self, room: Room, servers: Sequence[str], event: Event, wanted: Collection[str]
+        self, room: Room, server: str, event: Event, wanted: Collection[str]
     ) -> None:
-        """Fetch and store the auth chain of an event, and those of `wanted` that it lacks."""
-        await _Filling(self, room, servers).authorising(event, wanted)
+        """Fetch and store the auth chain of an event as a server has it, as far as `wanted`, which
+        it lacks, leads to it.
+        """
+        await _Filling(self, room, [server]).authorising(event, wanted)
 
     # What `_Filling` uses of this.
 
     async def ask(
         self,
-        room: Room,
-        servers: Sequence[str],
+        server: str,
         method: str,
         path: str,
         *,
         query: Query | None = None,
         body: JsonObject | None = None,
-        max_bytes: int = MAX_STATE_BYTES,
-    ) -> JsonObject | None:
-        """The answer of the first server that has one."""
-        for server in servers:
-            try:
-                return await self._requests.request(
-                    server,
-                    method,
-                    path,
-                    query=query,
-                    body=body,
-                    timeout=REQUEST_SECONDS,
-                    max_bytes=max_bytes,
-                )
-            except (Unreachable, RemoteError) as error:
-                log.debug("%s of %s: %s", path, room.room_id, error)
-        return None
+        max_bytes: int = MAX_EVENTS_BYTES,
+    ) -> JsonObject:
+        """The answer of a server; raises as `Requests.request` does."""
+        return await self._requests.request(
+            server,
+            method,
+            path,
+            query=query,
+            body=body,
+            timeout=REQUEST_SECONDS,
+            max_bytes=max_bytes,
+        )
 
-    async def events(self, room: Room, pdus: object) -> list[Event]:
-        """Those of the PDUs that are signed events of the room."""
+    async def events(
+        self,
+        room: Room,
+        pdus: object,
+        most: int,
+        unverified: dict[str, Event] | None = None,
+    ) -> dict[str, Event]:
+        """By id those of the first PDUs that are signed events of the room.
+
+        Those whose keys can't be had are put into `unverified`.
+        """
         listed = [
             pdu
-            for pdu in (pdus[:MAX_STATE_EVENTS] if isinstance(pdus, list) else ())
+            for pdu in (pdus[:most] if isinstance(pdus, list) else ())
             if isinstance(pdu, dict) and _fits(pdu, room)
         ]
-        found: list[Event] = []
+        found: dict[str, Event] = {}
         for start in range(0, len(listed), 100):
-            part = await self._verifier.verify(listed[start : start + 100], room.rules)
-            found += [
-                event
-                for event in part
-                if isinstance(event, Event) and event.room_id == room.room_id
-            ]
+            part = listed[start : start + 100]
+            verified = await self._verifier.verify(part, room.rules)
+            for pdu, event in zip(part, verified, strict=True):
+                if isinstance(event, Event):
+                    if event.room_id == room.room_id:
+                        found[event.event_id] = event
+                elif event is Refused.NO_KEY and unverified is not None:
+                    absent = Event.parse(pdu, room.rules)
+                    unverified[absent.event_id] = absent
         return found
 
     async def absent(self, room: Room, ids: Collection[str]) -> list[str]:
@@ -169,15 +187,16 @@ class _Filling:
     def __init__(self, gaps: Gaps, room: Room, servers: Sequence[str]) -> None:
         self._gaps = gaps
         self._room = room
-        self._servers = servers
+        self._asking = Asking(servers)
         self._states = 0
+        self._requests = 0
 
     async def run(self, event: Event) -> bool:
         missing = await self._gaps.receive(self._room, event)
         if missing is None:
             return True
         if missing.prev:
-            for earlier in await self._earlier(event):
+            for earlier in await self._earlier(event, missing.prev):
                 await self._settle(earlier)
         return await self._settle(event)
 
@@ -193,12 +212,16 @@ class _Filling:
         if missing.auth or self._states >= MAX_STATES:
             return False
         self._states += 1
-        before = await self._state_before(event)
-        if before is None:
-            return False
-        return await gaps.receive(room, event, before) is None
 
-    async def _earlier(self, event: Event) -> list[Event]:
+        async def judged(server: str) -> bool | None:
+            before = await self._state_before(server, event)
+            if before is None or await gaps.receive(room, event, before) is not None:
+                return None
+            return True
+
+        return bool(await self._asking.first(judged))
+
+    async def _earlier(self, event: Event, missing: Collection[str]) -> list[Event]:
         """Events between the room's ends and this one, the oldest first.
 
         What stands before all that we have of the room is history, and no part of the gap.
@@ -206,12 +229,12 @@ class _Filling:
         room, gaps = self._room, self._gaps
         least = await gaps.first_depth(room)
         found: dict[str, Event] = {}
-        frontier = [event.event_id]
+        wanted, frontier = set(missing), [event.event_id]
         ends = await gaps.ends(room)
-        for _ in range(ROUNDS):
-            answer = await gaps.ask(
-                room,
-                self._servers,
+
+        async def told(server: str) -> dict[str, Event] | None:
+            answer = await self._ask(
+                server,
                 "POST",
                 path_of("federation/v1", "get_missing_events", room.room_id),
                 body={
@@ -221,17 +244,23 @@ class _Filling:
                     "min_depth": least,
                 },
             )
-            events = await gaps.events(room, (answer or {}).get("events"))
-            new = {
-                one.event_id: one
-                for one in events
-                if one.event_id not in found and one.depth >= least
-            }
-            new.pop(event.event_id, None)
+            events = await gaps.events(room, answer.get("events"), 2 * AT_ONCE)
+            events.pop(event.event_id, None)
+            late = {id_: one for id_, one in events.items() if one.depth >= least}
+            return leading(late, wanted, lambda one: one.prev_event_ids) or None
+
+        for _ in range(ROUNDS):
+            new = await self._asking.first(told)
+            if new is None:
+                break
             found |= new
             named = {id_ for one in new.values() for id_ in one.prev_event_ids}
-            open_ids = set(await gaps.absent(room, named - found.keys()))
-            frontier = [one.event_id for one in new.values() if open_ids & set(one.prev_event_ids)]
+            wanted = set(await gaps.absent(room, (wanted | named) - {event.event_id, *found}))
+            frontier = [
+                one.event_id
+                for one in (event, *found.values())
+                if one.depth > least and wanted & set(one.prev_event_ids)
+            ]
             if not frontier or len(found) >= MAX_EARLIER:
                 break
         return in_order(found, lambda one: one.prev_event_ids)
@@ -239,75 +268,103 @@ class _Filling:
     async def authorising(self, event: Event, wanted: Collection[str]) -> None:
         """Fetch and store the events that authorise one."""
         room, gaps = self._room, self._gaps
+
+        async def told(server: str) -> bool | None:
+            await gaps.store(room, (await self._chain(server, event, wanted)).values())
+            return None if await gaps.absent(room, wanted) else True
+
+        await self._asking.first(told)
+
+    async def _chain(self, server: str, event: Event, wanted: Collection[str]) -> dict[str, Event]:
+        """What a server has of `wanted`, which authorise an event, and of what authorises them."""
+        room, gaps = self._room, self._gaps
         path = path_of("federation/v1", "event_auth", room.room_id, event.event_id)
-        answer = await gaps.ask(room, self._servers, "GET", path)
-        chain = {
-            one.event_id: one for one in await gaps.events(room, (answer or {}).get("auth_chain"))
-        }
-        waiting = set(await gaps.absent(room, wanted))
+        pdus: object = None
+        try:
+            pdus = (await self._ask(server, "GET", path)).get("auth_chain")
+        except RemoteError as error:
+            log.debug("the auth chain of %s: %s", event.event_id, error)
+        chain = leading(
+            await gaps.events(room, pdus, MAX_CHAIN), wanted, lambda one: one.auth_event_ids
+        )
         for _ in range(AUTH_ROUNDS):
             named = {id_ for one in chain.values() for id_ in one.auth_event_ids}
-            lost = await gaps.absent(room, (waiting | named) - chain.keys())
+            lost = await gaps.absent(room, {*wanted, *named} - chain.keys())
             if not lost or len(lost) > MAX_EARLIER:
                 break
-            got = await self._single(lost)
+            got = await self._single(server, lost)
             if not got:
                 break
             chain |= got
-        await gaps.store(room, chain.values())
+        return chain
 
-    async def _state_before(self, event: Event) -> list[str] | None:
-        """The ids of the state before an event, all stored; None when it can't be had."""
+    async def _state_before(self, server: str, event: Event) -> list[str] | None:
+        """The ids of the state before an event, all stored; None when the server has it not."""
         room, gaps = self._room, self._gaps
         query = {"event_id": event.event_id}
-        answer = await gaps.ask(
-            room,
-            self._servers,
-            "GET",
-            path_of("federation/v1", "state_ids", room.room_id),
-            query=query,
-        )
-        if answer is None:
-            return None
+        path = path_of("federation/v1", "state_ids", room.room_id)
+        answer = await self._ask(server, "GET", path, query=query)
         state, chain = _ids(answer.get("pdu_ids")), _ids(answer.get("auth_chain_ids"))
         lost = await gaps.absent(room, {*state, *chain})
         if len(lost) > FEW:
-            whole = await gaps.ask(
-                room,
-                self._servers,
-                "GET",
-                path_of("federation/v1", "state", room.room_id),
-                query=query,
-            )
-            told = await gaps.events(room, (whole or {}).get("pdus"))
-            told += await gaps.events(room, (whole or {}).get("auth_chain"))
-            wanted = set(lost)
-            await gaps.store(room, [one for one in told if one.event_id in wanted])
+            path = path_of("federation/v1", "state", room.room_id)
+            whole = await self._ask(server, "GET", path, query=query, max_bytes=MAX_STATE_BYTES)
+            told = await gaps.events(room, whole.get("pdus"), MAX_STATE_EVENTS)
+            told |= await gaps.events(room, whole.get("auth_chain"), MAX_STATE_EVENTS)
+            await gaps.store(room, [told[id_] for id_ in lost if id_ in told])
         elif lost:
-            await gaps.store(room, (await self._single(lost)).values())
+            await gaps.store(room, (await self._single(server, lost)).values())
         if await gaps.absent(room, state):
             return None
         return state
 
-    async def _single(self, ids: Sequence[str]) -> dict[str, Event]:
+    async def _single(self, server: str, ids: Sequence[str]) -> dict[str, Event]:
         """Events by id, each asked for by itself."""
         slots = asyncio.Semaphore(SINGLE_REQUESTS)
 
-        async def one(event_id: str) -> list[Event]:
+        async def one(event_id: str) -> dict[str, Event]:
             async with slots:
                 path = path_of("federation/v1", "event", event_id)
-                answer = await self._gaps.ask(self._room, self._servers, "GET", path)
-            return await self._gaps.events(self._room, (answer or {}).get("pdus"))
+                try:
+                    answer = await self._ask(server, "GET", path, max_bytes=MAX_EVENT_BYTES)
+                except (Unreachable, RemoteError):
+                    return {}
+            found = await self._gaps.events(self._room, answer.get("pdus"), 1)
+            return {event_id: found[event_id]} if event_id in found else {}
 
-        asked = ids[:MAX_EARLIER]
-        found = await asyncio.gather(*(one(event_id) for event_id in asked))
-        wanted = set(asked)
-        return {
-            event.event_id: event
-            for events in found
-            for event in events
-            if event.event_id in wanted
-        }
+        found = await asyncio.gather(*(one(event_id) for event_id in ids[:MAX_EARLIER]))
+        return {id_: event for events in found for id_, event in events.items()}
+
+    async def _ask(
+        self,
+        server: str,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        max_bytes: int = MAX_EVENTS_BYTES,
+    ) -> JsonObject:
+        self._requests += 1
+        if self._requests > MAX_REQUESTS:
+            raise Unreachable(server, "enough was asked to fill one gap")
+        return await self._gaps.ask(
+            server, method, path, query=query, body=body, max_bytes=max_bytes
+        )
+
+
+def leading(
+    events: dict[str, Event], wanted: Iterable[str], named: Callable[[Event], Iterable[str]]
+) -> dict[str, Event]:
+    """Those of the events that are wanted, or that one which is names; all others are left out."""
+    found: dict[str, Event] = {}
+    queue = list(wanted)
+    while queue:
+        id_ = queue.pop()
+        if id_ in events and id_ not in found:
+            found[id_] = events[id_]
+            queue += named(events[id_])
+    return found
 
 
 def in_order(events: dict[str, Event], named: Callable[[Event], Iterable[str]]) -> list[Event]:

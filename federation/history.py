@@ -9,10 +9,12 @@ import asyncio
 import logging
 from collections.abc import Collection
 
-from federation.gaps import Gaps, in_order
-from federation.requests import Requests, path_of
+from federation.asking import Asking, some_of
+from federation.gaps import Gaps, in_order, leading
+from federation.requests import Query, Requests, path_of
 from homeserver.errors import RemoteError
 from homeserver.matrix import canonical
+from homeserver.matrix.event import Event
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.elsewhere import Elsewhere
 from homeserver.rooms.receive import Receiver
@@ -69,20 +71,25 @@ class History:
             return
         gaps = self._gaps
         path = path_of("federation/v1", "backfill", room_id)
-        for server in (await self._elsewhere.servers(room))[:MAX_SERVERS]:
-            answer = await gaps.ask(
-                room, [server], "GET", path, query={"v": list(event_ids), "limit": limit}
-            )
-            events = await gaps.events(room, (answer or {}).get("pdus"))
-            by_id = {event.event_id: event for event in events[: 2 * limit]}
-            if not set(event_ids) & by_id.keys():
-                continue
+        query: Query = {"v": list(event_ids), "limit": limit}
+
+        async def told(server: str) -> int | None:
+            answer = await gaps.ask(server, "GET", path, query=query)
+            unverified: dict[str, Event] = {}
+            events = await gaps.events(room, answer.get("pdus"), 2 * limit, unverified)
+            # Only what known events stand behind: the past is not what a server likes it to be.
+            led_to = leading(events | unverified, event_ids, lambda event: event.prev_event_ids)
+            by_id = {id_: event for id_, event in led_to.items() if id_ in events}
+            if not by_id:
+                return None
             newest_first = in_order(by_id, lambda event: event.prev_event_ids)[::-1]
             named = {id_ for event in by_id.values() for id_ in event.auth_event_ids}
             lost = await gaps.absent(room, named - by_id.keys())
             if lost:
-                await gaps.authorise(room, [server], newest_first[-1], lost)
+                await gaps.authorise(room, server, newest_first[-1], lost)
             await gaps.store(room, [event for event in by_id.values() if event.is_state])
             given = [(event, canonical.encode(event.pdu)) for event in newest_first]
-            if await self._receiver.store_history(room, given):
-                return
+            return await self._receiver.store_history(room, given) or None
+
+        servers = some_of((), await self._elsewhere.servers(room), MAX_SERVERS)
+        await Asking(servers).first(told)

@@ -175,9 +175,10 @@ class Receiver:
         """Judge an event of the room and store it.
 
         `pdu` is its canonical JSON. `before` are the ids of the state before it, all of them
-        stored, where its previous events can't be had. `relay`: once accepted, it is ours to send
-        to other servers. The room's policy server is asked where it must be. Raises `MatrixError`
-        503 when the room can't be written.
+        stored, where its previous events can't be had: a state that has not what authorises the
+        event is not the one before it, and they are still missing. `relay`: once accepted, it is
+        ours to send to other servers. The room's policy server is asked where it must be. Raises
+        `MatrixError` 503 when the room can't be written.
         """
         flags = LOCAL if relay else 0
 
@@ -390,6 +391,8 @@ class _Judging:
         linear = len(prevs) == len(head.extremities) and not missing.prev
         linear = linear and set(prevs) == {nid for nid, _ in head.extremities}
         state = head.state if linear else self._state_before(prevs, missing.prev)
+        if missing.prev and not self._is_before(state, nids):
+            return missing
         flags = self._judge(head, nids, state, linear)
         refused = False
         policy = None if flags else sending.policy()
@@ -648,6 +651,17 @@ class _Judging:
             for row in rows
             if row.key_nid is not None and not row.flags & REJECTED
         }
+
+    def _is_before(self, state: State, nids: Mapping[str, int]) -> bool:
+        """Whether a state that was told has the room's beginning and what authorises the event.
+
+        Without this a server could have honest events rejected by what it leaves out.
+        """
+        return self._names.key_nid(*_CREATE) in state and all(
+            state.get(row.key_nid) == row.event_nid
+            for row in (self._row(nids[id_]) for id_ in self._event.auth_event_ids)
+            if row.key_nid is not None
+        )
 
     def _changed(
         self,

@@ -13,7 +13,7 @@ from homeserver.matrix.auth import auth_keys
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
-from homeserver.matrix.versions import ROOM_VERSIONS
+from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from tests.federation.house import Guest, HouseServer
 
 VERSION = "11"
@@ -31,19 +31,30 @@ class Branch:
     state: dict[tuple[str, str], Event]
     last: Event
     others: list[Event] = field(default_factory=list)
+    rules: RoomRules = RULES
 
     @classmethod
-    async def join(cls, guest: Guest, to: HouseServer, room: str, localpart: str = "g") -> "Branch":
-        """Join a room of version 11 with a user of the guest; the branch begins with the join."""
+    async def join(
+        cls,
+        guest: Guest,
+        to: HouseServer,
+        room: str,
+        localpart: str = "g",
+        rules: RoomRules = RULES,
+    ) -> "Branch":
+        """Join a room, of version 11 by default, with a user of the guest; the branch begins with
+        the join.
+        """
         user = guest.user(localpart)
         joined = await guest.join(to, room, user)
-        events = [Event.parse(pdu, RULES) for pdu in (*joined["state"], joined["event"])]
+        events = [Event.parse(pdu, rules) for pdu in (*joined["state"], joined["event"])]
         state = {event.key: event for event in events}
-        return cls(guest, room, user, state, state["m.room.member", user])
+        return cls(guest, room, user, state, state["m.room.member", user], rules=rules)
 
     def fork(self) -> "Branch":
         """Another branch that begins here."""
-        return Branch(self.guest, self.room, self.user, dict(self.state), self.last)
+        state = dict(self.state)
+        return Branch(self.guest, self.room, self.user, state, self.last, rules=self.rules)
 
     def make(
         self,
@@ -61,11 +72,11 @@ class Branch:
     ) -> Event:
         """An event behind `last`, which stays what it is. Each is later than those before."""
         by = sender or self.user
-        keys = auth_keys(RULES, type, by, state_key, content)
+        keys = auth_keys(self.rules, type, by, state_key, content)
         if auths is None:
             auths = [self.state[one].event_id for one in keys if one in self.state]
         event, _ = build(
-            RULES,
+            self.rules,
             room_id=room or self.room,
             sender=by,
             type=type,

@@ -160,7 +160,10 @@ class Guest:
         made = await self.request(to, "GET", target)
         assert made.status == 200, made.body
         rules = ROOM_VERSIONS[made.body["room_version"]]
-        signed = hash_and_sign(made.body["event"], rules, self.name, self.keys.key)
+        template = dict(made.body["event"])
+        if rules.event_ids == "sender":
+            template["event_id"] = f"$join{next(self._txns)}:{self.name}"
+        signed = hash_and_sign(template, rules, self.name, self.keys.key)
         event_id = quote(event_id_of(signed, rules), safe="")
         target = f"/_matrix/federation/v2/send_join/{room}/{event_id}"
         joined = await self.request(to, "PUT", target, signed)

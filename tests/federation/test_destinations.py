@@ -1,5 +1,6 @@
 """How long a server that fails is left alone."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -76,6 +77,29 @@ async def test_who_was_heard_of_this_week_waits_an_hour_at_most(
     for _ in range(10):
         last = await pause(destinations, clock)
     assert last > 20 * HOUR
+
+
+async def test_a_server_that_is_dead_for_thirty_days_is_tried_once_a_day(
+    destinations: Destinations, clock: FakeClock
+) -> None:
+    """In seconds for two minutes, from a minute doubling to an hour for a week, then to a day."""
+    await destinations.succeeded(PEER)
+    died = clock.now_ms()
+    tried = [0]
+    while tried[-1] < 30 * DAY:
+        await pause(destinations, clock)
+        tried.append(clock.now_ms() - died)
+    assert 8 <= sum(at <= 2 * MINUTE for at in tried) <= 12
+    by_day = Counter(at // DAY for at in tried)
+    assert all(24 <= by_day[day] <= 27 for day in range(1, 7)), by_day
+    assert sum(by_day[day] for day in range(10, 30)) <= 23, by_day  # jitter makes it a tenth more
+    assert min(by_day[day] for day in range(10, 30)) == 1, by_day
+    # What it is heard to say itself ends that at once.
+    await destinations.failed(PEER, "no answer", clock.now_ms())
+    with pytest.raises(Unreachable):
+        await destinations.check(PEER)
+    await destinations.succeeded(PEER)
+    await destinations.check(PEER)
 
 
 async def test_success_ends_it(destinations: Destinations, clock: FakeClock) -> None:

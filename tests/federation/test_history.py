@@ -16,8 +16,10 @@ from aiohttp import web
 
 from federation.gaps import REQUEST_SECONDS
 from homeserver.matrix.canonical import JsonObject
+from tests.federation.branch import Branch
 from tests.federation.generated import GeneratedRoom
 from tests.federation.house import House, heard, house
+from tests.federation.internet import Handler
 from tests.rooms.paths import at
 from tests.serving import Person
 
@@ -133,6 +135,40 @@ async def test_history_goes_on_behind_state_that_was_told_with_the_join(made: Ho
     ours, theirs = await whole(alice, room), await whole(bob, room)
     assert [one["event_id"] for one in theirs] == [one["event_id"] for one in ours]
     assert theirs[0]["type"] == "m.room.create"
+
+
+async def test_a_past_that_was_made_up_is_not_believed(made: House) -> None:
+    """Only what known events stand behind is history, whatever else a server in the room signs."""
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    a = made.servers["a.example"]
+    room = await alice.create_room(preset="public_chat", room_version="11")
+    for number in range(120):
+        await alice.say(room, f"message {number}")
+    branches = [
+        await Branch.join(await made.guest(f"guest{next(_count)}.example"), a, room)
+        for _ in range(4)
+    ]
+
+    def lies(branch: Branch) -> Handler:
+        """What a.example has of the past, and more."""
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            if "/backfill/" not in request.path:
+                return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+            reply = await branch.guest.request(a, "GET", request.raw_path)
+            depths = [pdu["depth"] for pdu in reply.body["pdus"]]
+            pdus = [branch.say("hostile", depth=depth).pdu for depth in depths[:50]]
+            return web.json_response({"pdus": [*pdus, *reply.body["pdus"]]})
+
+        return answer
+
+    for branch in branches:
+        branch.guest.answer = lies(branch)
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    theirs = await whole(bob, room)
+    assert "hostile" not in str(theirs)
+    ids = [one["event_id"] for one in await whole(alice, room)]
+    assert [one["event_id"] for one in theirs] == ids
 
 
 async def test_by_its_time_an_event_is_found_that_only_others_have_yet(made: House) -> None:

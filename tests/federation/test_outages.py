@@ -1,7 +1,8 @@
 """Outages between real servers: when they are over, all have the same events and the same state.
 
-Three servers as processes share a room. One is killed while people talk; two can't reach each other
-while both sides write; a fourth one, which the test plays, answers with everything but sense.
+Three servers as processes share a room. One is killed while people talk, or while it bursts itself;
+two can't reach each other while both sides write; a fourth one, which the test plays, answers with
+everything but sense.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 import trustme
 from aiohttp import web
@@ -38,6 +40,7 @@ class Together:
     servers: list[HouseServer]
     people: list[Person]
     room_id: str
+    welcome: str
     sent: list[str] = field(default_factory=list)
 
     async def say(self, number: int, text: str) -> str:
@@ -106,7 +109,7 @@ async def together(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Toget
         first = await people[0].say(room_id, "welcome")
         for person in people[1:]:
             await heard(person, room_id, first)
-        yield Together(made, servers, people, room_id)
+        yield Together(made, servers, people, room_id, first)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,39 @@ async def test_a_server_that_is_killed_under_load_misses_nothing(
     await asyncio.gather(*talking)
     await together.say(2, "I am back")
     await together.check(120)
+
+
+async def test_a_server_that_is_killed_while_it_bursts_sends_everything_once(
+    together: Together,
+) -> None:
+    """Also what it had stored and told nobody of: all end with the same events."""
+
+    async def burst(life: int) -> None:
+        for number in itertools.count():
+            await asyncio.gather(*(together.say(0, f"{life}.{number}.{n}") for n in range(5)))
+            together.sent.append(
+                await together.people[0].put_state(
+                    together.room_id, "test.state", {"number": number}, "burst"
+                )
+            )
+
+    for life in range(2):
+        wanted = len(together.sent) + 25
+        bursting = asyncio.create_task(burst(life))
+        while len(together.sent) < wanted:
+            assert not bursting.done(), bursting.result()
+            await asyncio.sleep(0.01)
+        together.servers[0].kill()
+        with contextlib.suppress(aiohttp.ClientError):
+            await bursting
+        await together.made.start("a.example")
+    await together.say(0, "the last")
+    await together.check(120)
+    everything = []
+    for number in range(3):
+        found = await together.timeline(number)
+        everything.append(set(found[: found.index(together.welcome)]))
+    assert everything[0] == everything[1] == everything[2]
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(1, 10), pytest.param(60, 300, marks=LONG)])
@@ -177,7 +213,7 @@ async def test_a_peer_without_sense_holds_up_nobody(together: Together) -> None:
 
     async def late(request: web.BaseRequest) -> web.StreamResponse:
         await never.wait()
-        return web.json_response({})
+        return web.json_response({}, status=500)  # it was not taken
 
     kinds: list[Handler] = [
         endless,

@@ -1,6 +1,7 @@
 """What goes to another server: a guest is in a room of ours, and hears or misses what happens."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import trustme
 from aiohttp import web
 
+from federation.destinations import DAY, SECOND
 from federation.outbound import Note
 from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.receive import Verdict
@@ -221,6 +223,42 @@ async def test_a_server_that_has_moved_is_found_and_tried_at_once(
         assert shared.server.clock.now_ms() - now < 62_000
     finally:
         await elsewhere.server.stop()
+
+
+@pytest.mark.long
+async def test_a_server_that_is_dead_for_thirty_days_is_tried_once_a_day(
+    shared: Shared, guest: Guest
+) -> None:
+    """In seconds for two minutes, every hour for a week; and when it is back, it has everything."""
+    await shared.bob_joins()
+    clock, destinations = shared.server.clock, shared.server.app.federation.destinations
+    await destinations.succeeded(REMOTE)
+    died = clock.now_ms()
+    tried: list[int] = []
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        tried.append(clock.now_ms() - died)
+        return web.json_response({}, status=502)
+
+    guest.refuse = refuse
+    await shared.alice.say(shared.room_id, "the first")
+    while not tried or tried[-1] < 30 * DAY:
+        retry = 0
+        while retry <= clock.now_ms():  # until the failure of the last try has come home
+            await asyncio.sleep(0.002)
+            retry = (await destinations.state(REMOTE)).retry_ts
+        probes = len(tried)
+        await clock.advance((retry - clock.now_ms()) / 1_000 + 0.001)
+        await wait_for(lambda probes=probes: len(tried) > probes)
+    assert 8 <= sum(at <= 120 * SECOND for at in tried) <= 12
+    by_day = Counter(at // DAY for at in tried)
+    assert all(24 <= by_day[day] <= 27 for day in range(1, 7)), by_day
+    assert sum(by_day[day] for day in range(10, 30)) <= 23, by_day  # jitter makes it a tenth more
+    assert min(by_day[day] for day in range(10, 30)) == 1, by_day
+    await shared.alice.say(shared.room_id, "the last")
+    guest.refuse = None
+    await destinations.succeeded(REMOTE)
+    assert texts(await got(guest, 2)) == ["the first", "the last"]
 
 
 async def test_events_that_nobody_was_told_of_are_found(
