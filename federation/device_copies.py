@@ -3,32 +3,29 @@
 Owns when a copy is to be relied on. Invariants: a copy that is not stale is what the user's server
 last said, and changes only in the user's turn; what may have been missed (a gap in `prev_id`, a
 room shared anew, a server that was away or has new keys, a restart of ours) makes it stale, and a
-stale copy is fetched anew before it is used, by one request at a time to each server. What a fetch
-brings is stale at once when a mark came meanwhile, and clients are told of it exactly if it differs
-from the copy. Whether the asker may see a user is not asked; `stale_lists` decides when a copy that
-nobody asks for is fetched.
+stale copy is fetched anew (`list_fetches`) before it is used. What a fetch brings is stale at once
+when a mark came meanwhile, and clients are told of it exactly if it differs from the copy. Who was
+asked about in vain has an empty copy, so that it is fetched later. Whether the asker may see a user
+is not asked; `stale_lists` decides when a copy that nobody asks for is fetched.
 spec: server-server-api#device-management
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from itertools import islice
 from typing import NamedTuple
 
 from federation.device_answers import (
     MAX_DEVICES,
     device_of,
     is_device_id,
-    keys_of,
-    list_of,
     name_of,
     signing_of,
 )
-from federation.requests import Requests, path_of
+from federation.list_fetches import ListFetches
+from federation.requests import Requests
 from federation.stale_lists import StaleLists
-from homeserver.errors import MatrixError, RemoteError, Unreachable
+from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room
@@ -52,14 +49,7 @@ from storage.schema import (
     SigningKeyRow,
 )
 
-log = logging.getLogger(__name__)
-
-FETCH_SECONDS = 10.0
 REFRESH_SECONDS = 60.0
-FEW = 3
-"""Of more users than this keys are asked together, and their stream ids are not known then."""
-BATCH = 200
-MAX_BYTES = 8 * 1_048_576
 SWEEP_SECONDS = 3_600.0
 _AT_ONCE = 500
 
@@ -70,14 +60,6 @@ class Kept(NamedTuple):
     keys: dict[str, UserKeys]
     failures: dict[str, str]
     users: Collection[str]
-
-
-class _Fetch:
-    """What is wanted of one server, and what is being asked for."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[str, tuple[int, asyncio.Future[str]]] = {}
-        self.under_way: dict[str, tuple[int, asyncio.Future[str]]] = {}
 
 
 class DeviceCopies:
@@ -96,7 +78,6 @@ class DeviceCopies:
         server_name: str,
         stale_lists: StaleLists,
     ) -> None:
-        self._requests = requests
         self._lists = lists
         self._public = public
         self._names = names
@@ -106,9 +87,8 @@ class DeviceCopies:
         self._clock = clock
         self._suffix = ":" + server_name
         self._stale_lists = stale_lists
-        self._fetches: dict[str, _Fetch] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._marked: set[int] = set()
+        self._fetches = ListFetches(requests, self._marked, self._keep, self._unknown)
         self._left: set[int] = set()
         self._somebody_left = asyncio.Event()
 
@@ -126,7 +106,7 @@ class DeviceCopies:
         rows = await store.lists(self._database, kept.values())
         stale = {user_id: nid for user_id, nid in kept.items() if self._is_stale(nid, rows)}
         if stale:
-            failures = await self._refresh(stale, seconds)
+            failures = await self._fetches.fetch(stale, seconds, urgent=True)
         keys = await self._public.of({nid: user_id for user_id, nid in kept.items()})
         found = {
             user_id: keys[nid]
@@ -137,96 +117,10 @@ class DeviceCopies:
 
     async def fetch(self, server: str, users: Mapping[str, int]) -> str:
         """Fetch the lists of users of a server anew; why that failed, or nothing."""
-        return (await self._refresh(users, REFRESH_SECONDS)).get(server, "")
+        return (await self._fetches.fetch(users, REFRESH_SECONDS, urgent=False)).get(server, "")
 
     def _is_stale(self, nid: int, rows: Mapping[int, DeviceListRow]) -> bool:
         return nid in self._marked or nid not in rows or bool(rows[nid].stale)
-
-    async def _refresh(self, users: Mapping[str, int], seconds: float) -> dict[str, str]:
-        """Fetch the lists of users; why that failed, by server."""
-        waiting = {user_id: self._wanted(user_id, nid) for user_id, nid in users.items()}
-        await asyncio.wait(waiting.values(), timeout=seconds)
-        failures: dict[str, str] = {}
-        for user_id, future in waiting.items():
-            reason = future.result() if future.done() else "it has not answered in time"
-            if reason:
-                failures[server_of(user_id)] = reason
-        return failures
-
-    def _wanted(self, user_id: str, nid: int) -> asyncio.Future[str]:
-        server = server_of(user_id)
-        fetch = self._fetches.get(server)
-        if fetch is None:
-            fetch = self._fetches[server] = _Fetch()
-            task = asyncio.get_running_loop().create_task(self._run(server, fetch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        under_way = fetch.under_way.get(user_id)
-        if under_way is not None and nid not in self._marked:
-            return under_way[1]
-        if user_id not in fetch.waiting:
-            fetch.waiting[user_id] = (nid, asyncio.get_running_loop().create_future())
-        return fetch.waiting[user_id][1]
-
-    async def _run(self, server: str, fetch: _Fetch) -> None:
-        try:
-            while fetch.waiting:
-                batch = dict(islice(fetch.waiting.items(), BATCH))
-                for user_id in batch:
-                    del fetch.waiting[user_id]
-                fetch.under_way = batch
-                self._marked -= {nid for nid, _ in batch.values()}
-                reason = await self._fetched(
-                    server, {user: nid for user, (nid, _) in batch.items()}
-                )
-                fetch.under_way = {}
-                for _, future in batch.values():
-                    future.set_result(reason)
-        finally:
-            del self._fetches[server]
-
-    async def _fetched(self, server: str, users: Mapping[str, int]) -> str:
-        """Fetch and keep the lists of some users of a server; why that failed, or nothing."""
-        try:
-            if len(users) <= FEW:
-                found = {user_id: await self._ask_list(server, user_id) for user_id in users}
-            else:
-                found = await self._ask_keys(server, users)
-            for user_id, (version, keys) in found.items():
-                await self._keep(users[user_id], user_id, version, keys)
-        except Unreachable as error:
-            return error.reason
-        except (RemoteError, MatrixError) as error:
-            return str(error)
-        except Exception:
-            log.exception("lists of devices of %s could not be kept", server)
-            return "its answer could not be used"
-        return ""
-
-    async def _ask_list(self, server: str, user_id: str) -> tuple[int, UserKeys]:
-        path = path_of("federation/v1", "user", "devices", user_id)
-        try:
-            answer = await self._requests.request(
-                server, "GET", path, timeout=FETCH_SECONDS, max_bytes=MAX_BYTES
-            )
-        except RemoteError as error:
-            if error.status != 404:
-                raise
-            return (await self._ask_keys(server, [user_id]))[user_id]
-        return list_of(user_id, answer)
-
-    async def _ask_keys(
-        self, server: str, user_ids: Collection[str]
-    ) -> dict[str, tuple[int, UserKeys]]:
-        answer = await self._requests.request(
-            server,
-            "POST",
-            path_of("federation/v1", "user", "keys", "query"),
-            body={"device_keys": {user_id: [] for user_id in user_ids}},
-            timeout=FETCH_SECONDS,
-            max_bytes=MAX_BYTES,
-        )
-        return {user_id: (0, keys_of(user_id, answer)) for user_id in user_ids}
 
     async def _keep(self, nid: int, user_id: str, version: int, keys: UserKeys) -> None:
         async def turn() -> None:
@@ -252,6 +146,17 @@ class DeviceCopies:
                 self._lists.forget(nid)
 
         await self._inbox.run(nid, turn)
+
+    async def _unknown(self, users: Mapping[str, int]) -> None:
+        """These could not be fetched: who has no copy yet gets an empty one, which is stale."""
+        known = await store.lists(self._database, users.values())
+        new = {user_id: nid for user_id, nid in users.items() if nid not in known}
+        if new:
+            await self._commits.commit(
+                [store.first_known(nid, server_of(user_id)) for user_id, nid in new.items()]
+            )
+            for nid in new.values():
+                self._stale_lists.user(nid)
 
     # --- being told
 
@@ -279,7 +184,7 @@ class DeviceCopies:
                     changes = _device_changes(nid, user_id, content)
                     version = content["stream_id"]
             self._marked.discard(nid)
-            if any(user_id in fetch.under_way for fetch in self._fetches.values()):
+            if nid in self._fetches.under_way():
                 self._marked.add(nid)
             new = (row or empty)._replace(pos=Pos(0), version=version, stale=int(changes is None))
             publish = await self._lists.publishing(nid)
@@ -305,14 +210,12 @@ class DeviceCopies:
 
     def alive(self, server: str) -> None:
         """A server has come back, has moved, or has other keys than before."""
-        fetch = self._fetches.get(server)
-        if fetch is not None:
-            self._marked.update(nid for nid, _ in fetch.under_way.values())
+        self._marked |= self._fetches.under_way(server)
         self._submit(store.stale_lists_of(server), lambda _: self._stale_lists.server(server))
 
     def entered(self, room: Room) -> None:
         """This server has come into a room."""
-        self._mark_under_way()
+        self._marked |= self._fetches.under_way()
         self._submit(store.stale_lists_in(room.nid), lambda _: self._stale_lists.everything())
 
     def happened(self, room_nid: int, first_pos: int, events: Collection[Appended]) -> None:
@@ -332,16 +235,11 @@ class DeviceCopies:
         self._marked.add(nid)
 
         def committed(_: int) -> None:
-            under_way = [fetch.under_way.values() for fetch in self._fetches.values()]
-            if all(nid != one for fetch in under_way for one, _ in fetch):
+            if nid not in self._fetches.under_way():
                 self._marked.discard(nid)
             self._stale_lists.user(nid)
 
         self._submit(store.stale_list(nid), committed)
-
-    def _mark_under_way(self) -> None:
-        for fetch in self._fetches.values():
-            self._marked.update(nid for nid, _ in fetch.under_way.values())
 
     def _submit(self, change: Change, committed: Callable[[int], None]) -> None:
         with suppress(MatrixError):  # the queue is full or closed: a start marks all
@@ -380,10 +278,7 @@ class DeviceCopies:
 
     async def close(self) -> None:
         """End what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._fetches.close()
 
 
 def _device_changes(nid: int, user_id: str, content: JsonObject) -> list[Change] | None:

@@ -165,6 +165,16 @@ async def members_or_leavers(db: Database, room_nids: Collection[int], after: in
     return {user_nid for (user_nid,) in rows}
 
 
+def first_known(user_nid: int, server: str) -> Change:
+    """An empty copy of the list of another server's user, which is stale, unless there is one."""
+    return Do(
+        "INSERT INTO device_lists"
+        " (user_nid, server, pos, version, stale, device_id, devices_pos, signing_pos)"
+        " VALUES (?, ?, 0, 0, 1, '', 0, 0) ON CONFLICT (user_nid) DO NOTHING",
+        (user_nid, server),
+    )
+
+
 def stale_list(user_nid: int) -> Change:
     """A copy of a user's list can't be relied on any more, if there is one."""
     return Do("UPDATE device_lists SET stale = 1 WHERE user_nid = ? AND server <> ''", (user_nid,))

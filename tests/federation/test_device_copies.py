@@ -274,10 +274,8 @@ async def test_a_flood_of_updates_leaves_one_list(there: There) -> None:
     assert len(elsewhere.asked) == 1
 
 
-async def test_a_server_that_was_away_makes_its_lists_stale(there: There) -> None:
-    alice, elsewhere = there
-    user = await elsewhere.user()
-    await devices(alice, user)
+async def away(alice: Person, elsewhere: Elsewhere) -> None:
+    """Have the guest's server fail, as it does until `refuse` is None."""
     refused: list[JsonObject] = []
 
     def refuse(body: JsonObject) -> web.StreamResponse:
@@ -291,6 +289,13 @@ async def test_a_server_that_was_away_makes_its_lists_stale(there: There) -> Non
         return bool(refused)
 
     await until(tried)
+
+
+async def test_a_server_that_was_away_makes_its_lists_stale(there: There) -> None:
+    alice, elsewhere = there
+    user = await elsewhere.user()
+    await devices(alice, user)
+    await away(alice, elsewhere)
     elsewhere.update(user, "LOST")
     assert await devices(alice, user) == {"FIRST"}
     elsewhere.guest.refuse = None
@@ -407,6 +412,60 @@ async def test_a_stale_list_is_fetched_before_anybody_asks(there: There) -> None
     answer = await query(alice, user)
     assert set(answer["device_keys"][user]) == {"FIRST", "LOST", "A"}
     assert not answer["failures"]
+
+
+async def test_who_was_asked_about_in_vain_is_fetched_when_the_server_is_back(
+    there: There,
+) -> None:
+    alice, elsewhere = there
+    await encrypted(alice, elsewhere)
+    user = await elsewhere.user()
+    await alice.sync()
+    elsewhere.down = True
+    answer = await query(alice, user)
+    assert set(answer["failures"]) == {elsewhere.guest.name}
+    assert user not in answer["device_keys"]
+    elsewhere.down = False
+    await elsewhere.guest.send(elsewhere.server)
+
+    async def told() -> bool:
+        answer = await alice.sync(timeout=1_000)
+        return user in answer.get("device_lists", {}).get("changed", ())
+
+    await until(told)
+    elsewhere.down = True
+    assert set((await query(alice, user))["device_keys"][user]) == {"FIRST"}
+
+
+async def test_a_client_does_not_wait_behind_what_is_fetched_for_later(there: There) -> None:
+    alice, elsewhere = there
+    first = await encrypted(alice, elsewhere)
+    users = [first, *[await elsewhere.user() for _ in range(5)]]
+    await query(alice, *users)
+    together = asyncio.Event()
+    await away(alice, elsewhere)
+    elsewhere.asked.clear()
+    elsewhere.hold = together
+    # When it is there again all of its lists are fetched, by one long request.
+    elsewhere.guest.refuse = None
+    await elsewhere.guest.send(elsewhere.server)
+
+    async def asked() -> bool:
+        return len(elsewhere.asked) == 1 and "query" in elsewhere.asked[0]
+
+    await until(asked)
+    elsewhere.hold = None
+    elsewhere.update(first, "NEW")
+    assert await devices(alice, first) == {"FIRST", "NEW"}
+    assert "/user/devices/" in elsewhere.asked[1]
+    together.set()
+
+    async def fresh() -> bool:
+        return all(is_fresh(elsewhere, user) for user in users)
+
+    await until(fresh)
+    elsewhere.down = True
+    assert await devices(alice, first) == {"FIRST", "NEW"}
 
 
 @pytest.mark.parametrize("differs", [True, False])
