@@ -154,10 +154,7 @@ class E2EKeys:
         _check_number(len(wanted))
         local, remote = self._apart(wanted)
         nids = await self._names.find(local)
-        users = {nid: user_id for user_id, nid in nids.items()}
-        here = await self._public.of(users)
-        exist = await accounts_store.users(self._database, [*users])
-        found = {users[nid]: keys for nid, keys in here.items() if nid in exist}
+        found = await self._here(nids)
         failures: JsonObject = {} if self._elsewhere is not None else _unasked(remote)
         if remote and self._elsewhere is not None:
             there, failures = await self._elsewhere.query(
@@ -165,17 +162,31 @@ class E2EKeys:
             )
             found |= there
             nids |= await self._names.find([*there])
-        by_nid = {nids[user_id]: keys for user_id, keys in found.items() if user_id in nids}
-        signed = await self._public.signed_by(session.user_nid, by_nid, session.user_id)
-        found |= {user_id: signed[nids[user_id]] for user_id in found if user_id in nids}
+        masters = {
+            nids[user_id]: user_id
+            for user_id, keys in found.items()
+            if keys.master is not None and user_id in nids
+        }
+        if masters:
+            others = {nid: found[user_id] for nid, user_id in masters.items()}
+            signed = await self._public.signed_by(session.user_nid, others, session.user_id)
+            found |= {masters[nid]: keys for nid, keys in signed.items()}
         return _answer(session.user_id, wanted, found, failures)
 
     async def local(self, user_ids: Collection[str]) -> dict[str, UserKeys]:
         """What other servers may see of local users; those who don't exist are absent."""
-        nids = await self._names.find([one for one in user_ids if one.endswith(self._suffix)])
-        exist = await accounts_store.users(self._database, [*nids.values()])
-        users = {nid: user_id for user_id, nid in nids.items() if nid in exist}
-        return {users[nid]: keys for nid, keys in (await self._public.of(users)).items()}
+        return await self._here(
+            await self._names.find([one for one in user_ids if one.endswith(self._suffix)])
+        )
+
+    async def _here(self, nids: Mapping[str, int]) -> dict[str, UserKeys]:
+        """The keys of those local users who exist."""
+        keys = await self._public.of({nid: user_id for user_id, nid in nids.items()})
+        keyless = [nid for nid, own in keys.items() if not own.any]
+        exist = await accounts_store.users(self._database, keyless) if keyless else {}
+        return {
+            user_id: keys[nid] for user_id, nid in nids.items() if keys[nid].any or nid in exist
+        }
 
     async def claim(self, wanted: Claims, timeout: float) -> JsonObject:
         """The answer to a client's claim: `one_time_keys` and `failures`.
@@ -242,14 +253,9 @@ def _answer(
     devices = []
     signing: dict[bytes, list[bytes]] = {b"master": [], b"self_signing": [], b"user_signing": []}
     for user_id, keys in found.items():
-        ids = wanted[user_id] or keys.devices
+        ids = wanted[user_id]
         name = canonical.encode(user_id)
-        shown = [
-            b"%b:%b" % (canonical.encode(device_id), keys.shown(device_id))
-            for device_id in ids
-            if device_id in keys.devices
-        ]
-        devices.append(b"%b:{%b}" % (name, b",".join(shown)))
+        devices.append(b"%b:%b" % (name, keys.among(ids) if ids else keys.every()))
         if keys.master is not None:
             signing[b"master"].append(b"%b:%b" % (name, keys.master))
         if keys.self_signing is not None:

@@ -23,15 +23,39 @@ from storage.schema import MASTER, SELF_SIGNING, USER_SIGNING, KeySignatureRow
 _MAX_CACHED = 5_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UserKeys:
-    """A user's keys: devices as JSON by id, names beside them; signing keys with signatures."""
+    """A user's keys: devices as JSON by id, names beside them; signing keys with signatures.
+
+    Never changed once made.
+    """
 
     devices: Mapping[str, bytes] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     master: bytes | None = None
     self_signing: bytes | None = None
     user_signing: bytes | None = None
+    _every: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a key at all."""
+        return bool(self.devices) or self.master is not None
+
+    def every(self) -> bytes:
+        """All devices for a client: a JSON object by id, made once."""
+        if self._every is None:
+            self._every = self.among(self.devices)
+        return self._every
+
+    def among(self, device_ids: Collection[str]) -> bytes:
+        """Those of these devices that there are, for a client: a JSON object by id."""
+        shown = [
+            b"%b:%b" % (canonical.encode(device_id), self.shown(device_id))
+            for device_id in device_ids
+            if device_id in self.devices
+        ]
+        return b"{%b}" % b",".join(shown)
 
     def shown(self, device_id: str, *, named: bool = True) -> bytes:
         """A device for a client, with its name beside the signed part, if that is wanted."""
@@ -85,10 +109,10 @@ class PublicKeys:
     async def signed_by(
         self, signer_nid: int, users: Mapping[int, UserKeys], signer_id: str
     ) -> dict[int, UserKeys]:
-        """The same keys with the signatures that one user has put on others' master keys."""
+        """The keys whose master key one user has signed, with these signatures."""
         others = [nid for nid, keys in users.items() if keys.master and nid != signer_nid]
         rows = await store.signatures_by(self._database, signer_nid, others) if others else {}
-        changed = dict(users)
+        changed = {}
         for nid, signatures in rows.items():
             keys = users[nid]
             master = canonical.decode_object(keys.master or b"{}")
