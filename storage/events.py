@@ -198,6 +198,14 @@ async def missing_before(db: Database, room_nid: int, limit: int) -> list[str]:
     return [event_id for (event_id,) in rows]
 
 
+async def before_which_missing(db: Database, room_nid: int, limit: int) -> list[int]:
+    """Up to `limit` events of a room before which others are absent."""
+    rows = await db.fetch(
+        "SELECT DISTINCT child_nid FROM missing_prevs WHERE room_nid = ? LIMIT ?", room_nid, limit
+    )
+    return [child_nid for (child_nid,) in rows]
+
+
 async def first_position(db: Database, room_nid: int) -> int:
     """The position of the first event of a room's timeline, 0 when there is none."""
     rows = await db.fetch(

@@ -17,7 +17,7 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import EventFilter
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.aggregations import Aggregations, Viewer
-from homeserver.rooms.past import PATIENCE, Filled, Past
+from homeserver.rooms.past import MAX_ENDS, PATIENCE, Filled, Past
 from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import NEWEST, OLDEST, Timeline
@@ -173,13 +173,14 @@ class History:
     async def near(self, looking: Looking, ts: int, *, backwards: bool) -> EventView:
         """The readable event nearest to a time (ms) on one side. `MatrixError` M_NOT_FOUND.
 
-        Where our part of the room's history begins later than that, other servers are asked for
-        more of it, for some seconds; what came by then is kept, and the next call goes on there.
+        Where our part of the room's history begins later than that, or has a gap around it, other
+        servers are asked for more of it, for some seconds; what came by then is kept, and the next
+        call goes on there.
         spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while await self._begins_after(looking.room, ts):
+                while await self._is_absent(looking.room, ts):
                     if await self._past.more(looking.room) is not Filled.MORE:
                         break
         views = await self._timeline.near(looking.room, ts, _MOST_NEAR, backwards=backwards)
@@ -189,13 +190,20 @@ class History:
                 return view
         raise MatrixError.not_found("There is no event on that side of that time")
 
-    async def _begins_after(self, room: Room, ts: int) -> bool:
-        """Whether what we have of the room's timeline begins later than a time (ms).
+    async def _is_absent(self, room: Room, ts: int) -> bool:
+        """Whether events of a time (ms) may be among those of the room that only others have.
 
         Times are their senders' word: several events are asked, so that one cannot end the search.
         """
         first = await self._timeline.after(room.nid, room.rules, OLDEST, _FIRST)
-        return any(view.ts > ts for view in first)
+        if any(view.ts > ts for view in first):
+            return True
+        for view in await self._timeline.behind_gaps(room, MAX_ENDS):
+            if view.ts > ts and view.pos is not None:
+                before = await self._timeline.before(room.nid, room.rules, view.pos, _FIRST)
+                if len(before) < _FIRST or any(one.ts <= ts for one in before):
+                    return True
+        return False
 
     async def find(self, session: Session, event_id: str) -> bytes:
         """One event as the user sees it, whichever room it is in; M_NOT_FOUND as `event`."""

@@ -13,7 +13,7 @@ from homeserver.rooms.actor import Room
 from homeserver.rooms.stored import load_events
 from homeserver.rooms.views import EventView, Views
 from storage.engine import Database
-from storage.events import event_numbers, near_time, rooms_of_event, timeline
+from storage.events import before_which_missing, event_numbers, near_time, rooms_of_event, timeline
 from storage.schema import OUTLIER, REJECTED, SOFT_FAILED
 
 OLDEST = -(2**62)
@@ -55,6 +55,11 @@ class Timeline:
         nids = await near_time(self._database, room.nid, ts, limit, backwards=backwards)
         views = await self._views.get(nids, room.rules)
         return [views[nid] for nid in nids if nid in views]
+
+    async def behind_gaps(self, room: Room, limit: int) -> list[EventView]:
+        """Up to `limit` events of the room before which others are absent."""
+        nids = await before_which_missing(self._database, room.nid, limit)
+        return list((await self._views.get(nids, room.rules)).values())
 
     async def rooms_of(self, event_id: str) -> list[int]:
         """The rooms (numbers) that have an event of this id."""

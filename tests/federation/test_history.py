@@ -194,6 +194,39 @@ async def test_by_its_time_an_event_is_found_that_only_others_have_yet(made: Hou
     ]
 
 
+async def test_by_its_time_an_event_is_found_in_a_gap(made: House) -> None:
+    """Between two events that are here lie some that nobody has sent us."""
+    alice, a = await person(made, "a.example"), made.servers["a.example"]
+    room = await alice.create_room(preset="public_chat", room_version="11")
+    for number in range(5):
+        await alice.say(room, f"message {number}")
+    guest = await made.guest(f"guest{next(_count)}.example")
+    branch = await Branch.join(guest, a, room)
+    start = guest.keys.clock.now_ms() + 3_600_000
+    absent = [
+        branch.add("m.room.message", {"body": f"absent {number}"}, ts=start + 1_000 * number)
+        for number in range(5)
+    ]
+    last = branch.say("the last", ts=start + 10_000)
+    ids = [event.event_id for event in branch.state.values()]
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if "/state_ids/" in request.path:
+            return web.json_response({"pdu_ids": ids, "auth_chain_ids": ids})
+        if "/backfill/" in request.path:
+            return web.json_response({"pdus": [event.pdu for event in absent[::-1]]})
+        return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+
+    guest.answer = answer
+    await alice.sync()
+    await guest.send(a, last.pdu)
+    await heard(alice, room, last.event_id)
+    path = f"/_matrix/client/v1/rooms/{quote(room)}/timestamp_to_event"
+    for ts, way, number in ((1_999, "f", 2), (2_001, "b", 2), (4_001, "b", 4)):
+        found = await alice.ok("GET", path, query={"ts": start + ts, "dir": way})
+        assert found["event_id"] == absent[number].event_id, (ts, way)
+
+
 async def test_who_looks_for_a_time_does_not_wait_for_a_server_that_stalls(made: House) -> None:
     guest = await made.guest(f"guest{next(_count)}.example")
     room = GeneratedRoom(guest)
