@@ -214,6 +214,7 @@ class App:
         self._elsewhere: Elsewhere | None = None
         self._room_federation: RoomFederation | None = None
         self._media: Media | None = None
+        self._push: Push | None = None
 
     @property
     def federation(self) -> Federation:
@@ -286,6 +287,8 @@ class App:
                 ends.append(("presence", self._presence.save))
         if self._appservices is not None:
             ends.append(("application services", self._appservices.stop))
+        if self._push is not None:
+            ends.append(("push gateways", self._push.close))
         if self._federation is not None:
             if self._elsewhere is not None:
                 ends.append(("joins", self._elsewhere.close))
@@ -608,6 +611,7 @@ class App:
             federation.outbound,
             self._tasks.once,
         )
+        self._push = push
         publisher.on_events(push.sender.happened)
         publisher.on_outside(push.sender.outside)
         publisher.on_receipt(push.sender.read)
@@ -617,7 +621,7 @@ class App:
         self.metrics.gauge(
             "homeserver_push_waiting",
             "Notifications that no gateway has taken yet",
-            lambda: push.sender.waiting,
+            lambda: push.queues.waiting,
         )
         self.metrics.gauge(
             "homeserver_push_behind",

@@ -109,8 +109,11 @@ class Outbound:
         rules: AddressRules,
         tls: ssl.SSLContext,
         connect_seconds: float = 10.0,
+        per_host: int = CONNECTIONS_PER_HOST,
     ) -> None:
+        self._book = book
         self._rules = rules
+        self._tls = tls
         self._connect_seconds = connect_seconds
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -118,7 +121,7 @@ class Outbound:
                 use_dns_cache=False,
                 ssl=tls,
                 limit=0,
-                limit_per_host=CONNECTIONS_PER_HOST,
+                limit_per_host=per_host,
                 keepalive_timeout=IDLE_SECONDS,
                 socket_factory=self._socket,
             ),
@@ -127,6 +130,10 @@ class Outbound:
             trust_env=False,
             skip_auto_headers=("User-Agent",),
         )
+
+    def alike(self, per_host: int) -> "Outbound":
+        """Another client, to be closed on its own, with this many connections to each host."""
+        return Outbound(self._book, self._rules, self._tls, self._connect_seconds, per_host)
 
     async def close(self) -> None:
         """Drop every connection."""

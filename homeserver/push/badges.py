@@ -13,12 +13,17 @@ from homeserver.streams.memberships import Memberships
 from homeserver.streams.ring import Ring
 
 _CACHED = 20_000
+_NOWHERE: frozenset[int] = frozenset()
 
 
 class _Known(NamedTuple):
+    """By room what was unread at a position, for a user who was in these and ignored those."""
+
     pos: int
     ignored: frozenset[str]
+    joined: frozenset[int]
     rooms: dict[int, int]
+    total: int
 
 
 class Badges:
@@ -51,20 +56,28 @@ class Badges:
             or known.ignored != ignored
             or self._ring.account_data(user_nid, known.pos, until)
         ):
-            known = _Known(until, ignored, {})
-        stale = {nid for nid in user.joined if nid not in known.rooms}
-        stale |= self._ring.rooms_since(known.pos, user.joined)
-        rooms = await self._rooms.by_nids(stale)
-        counts = {nid: count for nid, count in known.rooms.items() if nid in user.joined}
-        reader = Counted(user_nid, user_id, ignored)
-        for nid, room in rooms.items():
-            found = await self._unread.count(reader, room, user.rooms[nid].pos, until)
-            counts[nid] = total(found).notifications
-        self._known[user_nid] = _Known(until, ignored, counts)
+            known = _Known(until, ignored, _NOWHERE, {}, 0)
+        stale = self._ring.rooms_since(known.pos, user.joined)
+        counts, unread = known.rooms, known.total
+        if known.joined is not user.joined:
+            stale |= user.joined - known.joined
+            counts = {nid: count for nid, count in counts.items() if nid in user.joined}
+            unread = sum(counts.values())
+        elif stale:
+            counts = counts.copy()
+        if stale:
+            rooms = await self._rooms.by_nids(stale)
+            reader = Counted(user_nid, user_id, ignored)
+            for nid, room in rooms.items():
+                found = await self._unread.count(reader, room, user.rooms[nid].pos, until)
+                now = total(found).notifications
+                unread += now - counts.get(nid, 0)
+                counts[nid] = now
+        self._known[user_nid] = _Known(until, ignored, user.joined, counts, unread)
         self._known.move_to_end(user_nid)
         if len(self._known) > _CACHED:
             self._known.popitem(last=False)
-        return sum(counts.values())
+        return unread
 
     def has_unread(self, user_nid: int, room_nid: int) -> bool:
         """Whether a room had unread notifications when `of` was asked last."""

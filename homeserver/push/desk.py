@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from homeserver.matrix.canonical import JsonObject, decode_object
 from homeserver.push.gateway import Notice
 from homeserver.push.mailing import Mailing
-from homeserver.push.sending import PushSender
+from homeserver.push.queues import Queues
 from homeserver.streams.numbers import Names
 from storage import push as store
 from storage.engine import Database
@@ -23,12 +23,10 @@ MOST_LISTED = 1_000
 class PushDesk:
     """See the module."""
 
-    def __init__(
-        self, database: Database, names: Names, sender: PushSender, mailing: Mailing
-    ) -> None:
+    def __init__(self, database: Database, names: Names, queues: Queues, mailing: Mailing) -> None:
         self._database = database
         self._names = names
-        self._sender = sender
+        self._queues = queues
         self._mailing = mailing
 
     async def of(self, user_nid: int) -> list[JsonObject]:
@@ -49,7 +47,7 @@ class PushDesk:
             if row.mailed_pos is not None:
                 error = await self._mailing.test(row)
             else:
-                error = await self._sender.test(row, _notice(user_id))
+                error = await self._queues.test(row, user_id, _notice(user_id))
             results.append({"app_id": row.app_id, "pushkey": row.pushkey, "error": error})
         return results
 
@@ -60,7 +58,7 @@ class PushDesk:
     async def _facts(self, row: PusherRow, user_id: str) -> JsonObject:
         told = decode_object(row.json)
         by_mail = row.mailed_pos is not None
-        state = self._sender.state(row)
+        state = self._queues.state(row)
         return {
             "user_id": user_id,
             "app_id": row.app_id,

@@ -2,7 +2,7 @@
 
 Owns reading, setting and removing them. A pusher belongs to a user, an application and a key there;
 it ends with the device that set it (`sessions.py` removes the row). What is sent is decided in
-`sending.py`, which reads the row before each delivery.
+`queues.py`, which reads the row before each delivery.
 spec: client-server-api#post_matrixclientv3pushersset
 """
 

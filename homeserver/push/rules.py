@@ -8,7 +8,6 @@ say stands on the event). Rules are those of now. It stores nothing.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.pushmatch import Facts, actions_for
@@ -24,11 +23,18 @@ _NOBODY = "\0"
 _DEFAULT = Changes().encode()
 
 
-class Told(NamedTuple):
-    """An event as rules see it; `nid` is its number."""
+class Told:
+    """An event as rules see it; `nid` is its number.
 
-    nid: int
-    facts: Facts
+    `named` are the users to whom it may be something else than to others.
+    """
+
+    __slots__ = ("facts", "named", "nid")
+
+    def __init__(self, nid: int, facts: Facts) -> None:
+        self.nid = nid
+        self.facts = facts
+        self.named = _named(facts.event)
 
 
 class Rules:
@@ -80,7 +86,7 @@ class Rules:
 
         The same verdict is given to everybody of a class whom the event does not name.
         """
-        who = user_id if _names(told.facts.event, user_id) else _NOBODY
+        who = user_id if user_id in told.named else _NOBODY
         key = (class_ or _DEFAULT, who, told.nid)
         if key in self._verdicts:
             return self._verdicts[key]
@@ -99,10 +105,9 @@ class Rules:
         return found
 
 
-def _names(event: JsonObject, user_id: str) -> bool:
-    """Whether the event may mean something else for this user than for others."""
-    if event.get("state_key") == user_id:
-        return True
+def _named(event: JsonObject) -> set[str]:
+    """The users to whom the event may be something else than to others."""
     mentions = event["content"].get("m.mentions")
     listed = mentions.get("user_ids") if isinstance(mentions, dict) else None
-    return isinstance(listed, list) and user_id in listed
+    every = listed if isinstance(listed, list) else []
+    return {name for name in [*every, event.get("state_key")] if isinstance(name, str)}

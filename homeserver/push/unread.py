@@ -112,6 +112,8 @@ class UnreadCounts:
         self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
         # Many readers go the same step at the same moment.
         self._latest: tuple[int, int, int, _Step] | None = None
+        # Of the room that was asked about last, how many were joined at a position.
+        self._joined: tuple[int, int, int] | None = None
 
     async def count(
         self, reader: Counted, room: Room, member_pos: int, until: int, *, recount: bool = False
@@ -314,8 +316,13 @@ class UnreadCounts:
         return outcome_of(self._rules.actions(class_, reader.user_id, told))
 
     async def _members(self, room: Room) -> int:
+        known, pos = self._joined, self._ring.pos
+        if known is not None and known[:2] == (room.nid, pos):
+            return known[2]
         found = await summaries(self._database, [room.nid])
-        return found[room.nid].joined if room.nid in found else 0
+        joined = found[room.nid].joined if room.nid in found else 0
+        self._joined = room.nid, pos, joined
+        return joined
 
     async def _redacted_threads(self, reader: Counted, found: list[TailEvent]) -> dict[int, str]:
         """Threads of the user's own events that have been redacted: they keep their place."""

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 from homeserver.config import Config
 from homeserver.http.outbound import Outbound
+from homeserver.push.audience import Audience
 from homeserver.push.badges import Badges
 from homeserver.push.desk import PushDesk
 from homeserver.push.digests import Digests
 from homeserver.push.gateway import Gateway
 from homeserver.push.mailing import Mailing
 from homeserver.push.notifications import Notifications
+from homeserver.push.patience import Patience
 from homeserver.push.pushers import Pushers
+from homeserver.push.queues import PER_GATEWAY, Queues, Spawn
 from homeserver.push.rules import Rules
-from homeserver.push.sending import PushSender, Spawn
+from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.walks import Walks
 from homeserver.rooms.actor import Rooms
@@ -41,8 +44,10 @@ class Push:
     pushers: Pushers
     notifications: Notifications
     sender: PushSender
+    queues: Queues
     mailing: Mailing
     desk: PushDesk
+    gateways: Outbound
 
     @classmethod
     async def build(
@@ -84,28 +89,41 @@ class Push:
         mailing = Mailing(
             database, commits, names, mailer, digests, clock, config.server.public_base_url
         )
+        gateways = outbound.alike(PER_GATEWAY)
+        patience = Patience(clock)
+        audience = Audience(database, rooms, names, rules, ignored, permissions, readers, timeline)
+        queues = Queues(
+            database,
+            commits,
+            clock,
+            audience,
+            Badges(unread, memberships, ignored, rooms, ring),
+            Gateway(gateways),
+            patience,
+            spawn,
+        )
         sender = PushSender(
             database,
             commits,
             clock,
-            rooms,
-            names,
-            rules,
-            ignored,
-            permissions,
-            readers,
-            timeline,
-            Badges(unread, memberships, ignored, rooms, ring),
-            Gateway(outbound),
+            audience,
+            queues,
             mailing,
+            patience,
             lambda: ring.pos,
             spawn,
         )
         await sender.start()
         return cls(
-            pushers=Pushers(database, commits, inbox, clock, mailing, sender.user_changed),
+            pushers=Pushers(database, commits, inbox, clock, mailing, audience.user_changed),
             notifications=Notifications(walks, history),
             sender=sender,
+            queues=queues,
             mailing=mailing,
-            desk=PushDesk(database, names, sender, mailing),
+            desk=PushDesk(database, names, queues, mailing),
+            gateways=gateways,
         )
+
+    async def close(self) -> None:
+        """Drop the connections to gateways; nothing is told any more."""
+        await self.gateways.close()

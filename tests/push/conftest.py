@@ -13,12 +13,16 @@ from tests.serving import Person, Running
 
 @dataclass
 class PushGateway:
-    """`fail` is the status of its answers, 200 if all is well; `rejects` the keys that are gone."""
+    """`fail` is the status of its answers, 200 if all is well; `rejects` the keys that are gone.
+
+    For the keys in `fail_for` it fails in any case.
+    """
 
     server: Running
     url: str = ""
     fail: int = 200
     rejects: list[str] = field(default_factory=list)
+    fail_for: set[str] = field(default_factory=set)
     tries: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
 
@@ -27,7 +31,10 @@ class PushGateway:
         assert request.path == "/_matrix/push/v1/notify"
         if self.fail != 200:
             return web.json_response({}, status=self.fail)
-        self.told.append((await request.json())["notification"])
+        said = (await request.json())["notification"]
+        if said["devices"][0]["pushkey"] in self.fail_for:
+            return web.json_response({}, status=502)
+        self.told.append(said)
         return web.json_response({"rejected": self.rejects})
 
     async def register(self, person: Person, pushkey: str = "key", **changes: Any) -> None:

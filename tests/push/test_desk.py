@@ -77,7 +77,7 @@ async def test_success_error_and_what_waits_are_listed(
     assert (await one())["last_error"] == "the gateway answered with status 503"
     gateway.fail = 200
     await gateway.until(lambda: len(gateway.told) >= 2, 10)
-    await gateway.until(lambda: not server.app.services.push.sender.waiting)
+    await gateway.until(lambda: not server.app.services.push.queues.waiting)
     found = await one()
     assert (found["failing"], found["waiting"]) == (False, 0)
     assert "User not found" in (await run(server, tmp_path, "list", "nobody")).output

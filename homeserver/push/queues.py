@@ -1,0 +1,322 @@
+"""What each pusher over HTTP still has to be told, and telling it.
+
+Owns the queue of each pusher and how it goes with its gateway. Invariants: a pusher is told in the
+order in which its queue was filled; nothing leaves a queue before the gateway has taken it, or the
+pusher has ended; from the first failure until all was told, the position before what failed stands
+at the pusher, so that the cursor of all others can move on. A gateway that was away for long hears
+of the newest event of each room, unless it was read meanwhile. Gateways don't wait for each other:
+each may be asked so many things at once. Whom an event notifies is found in `audience.py`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from homeserver.push.audience import Audience
+from homeserver.push.badges import Badges
+from homeserver.push.gateway import Gateway, GatewayFailed, Notice, Target
+from homeserver.push.patience import LONGEST_PAUSE, Patience, pause_after
+from homeserver.runtime.clock import Clock
+from homeserver.streams.commit import CommitQueue
+from storage import push as store
+from storage.changes import Change
+from storage.engine import Database
+from storage.memberships import of_user_in
+from storage.schema import INVITE, PusherRow
+
+log = logging.getLogger(__name__)
+
+PER_GATEWAY = 100
+"""How many notifications one gateway is brought at once: it may take 0.5 s for each of 200/s."""
+IN_ALL = 1_000
+SUCCESS_EVERY_MS = 10 * 60_000
+"""How often it is kept that a gateway takes what it is brought."""
+MAX_WAITING = 50
+"""A pusher's queue beyond this holds the newest event of each room only."""
+MAX_ERROR = 500
+BELIEVED_SECONDS = 1.0
+"""For how long after it was read a pusher is believed to be as it was."""
+
+_NOT_MADE = "the notification could not be made; the log has more"
+
+Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
+
+
+class PusherState(NamedTuple):
+    """When the gateway took something last (ms), whether it fails now, and how much waits."""
+
+    success_ts: int | None
+    failing: bool
+    waiting: int
+
+
+class Waiting(NamedTuple):
+    """What one pusher is to be told; a badge has no `notice`."""
+
+    room_nid: int
+    pos: int
+    notice: Notice | None
+    invites: bool = False
+
+
+class _Queue:
+    """What waits for a pusher, first the one that may be under way; when its row was read."""
+
+    __slots__ = ("read_at", "target", "waiting")
+
+    def __init__(self, target: Target, read_at: float, waiting: Waiting) -> None:
+        self.target = target
+        self.read_at = read_at
+        self.waiting = deque((waiting,))
+
+
+class _Turns:
+    """What goes to one gateway at once; `wanted` by so many."""
+
+    __slots__ = ("free", "wanted")
+
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(PER_GATEWAY)
+        self.wanted = 0
+
+
+class Queues:
+    """See the module; `moved()` is called when a queue has become shorter."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: CommitQueue,
+        clock: Clock,
+        audience: Audience,
+        badges: Badges,
+        gateway: Gateway,
+        patience: Patience,
+        spawn: Spawn,
+    ) -> None:
+        self._database = database
+        self._commits = commits
+        self._clock = clock
+        self._audience = audience
+        self._badges = badges
+        self._gateway = gateway
+        self._patience = patience
+        self._spawn = spawn
+        self._queues: dict[store.Key, _Queue] = {}
+        self._failing: dict[store.Key, int] = {}
+        self._shown: dict[store.Key, int] = {}
+        self._succeeded: dict[store.Key, int] = {}
+        self._kept_ts: dict[store.Key, int] = {}
+        self._turns: dict[str, _Turns] = {}
+        self._free = asyncio.Semaphore(IN_ALL)
+        self._started = False
+        self.moved: Callable[[], object] = lambda: None
+        self.sent = self.failures = 0
+
+    @property
+    def waiting(self) -> int:
+        """Notifications that no gateway has taken yet."""
+        return sum(len(queue.waiting) for queue in self._queues.values())
+
+    @property
+    def failing(self) -> dict[store.Key, int]:
+        """The pushers whose gateways fail, each with the position up to which it was told all."""
+        return self._failing.copy()
+
+    def known(self, row: PusherRow) -> None:
+        """Go on with a pusher as it is stored."""
+        if row.pending_pos is not None:
+            self._failing[row[:3]] = row.pending_pos
+
+    def start(self) -> None:
+        """Begin to tell. Not before all that was missed waits: a queue's end means all was told."""
+        self._started = True
+        for key, queue in self._queues.items():
+            self._spawn("push", self._deliver(key, queue))
+
+    def add(self, row: PusherRow, waiting: Waiting) -> None:
+        """Tell a pusher, whose row was just read, after all that it is to be told already."""
+        key, now = row[:3], self._clock.monotonic()
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(Target(row), now, waiting)
+            if self._started:
+                self._spawn("push", self._deliver(key, queue))
+            return
+        queue.target, queue.read_at = Target(row), now
+        queue.waiting.append(waiting)
+        if len(queue.waiting) > MAX_WAITING or key in self._failing:
+            # The first may be under way.
+            first, *others = queue.waiting
+            newest = {one.room_nid: one for one in others}
+            queue.waiting.clear()
+            queue.waiting.extend((first, *sorted(newest.values(), key=lambda one: one.pos)))
+
+    def add_badge(self, row: PusherRow, pos: int) -> None:
+        """Tell a pusher how much is unread, if nothing waits that says it anyway."""
+        if row[:3] not in self._queues:
+            self.add(row, Waiting(0, pos, None))
+
+    def told_up_to(self, pos: int) -> int:
+        """The position, or the last one before it up to which all was told or stands at pushers."""
+        for key, queue in self._queues.items():
+            if queue.waiting and key not in self._failing:
+                pos = min(pos, queue.waiting[0].pos - 1)
+        return pos
+
+    def successes(self) -> list[Change]:
+        """What is to be kept of when gateways took something."""
+        changes: list[Change] = []
+        for key, ts in self._succeeded.items():
+            if ts >= self._kept_ts.get(key, 0) + SUCCESS_EVERY_MS:
+                self._kept_ts[key] = ts
+                changes.append(store.succeeded(key, ts))
+        return changes
+
+    def state(self, row: PusherRow) -> PusherState:
+        """How it goes with a pusher."""
+        key = row[:3]
+        queue = self._queues.get(key)
+        return PusherState(
+            success_ts=self._succeeded.get(key, row.success_ts),
+            failing=key in self._failing,
+            waiting=len(queue.waiting) if queue is not None else 0,
+        )
+
+    async def test(self, row: PusherRow, user_id: str, notice: Notice) -> str | None:
+        """Bring this to the pusher's gateway now; what went wrong in words, or None."""
+        try:
+            unread = await self._badges.of(row.user_nid, user_id)
+            if not await self._gateway.push(Target(row), notice, unread):
+                await self._end(row)
+                return "the gateway knows the key no more: the pusher was removed"
+        except GatewayFailed as failed:
+            await self._commits.commit([self._noted(row[:3], str(failed))])
+            return str(failed)
+        self._succeeded[row[:3]] = self._clock.now_ms()
+        return None
+
+    async def _deliver(self, key: store.Key, queue: _Queue) -> None:
+        try:
+            while queue.waiting or key in self._failing:
+                if not queue.waiting:
+                    # What is added from now on is seen in the next round.
+                    await self._recovered(key)
+                    continue
+                if not await self._bring(key, queue):
+                    self._forget(key)
+                    return
+                queue.waiting.popleft()
+                self.moved()
+        finally:
+            del self._queues[key]
+
+    async def _bring(self, key: store.Key, queue: _Queue) -> bool:
+        """Bring the first of the queue to the gateway, however long it takes.
+
+        False: the pusher has ended.
+        """
+        tries = 0
+        while True:
+            try:
+                return await self._in_turn(queue, again=tries > 0)
+            except Exception as error:
+                failure = error
+            tries += 1
+            await self._failed(key, queue, failure, tries)
+            await self._clock.sleep(pause_after(tries))
+
+    async def _in_turn(self, queue: _Queue, *, again: bool) -> bool:
+        gateway = queue.target.gateway
+        turns = self._turns.get(gateway)
+        if turns is None:
+            turns = self._turns[gateway] = _Turns()
+        turns.wanted += 1
+        try:
+            async with turns.free, self._free:
+                believed = queue.read_at + BELIEVED_SECONDS >= self._clock.monotonic()
+                if (again or not believed) and not await self._read(queue):
+                    return False
+                return await self._push(queue.target, queue.waiting[0])
+        finally:
+            turns.wanted -= 1
+            if not turns.wanted:
+                del self._turns[gateway]
+
+    async def _read(self, queue: _Queue) -> bool:
+        """Read the pusher anew; False when it has ended or is switched off."""
+        key = queue.target.row[:3]
+        row = await store.pusher(self._database, key)
+        if row is None or not row.enabled:
+            await self._audience.user_changed(key[0])
+            return False
+        queue.target, queue.read_at = Target(row), self._clock.monotonic()
+        return True
+
+    async def _push(self, target: Target, waiting: Waiting) -> bool:
+        row, notice = target.row, waiting.notice
+        user_id = self._audience.user_id(row.user_nid)
+        if user_id is None:
+            return False
+        key = row[:3]
+        unread = await self._badges.of(row.user_nid, user_id)
+        if key in self._failing and not await self._matters(row.user_nid, waiting):
+            notice = None
+        if notice is None and (self._shown.get(key) == unread or not target.wants_badge):
+            return True
+        if not await self._gateway.push(target, notice, unread):
+            await self._end(row)
+            return False
+        self._shown[key] = unread
+        self._succeeded[key] = self._clock.now_ms()
+        self.sent += 1
+        return True
+
+    async def _matters(self, user_nid: int, waiting: Waiting) -> bool:
+        """Whether what the gateway was not there for is still unread, or an open invite."""
+        if not waiting.invites:
+            return self._badges.has_unread(user_nid, waiting.room_nid)
+        rows = await of_user_in(self._database, user_nid, [waiting.room_nid])
+        return waiting.room_nid in rows and rows[waiting.room_nid].membership == INVITE
+
+    async def _failed(self, key: store.Key, queue: _Queue, error: Exception, tries: int) -> None:
+        """Note at the pusher why it was not told, and from where on it is to be told."""
+        words = str(error)
+        if not isinstance(error, GatewayFailed):
+            log.error("a notification could not be made", exc_info=error)
+            words = _NOT_MADE
+        self.failures += 1
+        before = queue.waiting[0].pos - 1
+        changes: list[Change] = []
+        if key not in self._failing:
+            log.info("a gateway of %s fails: %s", self._audience.user_id(key[0]), words)
+            changes.append(store.pending_since(key, before))
+        if words != queue.target.row.error or pause_after(tries) == LONGEST_PAUSE:
+            changes.append(self._noted(key, words))
+        if changes:
+            await self._patience.until_done(
+                "it could not be kept that a gateway fails", lambda: self._commits.commit(changes)
+            )
+        self._failing.setdefault(key, before)
+
+    async def _recovered(self, key: store.Key) -> None:
+        del self._failing[key]
+        await self._patience.until_done(
+            "it could not be kept that a gateway was told all",
+            lambda: self._commits.commit([store.pending_since(key, None)]),
+        )
+
+    async def _end(self, row: PusherRow) -> None:
+        """The gateway knows the pusher's key no more."""
+        await self._commits.commit([store.pusher_ended(row[:3])])
+        self._forget(row[:3])
+        await self._audience.user_changed(row.user_nid)
+
+    def _forget(self, key: store.Key) -> None:
+        for known in (self._failing, self._shown, self._succeeded, self._kept_ts):
+            known.pop(key, None)
+
+    def _noted(self, key: store.Key, error: str) -> Change:
+        return store.failed(key, error[:MAX_ERROR], self._clock.now_ms())
