@@ -3,9 +3,12 @@
 Two servers get the same work, each with a gateway that this program is. `stream`: events are sent
 at a rate, each into a room where one user has a pusher; waiting is from the answer to the send,
 which follows its commit, to the gateway's receipt, and how long sends wait is said beside.
-`crowd`: a message into a room in which everybody has a pusher; CPU is that of one notification,
-waiting until the last gateway was told. Every notification must come, once; else there is no
-figure.
+`room`: a message into a big room of which it notifies everybody, before anybody has a pusher: what
+it costs to find out whom it notifies. `crowd`: the same when everybody has one; waiting is until
+the last gateway was told. Every notification must come, once; else there is no figure.
+
+The big room is filled while Synapse's push is switched off (nothing else of it is): with it, the
+last of 2,000 joins take a second each.
 """
 
 import asyncio
@@ -30,6 +33,7 @@ from bench.scenarios import FULL, Bench, require
 from tests.processes import OurServer, Server, running, server_class
 
 SETTLE_SECONDS = 120.0
+_WARM = 5
 _OK = b'{"rejected":[]}'
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
     len(_OK),
@@ -127,7 +131,8 @@ async def stream(bench: Bench, told: Gateway, rate: int, seconds: int, rooms: in
     require(set(sent_at) <= set(told.came), "a gateway was not told of an event")
     require(max(told.times.values()) == 1, "a gateway was told twice")
     waits = [max(0.0, 1_000 * (told.came[key] - at)) for key, at in sent_at.items()]
-    cpu = 1_000 * cost.server_cpu / len(sent_at)
+    cost.operations = len(sent_at)
+    cpu = cost.cpu_ms
     return (
         f"{len(sent_at) / sent:.0f} events/s; gateway told {_waits(waits)}; sends {_waits(sends)};"
         f" {cpu:.2f} CPU ms an event with its push; load {cost.load:.1f},"
@@ -140,10 +145,12 @@ def _waits(waits: list[float]) -> str:
     return f"p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms"
 
 
-async def crowd(bench: Bench, told: Gateway, members: int, messages: int) -> str:
-    """Messages, each of which the gateways of all members must hear of."""
-    sender, *receivers = await bench.users(members + 1)
-    room_id = await bench.room(sender, receivers)
+async def crowd(
+    bench: Bench, told: Gateway, crowd: list[Client], room_id: str, messages: int
+) -> str:
+    """Messages of the first, each of which the gateways of all others must hear of."""
+    sender, *receivers = crowd
+    members = len(receivers)
     await in_parallel(8, [partial(_register, told, receiver) for receiver in receivers])
     known = len(told.came)
     await sender.say(room_id, "warm")
@@ -159,42 +166,74 @@ async def crowd(bench: Bench, told: Gateway, members: int, messages: int) -> str
             waits.append(max(told.came.values()) - start)
     keys = {key for event, key in set(told.came) - before}
     require(len(keys) == members, "somebody was not told")
-    cpu = 1_000 * cost.server_cpu / (members * messages)
+    cost.operations = messages
+    cpu = cost.cpu_ms
     return (
-        f"{cpu:.2f} CPU ms a notification; the last of {members} after"
-        f" {statistics.median(waits):.1f} s; load {cost.load:.1f},"
+        f"{cpu:.0f} CPU ms a message, {cpu / members:.3f} a notification; the last of {members}"
+        f" after {statistics.median(waits):.1f} s; load {cost.load:.1f},"
         f" others' cores {cost.foreign_cores:.1f}"
     )
 
 
-def _allow_loopback(server: Server) -> None:
-    """Let the server speak to a gateway on this machine."""
+async def room(bench: Bench, crowd: list[Client], room_id: str, messages: int) -> str:
+    """Messages of the first, each of which notifies all others; nobody has a pusher."""
+    sender, *receivers = crowd
+    reader = receivers[-1]
+    token = (await reader.sync())["next_batch"]
+    for number in range(_WARM):
+        await sender.say(room_id, f"warm {number}")
+    async with bench.meter.measure() as cost:
+        for number in range(messages):
+            await sender.say(room_id, f"message {number}")
+    seen = (await reader.sync(token))["rooms"]["join"][room_id]
+    count = seen["unread_notifications"]["notification_count"]
+    require(count == messages + _WARM, f"a member is told of {count} notifications")
+    cost.operations = messages
+    cpu = cost.cpu_ms
+    return (
+        f"{cpu:.2f} CPU ms a message that notifies {len(receivers)}; load {cost.load:.1f},"
+        f" others' cores {cost.foreign_cores:.1f}"
+    )
+
+
+def _configure(server: Server, *, push: bool) -> None:
+    """Let the server speak to a gateway on this machine; Synapse with or without push."""
     if isinstance(server, OurServer):
-        with server.config.open("a") as config:
-            config.write("[federation]\nallow_networks = ['127.0.0.0/8']\n")
+        if push:
+            with server.config.open("a") as config:
+                config.write("[federation]\nallow_networks = ['127.0.0.0/8']\n")
         return
     path = server.folder / "homeserver.yaml"
     settings = json.loads(path.read_text())
     settings["ip_range_whitelist"] = ["127.0.0.0/8"]
+    settings["push"] = {"enabled": push}
     path.write_text(json.dumps(settings, indent=1))
 
 
 async def _run(
     kind: str, database: str, rate: int, seconds: int, rooms: int, members: int, messages: int
 ) -> None:
+    def tell(what: str, line: str) -> None:
+        click.echo(f"{what:7} {kind:8} {database:10} {line}")
+
     with placed(database) as (folder, url, process):
         server = server_class(kind)(folder / kind, url)
-        _allow_loopback(server)
+        _configure(server, push=False)
         with running(server):
             bench = Bench(server, Meter(server.pid, process), FULL)
+            everybody = await bench.users(members + 1) if messages else []
+            room_id = await bench.room(everybody[0], everybody[1:]) if messages else ""
+            bench.close()
+        _configure(server, push=True)
+        with running(server):
+            bench.meter = Meter(server.pid, process)
             async with gateway() as told:
                 if seconds:
-                    line = await stream(bench, told, rate, seconds, rooms)
-                    click.echo(f"stream  {kind:8} {database:10} {line}")
+                    tell("stream", await stream(bench, told, rate, seconds, rooms))
                 if messages:
-                    line = await crowd(bench, told, members, messages)
-                    click.echo(f"crowd   {kind:8} {database:10} {line}")
-                bench.close()
+                    tell("room", await room(bench, everybody, room_id, 10 * messages))
+                    tell("crowd", await crowd(bench, told, everybody, room_id, messages))
+            bench.close()
 
 
 @click.command()
@@ -203,8 +242,8 @@ async def _run(
 @click.option("--rate", default=200, help="Events a second of the stream.")
 @click.option("--seconds", default=20, help="How long the stream lasts, 0 for none.")
 @click.option("--rooms", default=50, help="Rooms of the stream, a pusher in each.")
-@click.option("--members", default=2_000, help="Pushers of the crowd, all in one room.")
-@click.option("--messages", default=5, help="Messages into the crowd's room, 0 for no crowd.")
+@click.option("--members", default=2_000, help="Members of the big room, and their pushers.")
+@click.option("--messages", default=5, help="Messages into the crowd's room, 0 for neither.")
 def main(
     servers: tuple[str, ...],
     databases: tuple[str, ...],
