@@ -288,13 +288,14 @@ class TailEvent(NamedTuple):
     pos: int
     sender_nid: int
     flags: int
+    type_nid: int
     is_state: bool
 
 
 async def tail(db: Database, room_nid: int, after: int, until: int, limit: int) -> list[TailEvent]:
     """The last events at positions in (after, until], newest first."""
     rows = await db.fetch(
-        "SELECT event_nid, pos, sender_nid, flags, key_nid FROM events"
+        "SELECT event_nid, pos, sender_nid, flags, type_nid, key_nid FROM events"
         " WHERE room_nid = ? AND pos > ? AND pos <= ?"
         " AND (flags & 67) = 0 ORDER BY pos DESC LIMIT ?",
         room_nid,
@@ -303,8 +304,8 @@ async def tail(db: Database, room_nid: int, after: int, until: int, limit: int) 
         limit,
     )
     return [
-        TailEvent(nid, pos, sender_nid, flags, key_nid is not None)
-        for nid, pos, sender_nid, flags, key_nid in rows
+        TailEvent(nid, pos, sender_nid, flags, type_nid, key_nid is not None)
+        for nid, pos, sender_nid, flags, type_nid, key_nid in rows
     ]
 
 

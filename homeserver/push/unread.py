@@ -251,6 +251,8 @@ class UnreadCounts:
         threads = await threads_after(self._database, room.nid, after, until)
         threads.update(await self._redacted_threads(reader, found))
         ignored = await self._ignored(reader, {event.sender_nid for event in found})
+        own = {event.type_nid for event in found if event.sender_nid == reader.user_nid}
+        types = await self._names.names(own)
         unread: list[tuple[str, TailEvent]] = []
         ended: set[str] = set()
         for event in found:
@@ -258,7 +260,8 @@ class UnreadCounts:
             if thread in ended or event.pos <= read.get(thread, 0):
                 continue
             if event.sender_nid == reader.user_nid:
-                if not event.is_state:
+                # To take something back is not to have read what was said meanwhile.
+                if not event.is_state and types[event.type_nid] != _REDACTION:
                     ended.add(thread)
             elif event.sender_nid not in ignored and not event.flags & REDACTED:
                 unread.append((thread, event))

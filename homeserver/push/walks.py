@@ -128,7 +128,8 @@ class Walks:
         room, reader = walk.room, walker.reader
         if walk.invited:
             walk.last = True
-            found = [TailEvent(walk.member.event_nid, walk.member.pos, 0, NOTIFIES, is_state=True)]
+            member = walk.member
+            found = [TailEvent(member.event_nid, member.pos, 0, NOTIFIES, 0, is_state=True)]
         else:
             if walk.looking is None:
                 walk.looking = await self._history.look(walker.session, room.room_id)

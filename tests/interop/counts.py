@@ -307,6 +307,13 @@ async def ones_own_message_and_one_after_it(scene: Scene) -> None:
     await scene.text()
 
 
+@case((1, 0))
+async def ones_own_redaction_is_no_reading(scene: Scene) -> None:
+    own = await scene.text(by=scene.alice)
+    await scene.text()
+    await redact(scene.alice, scene.room, own)
+
+
 @case(
     (1, 0),
     synapse=Told(NOTHING),

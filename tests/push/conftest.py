@@ -26,6 +26,14 @@ class PushGateway:
     tries: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
 
+    async def serve(self) -> web.ServerRunner:
+        """Begin to listen; whoever called ends it."""
+        runner = web.ServerRunner(web.Server(self.handle))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"
+        return runner
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.tries += 1
         assert request.path == "/_matrix/push/v1/notify"
@@ -80,10 +88,6 @@ def settings() -> dict[str, Any]:
 @pytest.fixture
 async def gateway(server: Running) -> AsyncIterator[PushGateway]:
     made = PushGateway(server)
-    runner = web.ServerRunner(web.Server(made.handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"
+    runner = await made.serve()
     yield made
     await runner.cleanup()
