@@ -2,8 +2,8 @@
 
 Owns the room's events, made and signed by the guest, and its answers to make_join and send_join.
 A test may change what is answered before it is sent (`state`, `chain`, `returned`), have the answer
-stop in the middle (`held`) or stand in a list as version 1 has it (`in_list`), or count what was
-asked.
+stop in the middle (`held`), stand in a list as version 1 has it (`in_list`) or say that members are
+left out (`omitted`), or count what was asked.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ class GeneratedRoom:
         self.held.set()
         self.cut_at: int | None = None
         self.in_list = False
+        self.omitted = False
         self.pieces_sent = 0
         creator = guest.user("creator")
         create: JsonObject = {"room_version": version}
@@ -124,7 +125,7 @@ class GeneratedRoom:
             {
                 "auth_chain": self.chain,
                 "event": self.returned or join,
-                "members_omitted": False,
+                "members_omitted": self.omitted,
                 "origin": self.guest.name,
                 "servers_in_room": [self.guest.name],
                 "state": self.state,

@@ -152,7 +152,9 @@ class Guest:
         """A request that it signs; `target` is path and query as they are sent."""
         return await self.house.signed(self.name, self.keys.key, to, method, target, body)
 
-    async def join(self, to: HouseServer, room_id: str, user_id: str) -> JsonObject:
+    async def join(
+        self, to: HouseServer, room_id: str, user_id: str, *, omit_members: bool = False
+    ) -> JsonObject:
         """Join a room through a server; returns the answer of send_join."""
         room, user = quote(room_id, safe=""), quote(user_id, safe="")
         versions = "&".join(f"ver={number}" for number in range(1, 13))
@@ -165,7 +167,8 @@ class Guest:
             template["event_id"] = f"$join{next(self._txns)}:{self.name}"
         signed = hash_and_sign(template, rules, self.name, self.keys.key)
         event_id = quote(event_id_of(signed, rules), safe="")
-        target = f"/_matrix/federation/v2/send_join/{room}/{event_id}"
+        query = "?omit_members=true" if omit_members else ""
+        target = f"/_matrix/federation/v2/send_join/{room}/{event_id}{query}"
         joined = await self.request(to, "PUT", target, signed)
         assert joined.status == 200, joined.body
         return dict(joined.body)

@@ -325,6 +325,25 @@ async def test_what_is_no_event_is_passed_over(made: House, changed: JsonObject)
     await goes_on(a, alice, branch)
 
 
+async def test_a_transaction_has_at_most_fifty_events_and_a_hundred_edus(made: House) -> None:
+    """What is longer is refused whole."""
+    a, alice, branch = await attacked(made)
+    said = [branch.say(f"hostile {number}").pdu for number in range(51)]
+    typing: JsonObject = {"room_id": branch.room, "user_id": branch.user, "typing": True}
+    edus: list[JsonObject] = [{"edu_type": "m.typing", "content": typing}] * 101
+    for reply in (
+        await branch.guest.send(a, *said),
+        await branch.guest.send(a, edus=edus),
+        await branch.guest.send(a, said[0], edus=edus),
+    ):
+        assert (reply.status, reply.errcode) == (400, "M_INVALID_PARAM")
+    await goes_on(a, alice, branch)
+    whole = [branch.say(f"said {number}") for number in range(50)]
+    sent = await branch.guest.send(a, *(event.pdu for event in whole), edus=edus[:100])
+    assert sent.body == {"pdus": {event.event_id: {} for event in whole}}
+    await heard(alice, branch.room, whole[-1].event_id)
+
+
 async def test_deeply_nested_json_is_refused_at_once(made: House) -> None:
     a, alice, branch = await attacked(made)
     deep: Any = "hostile"

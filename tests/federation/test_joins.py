@@ -520,7 +520,45 @@ async def test_another_resident_is_asked_when_the_first_one_breaks_off(
         assert len(await members(alice, room.room_id)) == 302
 
 
-@pytest.mark.parametrize("attack", ["foreign", "unsigned", "no create", "banned", "cycle"])
+async def test_another_resident_is_asked_when_the_first_one_says_nothing(made: House) -> None:
+    alice = await person(made, "a.example")
+    first, second = await made.guest("mute.example"), await made.guest("speaks.example")
+    room = GeneratedRoom(second)
+    second.answer = room.answer
+    asked = await silent(first)
+    async with asyncio.timeout(25):  # the first one would be waited for longer
+        await join(alice, room.room_id, first.name, second.name)
+    assert asked.is_set()
+    assert (await members(alice, room.room_id))[alice.user_id] == "join"
+
+
+async def test_members_are_left_out_of_an_answer_where_that_is_asked_for(made: House) -> None:
+    """But for those who authorise what is told: it can be checked without the others."""
+    alice, other = await person(made, "a.example"), await person(made, "a.example")
+    room = await alice.create_room(preset="public_chat", room_version="11", name="Few")
+    await join(other, room)
+    guest = await made.guest("lazy.example")
+    told = await guest.join(made.servers["a.example"], room, guest.user("g"), omit_members=True)
+    assert told["members_omitted"] is True
+    assert told["servers_in_room"] == ["a.example"]  # those before the join
+    rules = ROOM_VERSIONS["11"]
+    state, chain = (
+        {event.event_id: event for event in (Event.parse(pdu, rules) for pdu in told[name])}
+        for name in ("state", "auth_chain")
+    )
+    types = [event.type for event in state.values()]
+    assert "m.room.member" not in types
+    assert {"m.room.create", "m.room.power_levels", "m.room.name"} <= set(types)
+    assert {event.state_key for event in chain.values()} == {alice.user_id}
+    known = state | chain
+    own = Event.parse(told["event"], rules)
+    for event in (*known.values(), own):
+        assert set(event.auth_event_ids) <= known.keys()
+
+
+@pytest.mark.parametrize(
+    "attack", ["foreign", "unsigned", "no create", "banned", "members left out", "cycle"]
+)
 async def test_a_lying_resident_does_not_get_its_state_believed(made: House, attack: str) -> None:
     name = f"liar{next(_count)}.example"
     guest = await made.guest(name)
@@ -543,6 +581,8 @@ async def test_a_lying_resident_does_not_get_its_state_believed(made: House, att
         refused = False
     elif attack == "no create":
         room.state, room.chain = room.state[1:], room.chain[1:]
+    elif attack == "members left out":
+        room.omitted = True
     elif attack == "banned":
         ban = {"membership": "ban"}
         creator = guest.user("creator")
