@@ -91,6 +91,8 @@ class Pushers:
                 enabled=int(_enabled(body)),
                 created_ts=self._clock.now_ms(),
             )
+            if before is not None:
+                row = _going_on(row, before)
             if kind == "email":
                 row = await self._by_mail(row, before)
             changes: list[Change] = [Put(row)]
@@ -165,6 +167,22 @@ def _text(body: JsonObject, name: str, most: int) -> str:
     if not isinstance(value, str) or "\0" in value or len(value.encode()) > most:
         raise MatrixError.invalid_param(f"{name} must be a string of at most {most} bytes")
     return value
+
+
+def _going_on(row: PusherRow, before: PusherRow) -> PusherRow:
+    """The pusher as it is set now, with what is known of it from before.
+
+    It stays its device's, whichever device sets it (MSC3881). What its gateway was not told is
+    still to be told, unless it was switched off meanwhile.
+    """
+    both = before.enabled and row.enabled
+    return row._replace(
+        device_nid=before.device_nid,
+        pending_pos=before.pending_pos if both else None,
+        success_ts=before.success_ts,
+        error=before.error,
+        error_ts=before.error_ts,
+    )
 
 
 def _shown(row: PusherRow, device_id: str | None) -> JsonObject:

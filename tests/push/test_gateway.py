@@ -11,6 +11,7 @@ import pytest
 
 from homeserver.push.sending import PushSender
 from storage import push as store
+from tests.api.test_devices import second_device
 from tests.push.conftest import PushGateway
 from tests.serving import Person, Running
 from tests.streams.reading import ignore, invite, keep, read
@@ -324,3 +325,44 @@ async def test_pushers_are_set_listed_and_removed(server: Running, gateway: Push
         body["data"] = {"url": gateway.url, **wrong.get("data", {})}  # type: ignore[dict-item]
         assert (await alice.raw("POST", "/pushers/set", body=body)).status == 400, wrong
     assert (await alice.ok("GET", "/pushers"))["pushers"] == []
+
+
+async def test_another_device_switches_a_pusher_and_does_not_take_it_over(
+    server: Running, gateway: PushGateway
+) -> None:
+    """MSC3881: the pusher stays the phone's, also when the other device logs out."""
+    phone, bob, room = await pair(server, gateway)
+    token = await second_device(phone)
+    laptop = Person(server, phone.user_id, token, "TWO")
+    (shown,) = (await laptop.ok("GET", "/pushers"))["pushers"]
+    for prefix in ("", "org.matrix.msc3881."):
+        assert shown[f"{prefix}enabled"] is True
+        assert shown[f"{prefix}device_id"] == phone.device_id
+    unstable: dict[str, Any] = {"org.matrix.msc3881.enabled": False}
+    await gateway.register(laptop, **unstable)
+    (shown,) = (await phone.ok("GET", "/pushers"))["pushers"]
+    assert (shown["enabled"], shown["device_id"]) == (False, phone.device_id)
+    await bob.say(room, "switched off")
+    await gateway.noticed()
+    await gateway.register(laptop, enabled=True)
+    await laptop.ok("POST", "/logout")
+    wanted = await bob.say(room, "switched on")
+    await gateway.until(lambda: bool(gateway.told))
+    assert gateway.events() == [wanted]
+
+
+async def test_what_a_gateway_missed_is_told_though_the_pusher_was_set_anew_meanwhile(
+    server: Running, gateway: PushGateway
+) -> None:
+    """Apps set their pusher whenever they start."""
+    alice, bob, room = await pair(server, gateway)
+    gateway.fail = 502
+    missed = await bob.say(room, "missed")
+    queues = server.app.services.push.queues
+    await gateway.until(lambda: bool(queues.failing))
+    await server.app.services.push.sender.save()
+    await gateway.register(alice)
+    gateway.fail = 200
+    await server.restart()
+    await gateway.until(lambda: bool(gateway.told), seconds=1)
+    assert gateway.events() == [missed]
