@@ -143,6 +143,7 @@ class PushSender:
         while True:
             while self._due:
                 await self._tell(self._late[self._due.popleft()][0])
+                self._moved.set()
             while self._heard:
                 batch = self._next()
                 await self._tell(*batch)
