@@ -128,8 +128,10 @@ class Gaps:
     ) -> dict[str, Event]:
         """By id those of the first PDUs that are signed events of the room.
 
-        Those whose keys can't be had are put into `unverified`.
+        Those whose keys can't be had are put into `unverified` where their ids are hashes, so that
+        at least what they stand behind is theirs.
         """
+        is_hashed = room.rules.event_ids != "sender"
         listed = [
             pdu
             for pdu in (pdus[:most] if isinstance(pdus, list) else ())
@@ -143,7 +145,7 @@ class Gaps:
                 if isinstance(event, Event):
                     if event.room_id == room.room_id:
                         found[event.event_id] = event
-                elif event is Refused.NO_KEY and unverified is not None:
+                elif event is Refused.NO_KEY and unverified is not None and is_hashed:
                     absent = Event.parse(pdu, room.rules)
                     unverified[absent.event_id] = absent
         return found

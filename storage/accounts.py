@@ -202,7 +202,7 @@ async def jobs_due(db: Database, now: int, limit: int) -> list[JobRow]:
     return [JobRow(*row) for row in rows]
 
 
-async def next_job_at(db: Database) -> int | None:
-    """When the next job is due (ms)."""
-    rows = await db.fetch("SELECT run_at FROM jobs ORDER BY run_at LIMIT 1")
+async def next_job_at(db: Database, after: int) -> int | None:
+    """When the next job is due (ms) of those that are due later than `after`."""
+    rows = await db.fetch("SELECT run_at FROM jobs WHERE run_at > ? ORDER BY run_at LIMIT 1", after)
     return rows[0][0] if rows else None

@@ -63,19 +63,20 @@ class Jobs:
         try:
             while True:
                 self._wake.clear()
-                await self._start_due()
-                await self._pause()
+                now = self._clock.now_ms()
+                await self._start_due(now)
+                await self._pause(now)
         finally:
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    async def _start_due(self) -> None:
+    async def _start_due(self, now: int) -> None:
         free = AT_ONCE - len(self._running)
         if free <= 0:
             return
-        due = await store.jobs_due(self._database, self._clock.now_ms(), 4 * AT_ONCE)
+        due = await store.jobs_due(self._database, now, 4 * AT_ONCE)
         for job in due:
             if free <= 0:
                 return
@@ -115,11 +116,14 @@ class Jobs:
             log.exception("a job failed for the last time and is given up: %s", job.kind)
         return Delete(JobRow, (job.job_nid,))
 
-    async def _pause(self) -> None:
-        """Wait for a call of `wake` or the next due job."""
-        next_at = await store.next_job_at(self._database)
+    async def _pause(self, looked: int) -> None:
+        """Wait for a call of `wake` or the next job that falls due after `looked` (ms).
+
+        What was due then runs, or waits for one that runs, whose end wakes.
+        """
+        next_at = await store.next_job_at(self._database, looked)
         seconds = LOOK_AGAIN_SECONDS
-        if next_at is not None and not self._running:
+        if next_at is not None:
             seconds = min(max((next_at - self._clock.now_ms()) / 1000, 0.05), seconds)
         timer = self._clock.call_later(seconds, self._wake.set)
         try:

@@ -99,7 +99,7 @@ async def test_a_ban_that_does_not_say_so_leaves_all(server: Running, value: boo
     alice, bob, room, _ = await spammed(server)
     body: dict[str, Any] = {"user_id": bob.user_id} | ({} if value is None else {FLAG: value})
     await alice.ok("POST", at(room, "ban"), body=body)
-    assert await next_job_at(stored(server)) is None
+    assert await next_job_at(stored(server), 0) is None
     assert len(await texts(alice, room)) == 8
     # A second ban that says so is no repetition of the first.
     await alice.ok("POST", at(room, "ban"), body={"user_id": bob.user_id, FLAG: True})
@@ -122,14 +122,14 @@ async def test_who_may_not_redact_only_bans(server: Running) -> None:
         await carol.join(room)
         await bob.say(room, "stays")
         await carol.ok("POST", at(room, "ban"), body={"user_id": bob.user_id, FLAG: True})
-        assert await next_job_at(stored(server)) is None
+        assert await next_job_at(stored(server), 0) is None
         assert await texts(alice, room) == ["stays"]
 
 
 async def test_leaving_with_the_flag_redacts_nothing(server: Running) -> None:
     alice, bob, room, _ = await spammed(server)
     await bob.put_state(room, "m.room.member", {"membership": "leave", FLAG: True}, bob.user_id)
-    assert await next_job_at(stored(server)) is None
+    assert await next_job_at(stored(server), 0) is None
     assert len(await texts(alice, room)) == 8
 
 

@@ -185,7 +185,7 @@ async def test_the_rest_is_found(database: Database) -> None:
     token = RegistrationTokenRow("abc", None, 0, None)
     session = UiaSessionRow("s", b"{}", 5)
     jobs = [JobRow(n, "profile", b"{}", 100 - n, 0) for n in range(1, 4)]
-    assert await accounts.next_job_at(database) is None
+    assert await accounts.next_job_at(database, 0) is None
     assert not await accounts.any_account(database)
     await database.commit(
         [Item([Put(row) for row in (token, session, *jobs, ProfileRow(1, "displayname", b'"A"'))])]
@@ -194,7 +194,8 @@ async def test_the_rest_is_found(database: Database) -> None:
     assert await accounts.uia_sessions(database, ["s", "x"]) == {"s": session}
     assert await accounts.jobs_due(database, 98, 10) == [jobs[2], jobs[1]]
     assert await accounts.jobs_due(database, 200, 1) == [jobs[2]]
-    assert await accounts.next_job_at(database) == 97
+    assert await accounts.next_job_at(database, 0) == 97
+    assert await accounts.next_job_at(database, 97) == 98
     assert await accounts.profiles(database, [1, 2]) == {1: {"displayname": b'"A"'}}
     change = ProfileChangeRow(1, 3, b"{}")
     login = LoginTokenRow(b"hash", 1, 5)

@@ -10,7 +10,7 @@ import pytest
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime import jobs as module
 from homeserver.runtime.clock import FakeClock
-from homeserver.runtime.jobs import Jobs
+from homeserver.runtime.jobs import LOOK_AGAIN_SECONDS, Jobs
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers
 from storage.accounts import jobs_due
@@ -125,6 +125,32 @@ async def test_a_job_that_fails_is_tried_again_later(
             await doer.done.get()
         await emptied(database, clock, commits)
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+
+
+async def test_a_job_that_takes_long_keeps_no_other_from_its_next_try(
+    jobs: Jobs, doer: Doer, commits: CommitQueue, database: Database, clock: FakeClock
+) -> None:
+    """As one that asks a server that says nothing."""
+    began = asyncio.Event()
+
+    async def stuck(args: JsonObject) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    jobs.handle({"stuck": stuck})
+    doer.failures = 1
+    async with running(jobs):
+        await add(jobs, commits, 1, "stuck")
+        await began.wait()
+        await add(jobs, commits, 2)
+        await doer.done.get()
+        while [job.tries for job in await jobs_due(database, 10**15, 9)] != [0, 1]:
+            await commits.commit([])
+        tried = clock.now_ms()
+        while doer.done.empty():
+            await clock.advance(1)
+            await commits.commit([])
+        assert clock.now_ms() - tried < 1_000 * LOOK_AGAIN_SECONDS
 
 
 @pytest.mark.parametrize("kind", ["work", "unknown"])
