@@ -363,6 +363,8 @@ class Queue:
             floor = self.floor
             if floor is not None:
                 self.fall_behind(floor)
+            if self._transaction is not None:
+                self.edus = self.edus or bool(self._transaction.edus)
             self._transaction = None
         self._pause(until)
 

@@ -176,6 +176,33 @@ async def test_a_server_that_was_down_for_long_catches_up_in_order(
     assert [edu["content"]["after"] for edu in first["edus"]] == list(range(1, 49))
 
 
+async def test_an_edu_alone_waits_for_a_server_that_is_down_for_long(
+    shared: Shared, guest: Guest
+) -> None:
+    """A message to a device, say, and nothing else happens until the server is back."""
+    await shared.bob_joins()
+    federation = shared.server.app.federation
+    tried: list[int] = []
+
+    def refuse(body: JsonObject) -> web.StreamResponse:
+        tried.append(len(body["edus"]))
+        return web.json_response({}, status=502)
+
+    guest.refuse = refuse
+    edu = federation.outbox.edu([REMOTE], "m.test", {"text": "one"})
+    await federation.commits.commit(edu, 1, lambda _: federation.outbox.wake([REMOTE]))
+    began = shared.server.clock.now_ms()
+    while shared.server.clock.now_ms() < began + 600_000:
+        await until_idle()
+        await shared.server.clock.advance(10)
+    assert len(tried) > 2
+    guest.refuse = None
+    await shared.server.clock.advance(7_200)
+    await wait_for(lambda: edus_of(guest))
+    (told,) = edus_of(guest)
+    assert told["content"] == {"text": "one"}
+
+
 async def test_of_a_room_that_is_far_ahead_only_the_end_is_sent(
     shared: Shared, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
