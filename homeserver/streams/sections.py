@@ -200,11 +200,16 @@ class Sections:
         if asker.lazy and asker.members is not None:
             asker.members.forget(room.nid)
         stretch = await self._latest(asker, room, reader, after, until)
+        changes: Mapping[int, KeyChange] = {}
+        if asker.required is None:
+            changes = collect(await self._state.changes(room, stretch.start, until))
+            stretch, changes = await self._honest(asker, room, stretch, changes, until)
         if asker.misled or known is not None:
             stretch = stretch._replace(limited=True)
         summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
         if asker.required is None:
-            whole = await self._whole_state(asker, room, stretch, until, _heroes(summary), known)
+            heroes = _heroes(summary)
+            whole = await self._whole_state(asker, room, stretch, changes, until, heroes, known)
             owed: Collection[int] = whole.values()
         else:
             owed = await self._required_state(asker, asker.required, room, stretch, until)
@@ -249,12 +254,15 @@ class Sections:
         else:
             stretch = await self._latest(asker, room, more, OLDEST, until)
         changes = await news.state(room.nid, until)
+        if asker.required is None:
+            stretch, _ = await self._honest(asker, room, stretch, changes, until)
         summary: JsonObject | None = None
         if reader is None and (asker.full_state or await self._summarised(changes)):
             summary = await self._state.summary(room, asker.user_nid)
         owed, gone = await self._owed_state(asker, stretch, changes) if changes else ([], [])
         if asker.full_state:
-            whole = await self._whole_state(asker, room, stretch, until, _heroes(summary))
+            later = collect(await self._state.changes(room, stretch.start, until))
+            whole = await self._whole_state(asker, room, stretch, later, until, _heroes(summary))
             owed = list({*whole.values(), *owed})
         if asker.required is not None:
             if stretch.limited and asker.members is not None:
@@ -366,6 +374,44 @@ class Sections:
         )
         return Stretch(shown, limited=False, start=news.since, counted=counted, own=own)
 
+    async def _honest(
+        self,
+        asker: Asker,
+        room: Room,
+        stretch: Stretch,
+        changes: Mapping[int, KeyChange],
+        until: int,
+    ) -> tuple[Stretch, Mapping[int, KeyChange]]:
+        """A stretch whose events tell no state that isn't, and the `changes` that are left in it.
+
+        A client believes the last event of a timeline for each state key, which isn't the room's
+        state when the event lost against another branch, or when the state was had anew from
+        another server later on: a timeline begins after such an event.
+        """
+        told = {
+            (view.type, view.state_key): view
+            for view in stretch.views
+            if view.state_key is not None
+        }
+        if asker.use_state_after or not told:
+            return stretch, changes
+        key_nids = await self._names.find_keys(told)
+        true = {key: changes[nid].after for key, nid in key_nids.items() if nid in changes}
+        unchanged = [key for key in told if key not in true]
+        if unchanged:
+            true |= await self._state.event_nids(room, unchanged, until)
+        untrue = [view.pos or 0 for key, view in told.items() if true.get(key) != view.nid]
+        if not untrue:
+            return stretch, changes
+        start = max(untrue)
+        views = [view for view in stretch.views if (view.pos or 0) > start]
+        left = {
+            nid: KeyChange(change.at(start + 1), later)
+            for nid, change in changes.items()
+            if (later := [step for step in change.steps if step[0] > start])
+        }
+        return stretch._replace(views=views, limited=True, start=start), left
+
     async def _with_own(
         self,
         asker: Asker,
@@ -393,19 +439,19 @@ class Sections:
         asker: Asker,
         room: Room,
         stretch: Stretch,
+        changes: Mapping[int, KeyChange],
         until: int,
         heroes: Collection[str],
         known: int | None = None,
     ) -> dict[int, int]:
-        """The state at the start of the timeline, with what the timeline doesn't tell.
+        """The state at the start of the timeline, with what of the `changes` it doesn't tell.
 
         A client that loads members lazily gets those whom it needs: senders, `heroes`, itself, and
         those who have changed after position `known`, up to which it may have been told of them.
         """
         state = await self._state.at(room, stretch.start)
-        changes = await self._state.changes(room, stretch.start, until)
         shown = {view.nid for view in stretch.views}
-        for key_nid, change in collect(changes).items():
+        for key_nid, change in changes.items():
             in_timeline = any(nid in shown for _, nid in change.steps)
             if in_timeline and not asker.use_state_after:
                 continue

@@ -227,7 +227,12 @@ async def test_conflicting_state_is_resolved_and_told(shared: Shared) -> None:
     assert said["topic"] == "ours"
 
 
-async def test_a_fork_of_state_that_both_may_set_ends_alike_everywhere(shared: Shared) -> None:
+@pytest.mark.parametrize("clock", [1_000_000_000_000, 1_800_000_000_000])
+async def test_a_fork_of_state_that_both_may_set_is_believed_as_it_ends(
+    shared: Shared, clock: int
+) -> None:
+    """Whichever topic stands: whoever reads state and timeline in their order believes that one."""
+    shared.peer.clock = clock
     await shared.bob_joins()
     levels = await shared.alice.ok("GET", f"/rooms/{shared.room_id}/state/m.room.power_levels")
     levels.setdefault("users", {})[BOB] = 50
@@ -237,22 +242,29 @@ async def test_a_fork_of_state_that_both_may_set_ends_alike_everywhere(shared: S
         BOB, "m.room.topic", {"topic": "theirs"}, state=state, prevs=prevs, state_key=""
     )
     await shared.alice.put_state(shared.room_id, "m.room.topic", {"topic": "ours"})
+    before = shared.alice.since
     await shared.heard()
     assert await shared.give(theirs) is Verdict.ACCEPTED
-    # Same power levels event: the later one by origin_server_ts stands, and the peer's clock is
-    # ahead. In version 1 the deeper one does, which neither is: then the smaller hash of the id.
+    await shared.alice.say(shared.room_id, "what is it?")
+    # Same power levels event: the later one by origin_server_ts stands. In version 1 the deeper one
+    # does, which neither is: then the smaller hash of the id.
     said = await shared.alice.ok("GET", f"/rooms/{shared.room_id}/state/m.room.topic")
     if shared.room.rules.state_resolution != "1":
-        assert said["topic"] == "theirs"
-    summary = await shared.alice.sync(full_state=True, since=None, remember=False)
-    shown = summary["rooms"]["join"][shared.room_id]
-    told = [
-        event["content"]["topic"]
-        for part in ("state", "timeline")
-        for event in shown[part]["events"]
-        if event["type"] == "m.room.topic"
-    ]
-    assert said["topic"] in told
+        assert said["topic"] == ("ours" if clock < 1_500_000_000_000 else "theirs")
+    for asked in ({"since": None}, {"since": None, "full_state": True}, {"since": before}):
+        answer = await shared.alice.sync(**asked, remember=False)
+        assert believed(answer, shared.room_id) == said["topic"], asked
+    # Who knew ours is told theirs, or nothing.
+    told = believed(await shared.alice.sync(remember=False), shared.room_id)
+    assert (told or "ours") == said["topic"]
+
+
+def believed(answer: Any, room_id: str) -> str | None:
+    """The topic that a client has after an answer; None where it is told none."""
+    shown = answer["rooms"]["join"][room_id]
+    events = [*shown["state"]["events"], *shown["timeline"]["events"]]
+    topics = [event["content"]["topic"] for event in events if event["type"] == "m.room.topic"]
+    return topics[-1] if topics else None
 
 
 async def test_a_redaction_may_come_before_what_it_redacts(shared: Shared) -> None:
