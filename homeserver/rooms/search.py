@@ -29,10 +29,11 @@ from homeserver.users.sessions import Session
 from storage import search as store
 from storage.engine import Database
 from storage.events import event_rows
-from storage.schema import BAN, JOIN, LEAVE, REDACTED
+from storage.schema import BAN, JOIN, LEAVE, REDACTED, EventRow
 
 _MOST_SHOWN = 50
 _AT_ONCE = 200
+_FEW = 10
 _MOST_LOOKED_AT = 2_000
 _MOST_ROOMS = 200
 _MOST_CONTEXT = 20
@@ -62,6 +63,20 @@ class _Found:
     views: list[EventView] = field(default_factory=list)
     last: int = _BEYOND_ALL
     more: bool = True
+
+
+class _Marks(NamedTuple):
+    """Of which types is what is found, and of which room (`r`) or sender (`s`), by number."""
+
+    types: frozenset[str]
+    group: tuple[str, int] | None = None
+
+    def groups(self, row: EventRow) -> bool:
+        """Whether the event is of the group that is asked for."""
+        if self.group is None:
+            return True
+        kind, nid = self.group
+        return nid == (row.room_nid if kind == "r" else row.sender_nid)
 
 
 class Search:
@@ -145,45 +160,66 @@ class Search:
         lookings: dict[int, Looking],
     ) -> _Found:
         terms = [store.Words([word], prefix=True) for word in asked]
-        terms.append(store.Words([f"k{KEYS[key][1]}" for key in query.keys]))
-        found = _Found()
+        found, marks = _Found(), _Marks(frozenset(KEYS[key][0] for key in query.keys))
         if query.start is not None:
             match = _TOKEN.fullmatch(query.start)
             if match is None:
                 raise MatrixError.invalid_param("next_batch: this is not a token of this server")
             found.last = int(match.group(1))
             if match.group(2):
-                terms.append(store.Words([match.group(2) + match.group(3)]))
-        if len(rooms) <= _MOST_ROOMS:
-            terms.append(store.Words([f"r{nid}" for nid in rooms]))
-        if query.filter.senders is not None:
-            senders = await self._names.nids(list(query.filter.senders)[:_MOST_ROOMS])
-            terms.append(store.Words([f"s{nid}" for nid in senders.values()] or ["s0"]))
-        for _ in range(_MOST_LOOKED_AT // _AT_ONCE):
-            nids = await store.found(self._database, terms, found.last, _AT_ONCE)
-            for view in await self._views(nids, rooms):
+                marks = marks._replace(group=(match.group(2), int(match.group(3))))
+        size = min(2 * limit + _FEW, _AT_ONCE)
+        nids = await store.found(self._database, terms, found.last, size)
+        if len(nids) == size:
+            # Many have the words: the index is to leave out those that are not wanted.
+            terms += await self._narrowing(query, rooms, marks)
+            nids = await store.found(self._database, terms, found.last, size)
+        looked_at = 0
+        while True:
+            for view in await self._views(nids, rooms, marks):
                 if len(found.views) == limit:
                     return found
                 found.last = view.nid
                 if await self._shows(session, query, view, rooms, lookings):
                     found.views.append(view)
-            if len(nids) < _AT_ONCE:
+            if len(nids) < size:
                 found.more = False
                 return found
             found.last = nids[-1]
-        return found
+            looked_at += size
+            if looked_at >= _MOST_LOOKED_AT:
+                return found
+            size = _AT_ONCE
+            nids = await store.found(self._database, terms, found.last, size)
 
-    async def _views(self, nids: Sequence[int], rooms: Mapping[int, Room]) -> list[EventView]:
-        """The events of these rooms, highest number first."""
+    async def _narrowing(
+        self, query: Query, rooms: Mapping[int, Room], marks: "_Marks"
+    ) -> list[store.Words]:
+        """What the index knows of what is wanted, beside the words."""
+        terms = [store.Words([f"k{KEYS[key][1]}" for key in query.keys])]
+        if marks.group is not None:
+            kind, nid = marks.group
+            terms.append(store.Words([f"{kind}{nid}"]))
+        if len(rooms) <= _MOST_ROOMS:
+            terms.append(store.Words([f"r{nid}" for nid in rooms]))
+        if query.filter.senders is not None:
+            senders = await self._names.nids(list(query.filter.senders)[:_MOST_ROOMS])
+            terms.append(store.Words([f"s{nid}" for nid in senders.values()] or ["s0"]))
+        return terms
+
+    async def _views(
+        self, nids: Sequence[int], rooms: Mapping[int, Room], marks: "_Marks"
+    ) -> list[EventView]:
+        """The events of these rooms that have the marks, highest number first."""
         rows = await event_rows(self._database, nids)
         by_room: dict[int, list[int]] = {}
         for nid, row in rows.items():
-            if row.room_nid in rooms and not row.flags & REDACTED:
+            if row.room_nid in rooms and not row.flags & REDACTED and marks.groups(row):
                 by_room.setdefault(row.room_nid, []).append(nid)
         views: dict[int, EventView] = {}
         for room_nid, mine in by_room.items():
             views |= await self._timeline.views(mine, rooms[room_nid].rules)
-        return [views[nid] for nid in nids if nid in views]
+        return [views[nid] for nid in nids if nid in views and views[nid].type in marks.types]
 
     async def _shows(
         self,

@@ -237,6 +237,58 @@ async def test_filters_order_and_pages(server: Running) -> None:
     )
 
 
+@pytest.mark.parametrize("many", [False, True])
+async def test_few_and_many_that_have_the_words_are_narrowed_alike(
+    server: Running, many: bool
+) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    rooms = [await alice.create_room(preset="public_chat", name="needle room") for _ in range(2)]
+    for room in rooms:
+        await bob.join(room)
+    elsewhere = await alice.create_room()
+    for number in range(3):
+        await alice.say(rooms[number % 2], f"needle {number}")
+        await bob.say(rooms[number % 2], f"needle of bob {number}")
+    for number in range(20 if many else 1):
+        await alice.say(elsewhere, f"needle elsewhere {number}")
+
+    async def pages(person: Person, **more: Any) -> list[str]:
+        told: list[str] = []
+        batch = None
+        while True:
+            limits = {"limit": 1, **more.get("filter", {})}
+            found = await search(
+                person, "needle", batch, **{"order_by": "recent", **more, "filter": limits}
+            )
+            told += [one["result"]["content"].get("body", "a name") for one in found["results"]]
+            batch = found.get("next_batch")
+            if batch is None:
+                return told
+
+    said = [f"needle{of} {number}" for number in (2, 1, 0) for of in (" of bob", "")]
+    bodies: dict[str, Any] = {"keys": ["content.body"]}
+    assert await pages(bob, **bodies) == said
+    assert await pages(bob, keys=["content.name"]) == ["a name", "a name"]
+    in_one = await pages(alice, **bodies, filter={"rooms": [rooms[0]]})
+    assert in_one == [said[0], said[1], said[4], said[5]]
+    of_bob = await pages(alice, **bodies, filter={"senders": [bob.user_id]})
+    assert of_bob == said[::2]
+    groupings = {"group_by": [{"key": "room_id"}, {"key": "sender"}]}
+    found = await search(
+        bob, "needle", **bodies, order_by="recent", groupings=groupings, filter={"limit": 1}
+    )
+    for key, name, rest in (("room_id", rooms[0], in_one), ("sender", bob.user_id, of_bob)):
+        batch: str | None = found["groups"][key][name]["next_batch"]
+        told = []
+        while batch is not None:
+            page = await search(
+                bob, "needle", batch, **bodies, order_by="recent", filter={"limit": 1}
+            )
+            told += texts(page)
+            batch = page.get("next_batch")
+        assert [said[0], *told] == rest
+
+
 async def test_groups_can_be_gone_on_with(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     rooms = [await alice.create_room(preset="public_chat") for _ in range(2)]
