@@ -2,7 +2,8 @@
 
 Owns the words under which an event can be found, the search with its filters, groups, order and
 context, and its tokens. What is found is asked of the room's `Reader` like everything that leaves
-the server; what was redacted has no words. Encrypted messages can't be found.
+the server; what was redacted has no words. Encrypted messages can't be found. Beginnings of words
+find as words do, but for messages that are newer than the last page of those with the whole words.
 spec: client-server-api#server-side-search
 """
 
@@ -159,7 +160,6 @@ class Search:
         limit: int,
         lookings: dict[int, Looking],
     ) -> _Found:
-        terms = [store.Words([word], prefix=True) for word in asked]
         found, marks = _Found(), _Marks(frozenset(KEYS[key][0] for key in query.keys))
         if query.start is not None:
             match = _TOKEN.fullmatch(query.start)
@@ -169,11 +169,19 @@ class Search:
             if match.group(2):
                 marks = marks._replace(group=(match.group(2), int(match.group(3))))
         size = min(2 * limit + _FEW, _AT_ONCE)
-        nids = await store.found(self._database, terms, found.last, size)
-        if len(nids) == size:
-            # Many have the words: the index is to leave out those that are not wanted.
-            terms += await self._narrowing(query, rooms, marks)
+        for terms in (
+            # What whole words find is read from the newest on; of beginnings all that have them
+            # are gathered first. Who has the word itself in many messages is shown those.
+            [store.Words([word], prefix=words.is_character(word)) for word in asked],
+            [store.Words([word], prefix=True) for word in asked],
+        ):
             nids = await store.found(self._database, terms, found.last, size)
+            if len(nids) == size:
+                # Many have them: the index is to leave out those that are not wanted.
+                terms += await self._narrowing(query, rooms, marks)
+                nids = await store.found(self._database, terms, found.last, size)
+                if len(nids) == size:
+                    break
         looked_at = 0
         while True:
             for view in await self._views(nids, rooms, marks):

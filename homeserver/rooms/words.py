@@ -54,6 +54,17 @@ def asked(text: str) -> list[str]:
     return list(found)[:30]
 
 
+def is_character(word: str) -> bool:
+    """Whether a word that is asked for is one character of a script without spaces.
+
+    Most words that have it are two characters, which it begins.
+    """
+    if not word.startswith("x"):
+        return False
+    text = bytes.fromhex(word[1:]).decode()
+    return len(text) == 1 and _is_unspaced(text)
+
+
 def shown(text: str) -> list[str]:
     """The words of a query as people read them, for highlighting."""
     return list(dict.fromkeys(run for run, _ in _runs(text[:_MOST_TEXT])))[:30]

@@ -237,6 +237,31 @@ async def test_filters_order_and_pages(server: Running) -> None:
     )
 
 
+async def test_beginnings_count_where_few_have_the_whole_words(server: Running) -> None:
+    """Of words that many have the whole ones are found; the rest comes with their last page."""
+    alice = await server.person("alice")
+    room = await alice.create_room()
+    for number in range(14):
+        if number in (0, 13):
+            await alice.say(room, f"needles 天气 {number}")
+        await alice.say(room, f"a needle {number} 天")
+    found = await search(alice, "needle", order_by="recent", filter={"limit": 1})
+    assert texts(found) == ["a needle 13 天"]
+    rest = await search(
+        alice, "needle", found["next_batch"], order_by="recent", filter={"limit": 20}
+    )
+    assert texts(rest) == [
+        text
+        for number in range(13, -1, -1)
+        for text in (f"a needle {number} 天", f"needles 天气 {number}")
+        if text != "a needle 13 天" and ("a " in text or number in (0, 13))
+    ]
+    # One character stands for all words that begin with it, however many it is a word in.
+    assert texts(await search(alice, "天", order_by="recent", filter={"limit": 2}))[1] == (
+        "needles 天气 13"
+    )
+
+
 @pytest.mark.parametrize("many", [False, True])
 async def test_few_and_many_that_have_the_words_are_narrowed_alike(
     server: Running, many: bool
