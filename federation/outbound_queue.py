@@ -192,6 +192,12 @@ class Queue:
         return len(self._pending) + len(self._missed) + held
 
     @property
+    def lists_in_memory(self) -> int:
+        """How many changes of lists of devices wait in memory."""
+        held = len(self._transaction.lists) if self._transaction is not None else 0
+        return len(self._lists) + held
+
+    @property
     def waits(self) -> bool:
         """Whether anything waits to be delivered."""
         return bool(

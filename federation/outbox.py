@@ -16,7 +16,9 @@ from storage.outbound import edu_replaced, orphaned_edus_forgotten
 from storage.schema import EduOutboxRow, EduRow
 
 MAX_BYTES = 65_536
-"""The most that the content of an EDU has, as of an event: what is longer is split."""
+"""The most that the content of an EDU has, as of an event."""
+FULL_BYTES = 50_000
+"""Messages to devices are put into one EDU up to this size; only a single one may be longer."""
 MAX_MESSAGE_ID = 32
 KEPT_MS = 3_600_000
 # Numbers are made from the time, this many for each millisecond.
@@ -105,7 +107,7 @@ class Outbox:
 def _parts(content: JsonObject) -> list[bytes]:
     """The content as JSON, in as many parts as it takes."""
     whole = encode(content)
-    if len(whole) <= MAX_BYTES:
+    if len(whole) <= (FULL_BYTES if "messages" in content else MAX_BYTES):
         return [whole]
     return list(_split(content))
 
@@ -135,7 +137,7 @@ def _split(content: JsonObject) -> Iterator[bytes]:
             more = len(encode({user_id: {device_id: message}}))
             if overhead + more > MAX_BYTES:
                 raise MatrixError.too_large(f"The message to {user_id} is too long")
-            if size + more > MAX_BYTES:
+            if part and size + more > FULL_BYTES:
                 yield made()
                 number, size, part = number + 1, overhead, {}
             part.setdefault(user_id, {})[device_id] = message

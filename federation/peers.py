@@ -4,13 +4,14 @@ Owns what is told of a server and nothing of what happens: the pauses are `desti
 waits is the queues'. Implements the port `Peers`.
 """
 
-from collections.abc import Iterator
-from heapq import nlargest
+from collections.abc import Collection, Iterator
+from heapq import nlargest, nsmallest
 
 from federation.destinations import Destinations
 from federation.discovery import Discovery
 from federation.outbound import Sender
 from federation.outbound_catchup import missed
+from federation.outbound_lists import OwnLists
 from federation.outbound_queue import Queue
 from homeserver.errors import MatrixError, Unreachable
 from homeserver.matrix.canonical import JsonObject
@@ -35,8 +36,10 @@ class PeersDesk:
         destinations: Destinations,
         discovery: Discovery,
         sender: Sender,
+        lists: OwnLists,
         clock: Clock,
     ) -> None:
+        self._lists = lists
         self._database = database
         self._destinations = destinations
         self._discovery = discovery
@@ -77,8 +80,28 @@ class PeersDesk:
             now = self._clock.now_ms()
             waiting = await missed(self._database, server, queue.acked, until, now)
             told["waiting_events"] = queue.in_memory + len(waiting)
-        told["waiting_edus"] = await outbound_store.count_edus(self._database, server, _AT_ONCE)
+        told["waiting_messages"] = await outbound_store.count_edus(self._database, server, _AT_ONCE)
+        told["waiting_lists"] = await self._lists_waiting(queue) if queue is not None else 0
         return told
+
+    async def lists_waiting(self, servers: Collection[str], most: int) -> dict[str, int]:
+        """See `homeserver.users.key_health.Lacking`."""
+        waiting = [
+            (queue.since_ms, queue.server)
+            for queue in self._sender.queues
+            if queue.since_ms is not None and (queue.behind or queue.lists_in_memory)
+        ]
+        found: dict[str, int] = {}
+        for server in {*servers, *(server for _, server in nsmallest(most, waiting))}:
+            queue = self._sender.queue(server)
+            if queue is not None:
+                found[server] = await self._lists_waiting(queue)
+        return found
+
+    async def _lists_waiting(self, queue: Queue) -> int:
+        if not queue.behind:
+            return queue.lists_in_memory
+        return len(await self._lists.missed(queue.server, queue.acked, _AT_ONCE))
 
     async def retry(self, server: str) -> None:
         """See the port."""

@@ -120,7 +120,7 @@ class Federation:
             inbound=Inbound(name, keyring, destinations),
             outbox=outbox,
             sender=sender,
-            peers=PeersDesk(database, destinations, discovery, sender, clock),
+            peers=PeersDesk(database, destinations, discovery, sender, lists, clock),
             directory=RemoteDirectoryClient(requests, clock),
             media=MediaClient(requests, client, outbound),
         )

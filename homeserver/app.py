@@ -503,6 +503,7 @@ class App:
         )
         if config.federation.enabled:
             encryption.lists.on_own_change(federation.sender.list_changed)
+            encryption.health.ask(federation.peers)
         incarnation = secrets.token_hex(4)
         sync = Sync(
             desk,
@@ -636,6 +637,8 @@ class App:
             user_list, commits, accounts, sessions, passwords, user_profiles, closing
         )
         self._tasks.service("to-device messages", encryption.inboxes.run)
+        self._tasks.service("health of keys", encryption.health.run)
+        encryption.measure(self.metrics)
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
         indexing = Indexing(database, commits, clock)
         publisher.on_events(indexing.happened)

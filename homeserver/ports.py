@@ -127,8 +127,9 @@ class Peers(Protocol):
         """Those that fail, are blocked or lack something; or every one that was spoken to."""
 
     async def peer(self, server: str) -> JsonObject:
-        """One of them, with all of `waiting_events`, `waiting_edus`, `reached_at` and `reached_by`.
+        """One of them, with all of `waiting_events`, and `reached_at` and `reached_by`.
 
+        `waiting_messages` are to devices, `waiting_lists` changes of devices and signing keys.
         Raises `MatrixError` M_INVALID_PARAM, or M_NOT_FOUND for one that was never spoken to.
         """
 

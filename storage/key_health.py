@@ -37,14 +37,15 @@ async def devices_of(db: Database, user_nid: int) -> list[Found]:
     return await _found(db, [(row[0], row[1], row[2]) for row in rows])
 
 
-async def waiting_servers(db: Database, after: str, limit: int) -> list[str]:
-    """Up to `limit` servers for which EDUs wait, behind a name, in order."""
+async def messages_by_server(db: Database, after: str, limit: int) -> list[tuple[str, int]]:
+    """Up to `limit` servers for which EDUs wait, behind a name, in order, and how many do."""
     rows = await db.scan(
-        "SELECT server FROM edu_outbox WHERE server > ? GROUP BY server ORDER BY server LIMIT ?",
+        "SELECT server, count(*) FROM edu_outbox WHERE server > ? GROUP BY server"
+        " ORDER BY server LIMIT ?",
         after,
         limit,
     )
-    return [server for (server,) in rows]
+    return [(server, count) for server, count in rows]
 
 
 async def _found(db: Database, devices: Collection[tuple[int, int, str]]) -> list[Found]:

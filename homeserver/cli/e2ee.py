@@ -46,7 +46,8 @@ def _all(found: JsonObject) -> list[str]:
             for one in found["inboxes"]
         ),
         *(
-            f"{one['waiting_edus']} messages and changes of keys wait for {one['server']}"
+            f"{one['waiting_messages']} messages to devices and {one['waiting_lists']} changes of"
+            f" keys wait for {one['server']}"
             for one in found["servers"]
         ),
     ]

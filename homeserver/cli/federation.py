@@ -43,7 +43,8 @@ def status(path: Path, server: str | None, everyone: bool, as_json: bool) -> Non
         if server is not None:
             places = ", ".join(one["reached_at"]) or "nowhere"
             click.echo(f"  found at {places} ({one['reached_by']})")
-            click.echo(f"  {one['waiting_edus']} messages beside events wait for it")
+            click.echo(f"  {one['waiting_messages']} messages to devices wait for it")
+            click.echo(f"  {one['waiting_lists']} changes of devices and keys wait for it")
 
 
 @federation.command()

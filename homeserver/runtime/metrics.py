@@ -76,7 +76,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._endpoints: dict[str, EndpointMetrics] = {}
-        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._gauges: list[tuple[str, str, Callable[[], float | None]]] = []
         self._named: list[tuple[str, str, str, Callable[[], Iterable[tuple[str, float]]]]] = []
         self.commit_items = Histogram(SIZES)
         self.commit_seconds = Histogram(SECONDS)
@@ -104,8 +104,11 @@ class Metrics:
         else:
             self.ring_misses += 1
 
-    def gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """A figure that is read when it is asked for, such as the stream's position."""
+    def gauge(self, name: str, meaning: str, read: Callable[[], float | None]) -> None:
+        """A figure that is read when it is asked for, such as the stream's position.
+
+        It is left out while it is None, not known yet.
+        """
         self._gauges.append((name, meaning, read))
 
     def by_name(
@@ -183,7 +186,9 @@ class Metrics:
         yield loop
         yield database
         for title, meaning, read in self._gauges:
-            yield GaugeMetricFamily(title, meaning, value=read())
+            figure = read()
+            if figure is not None:
+                yield GaugeMetricFamily(title, meaning, value=figure)
         for title, meaning, label, read_all in self._named:
             figures = GaugeMetricFamily(title, meaning, labels=[label])
             for value, figure in read_all():

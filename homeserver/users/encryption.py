@@ -1,11 +1,14 @@
 """What end-to-end encryption needs of the server, built and connected once.
 
-Owns the order in which its parts are made. Nothing here has behaviour of its own.
+Owns the order in which its parts are made, and the names of its metrics. Nothing here has behaviour
+of its own.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.metrics import Metrics
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.device_news import DeviceNews
 from homeserver.streams.memberships import Memberships
@@ -87,7 +90,7 @@ class Encryption:
             dehydrated=DehydratedDevices(database, commits, numbers, inbox, keys, ends, inboxes),
             device_news=news,
             ends=ends,
-            health=KeyHealth(database, names),
+            health=KeyHealth(database, names, clock),
             inboxes=inboxes,
             keys=keys,
             lists=lists,
@@ -95,3 +98,36 @@ class Encryption:
             public=public,
             shown=ShownDevices(keys, names, database),
         )
+
+    def measure(self, metrics: Metrics) -> None:
+        """Have metrics show how it stands with the keys of devices, and what waits."""
+        for name, meaning in (
+            ("devices", "Devices of this server's users"),
+            ("without_keys", "Devices without keys"),
+            ("empty_pools", "Devices with keys and without one-time keys"),
+            ("stale_lists", "Lists of other servers' users that must be fetched anew"),
+            ("waiting", "Messages that wait for devices of this server's users"),
+            ("undelivered", "Messages to devices that other servers have not had yet"),
+        ):
+            metrics.gauge(f"homeserver_e2ee_{name}", meaning, partial(self.health.figure, name))
+        metrics.gauge(
+            "homeserver_e2ee_cut",
+            "Messages removed from full inboxes since the start",
+            lambda: self.inboxes.cut,
+        )
+        metrics.by_name(
+            "homeserver_e2ee_inbox",
+            "Messages that wait, of the devices for which most do",
+            "device",
+            self.health.inboxes,
+        )
+        for name, meaning in (
+            ("messages", "Messages to devices that a server has not had, of those who lack most"),
+            ("lists", "Changes of devices and keys that a server has not heard of, of the same"),
+        ):
+            metrics.by_name(
+                f"homeserver_e2ee_undelivered_{name}",
+                meaning,
+                "server",
+                partial(self.health.servers, f"waiting_{name}"),
+            )

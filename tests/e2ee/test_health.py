@@ -1,14 +1,21 @@
 """What operators are told of devices and their keys, over HTTP and by the command."""
 
+import asyncio
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from homeserver.runtime.clock import FakeClock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
 from homeserver.users import key_health
-from homeserver.users.key_health import KeyHealth
+from homeserver.users.key_health import (
+    EVERY_SECONDS,
+    FIRST_SECONDS,
+    REST_SECONDS,
+    KeyHealth,
+)
 from storage.changes import Put
 from storage.engine import Database
 from storage.schema import DeviceListRow, EduOutboxRow, RemoteDeviceRow
@@ -42,6 +49,7 @@ async def test_what_keeps_devices_from_decrypting_is_counted(server: Running) ->
     found = await admin.ok("GET", HEALTH)
     assert (found["devices"], found["without_keys"], found["empty_pools"]) == (3, 1, 1)
     assert (found["stale_lists"], found["servers"]) == (0, [])
+    assert (found["waiting"], found["undelivered"]) == (4, 0)
     assert found["inboxes"] == [
         {"user_id": bob.user_id, "device_id": bob.device_id, "waiting": 3},
         {"user_id": alice.user_id, "device_id": alice.device_id, "waiting": 1},
@@ -50,6 +58,51 @@ async def test_what_keeps_devices_from_decrypting_is_counted(server: Running) ->
     (shown,) = of_bob["devices"]
     assert shown == {"device_id": bob.device_id, "keys": True, "one_time_keys": 0, "waiting": 3}
     assert (await alice.raw("GET", HEALTH)).status == 403
+
+
+async def test_metrics_show_it_a_minute_after_the_start_and_then_every_five(
+    server: Running,
+) -> None:
+    """Until then nothing is said, and nobody waits for it: it is looked at page by page."""
+    alice, bob = await server.person("alice"), await server.person("bob")
+    device = Device(alice)
+    await device.upload(device_keys=device.keys)
+    await send(alice, bob, "first")
+
+    def measured() -> dict[str, float]:
+        lines = server.app.metrics.render().decode().splitlines()
+        pairs = [line.removeprefix("homeserver_e2ee_").rpartition(" ") for line in lines]
+        return {
+            name: float(figure)
+            for (name, _, figure), line in zip(pairs, lines, strict=True)
+            if line.startswith("homeserver_e2ee_")
+        }
+
+    async def shown(waiting: int) -> None:
+        expected = {
+            "devices": 2,
+            "without_keys": 1,
+            "empty_pools": 1,
+            "stale_lists": 0,
+            "waiting": waiting,
+            "undelivered": 0,
+            "cut": 0,
+            f'inbox{{device="{bob.user_id} {bob.device_id}"}}': waiting,
+        }
+        for _ in range(10_000):
+            if measured() == expected:
+                return
+            await server.clock.advance(REST_SECONDS)
+            await asyncio.sleep(0.001)
+        raise AssertionError(measured())
+
+    assert measured() == {"cut": 0}
+    await server.clock.advance(FIRST_SECONDS)
+    await shown(1)
+    await send(alice, bob, "second")
+    assert measured()["waiting"] == 1
+    await server.clock.advance(EVERY_SECONDS)
+    await shown(2)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +121,7 @@ async def test_who_is_not_known_is_no_answer(
 
 
 async def test_what_waits_for_and_of_other_servers_is_counted(
-    database: Database, commits: CommitQueue, monkeypatch: pytest.MonkeyPatch
+    database: Database, commits: CommitQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_health, "PAGE", 2)
     monkeypatch.setattr(key_health, "NAMED", 3)
@@ -88,11 +141,12 @@ async def test_what_waits_for_and_of_other_servers_is_counted(
             ),
         ]
     )
-    health = KeyHealth(database, Names(database))
+    health = KeyHealth(database, Names(database), clock)
     told_all = await health.whole()
     assert told_all["stale_lists"] == 4
+    assert told_all["undelivered"] == 15
     assert told_all["servers"] == [
-        {"server": f"s{n}.example", "waiting_edus": n} for n in (5, 4, 3)
+        {"server": f"s{n}.example", "waiting_messages": n, "waiting_lists": 0} for n in (5, 4, 3)
     ]
     assert await health.user("@u1:a.example") == {
         "user_id": "@u1:a.example",

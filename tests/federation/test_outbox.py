@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from federation.outbox import MAX_BYTES, Outbox
+from federation.outbox import FULL_BYTES, MAX_BYTES, Outbox
 from homeserver.errors import MatrixError
 from homeserver.runtime.clock import FakeClock
 from storage import outbound as store
@@ -65,7 +65,7 @@ def test_a_long_message_to_devices_is_split_and_nothing_is_lost() -> None:
         for change in rows
         if isinstance(change, Insert) and isinstance(change.row, EduRow)
     ]
-    assert all(len(part) <= MAX_BYTES for part in parts)
+    assert all(len(part) <= FULL_BYTES for part in parts)
     made = [json.loads(part) for part in parts]
     assert len({part["message_id"] for part in made}) == len(made) > 3
     assert all(len(part["message_id"]) <= 32 for part in made)
@@ -74,6 +74,19 @@ def test_a_long_message_to_devices_is_split_and_nothing_is_lost() -> None:
         for user, devices in part["messages"].items():
             together.setdefault(user, {}).update(devices)
     assert together == messages
+
+
+def test_one_message_may_be_as_long_as_an_event() -> None:
+    outbox = Outbox("us.example", FakeClock())
+    messages = {
+        f"@u{n}:a.example": {"D": {"text": "x" * size}} for n, size in enumerate((9, 60_000))
+    }
+    content = {"sender": "@me:us.example", "type": "m.t", "message_id": "i", "messages": messages}
+    changes = outbox.edu(["a.example"], "m.direct_to_device", content)
+    rows = [change.row for change in changes if isinstance(change, Insert)]
+    parts = [json.loads(row.content) for row in rows if isinstance(row, EduRow)]
+    assert [list(part["messages"]) for part in parts] == [["@u0:a.example"], ["@u1:a.example"]]
+    assert all(len(row.content) <= MAX_BYTES for row in rows if isinstance(row, EduRow))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from federation.destinations import DAY, SECOND
 from federation.outbound import Note
 from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.receive import Verdict
+from tests.api.test_keys import Device
 from tests.federation.house import Guest, House, house
 from tests.rooms.test_receive import BOB, CAROL, REMOTE, Shared, shared
-from tests.serving import SERVER_NAME
+from tests.serving import SERVER_NAME, Person
 
 __all__ = ["shared"]
 
@@ -478,6 +479,7 @@ async def test_operators_see_why_a_server_gets_nothing_and_can_try_it_at_once(
     assert listed["retry_ts"] > shared.server.clock.now_ms()
     shown = await admin.ok("GET", f"{ADMIN}/{REMOTE}")
     assert shown["waiting_events"] == 2
+    assert (shown["waiting_messages"], shown["waiting_lists"]) == (0, 0)
     assert shown["reached_at"] == [f"loopback.example:{guest.server.port}"]
     metrics = shared.server.app.metrics.render().decode()
     assert "homeserver_federation_behind 1.0" in metrics
@@ -494,6 +496,109 @@ async def test_operators_see_why_a_server_gets_nothing_and_can_try_it_at_once(
     assert (await admin.ok("GET", ADMIN))["servers"] == []
     nobody = await shared.server.person("nobody")
     assert (await nobody.raw("GET", ADMIN)).status == 403
+
+
+async def message(sender: Person, number: int) -> None:
+    body = {"messages": {BOB: {"PHONE": {"number": number}}}}
+    await sender.ok("PUT", f"/sendToDevice/m.test/{number}", body=body)
+
+
+async def test_who_catches_up_gets_messages_to_devices_and_changes_of_keys_at_their_time(
+    shared: Shared, guest: Guest
+) -> None:
+    """Keys come before what is encrypted with them, and are not pushed in front of older events."""
+    await shared.bob_joins()
+    early, late = shared.alice, await shared.server.person("late")
+    await late.join(shared.room_id)
+    for person in (early, late):
+        device = Device(person)
+        await device.upload(device_keys=device.keys)
+    await wait_for(lambda: len(lists_of(guest)) == 2)
+    guest.refuse = lambda _: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "lost")
+    await away_for_long(shared)
+    renamed = {10: early, 110: late}
+    for number in range(120):
+        await message(shared.alice, number)
+        if number in renamed:
+            named = {"display_name": f"{number}"}
+            await renamed[number].ok("PUT", f"/devices/{renamed[number].device_id}", body=named)
+        await shared.alice.say(shared.room_id, f"{number}")
+    guest.transactions.clear()
+    guest.refuse = None
+    shared.server.app.federation.destinations.reset(REMOTE)
+    await got(guest, 121)
+    events, messages, lists = 0, 0, set[int]()
+    # The first is empty: it asks whether the server is there.
+    assert not guest.transactions[0]["pdus"]
+    for body in guest.transactions[1:]:
+        for edu in body.get("edus", ()):
+            if edu["edu_type"] == "m.direct_to_device":
+                assert edu["content"]["messages"][BOB]["PHONE"]["number"] == messages
+                messages += 1
+            elif edu["edu_type"] == "m.device_list_update":
+                lists.add(int(edu["content"]["device_display_name"]))
+        events += len(body["pdus"])
+        # One event was said before the first message; each message was sent before its event.
+        said = events - 1
+        assert said <= messages <= said + 1
+        assert {number for number in renamed if number < said} <= lists
+        assert lists <= {number for number in renamed if number < messages}
+    assert messages == 120
+    assert lists == set(renamed)
+
+
+async def test_operators_see_what_of_encryption_other_servers_lack(
+    shared: Shared, guest: Guest
+) -> None:
+    await shared.bob_joins()
+    device = Device(shared.alice)
+    await device.upload(device_keys=device.keys)
+    await wait_for(lambda: len(lists_of(guest)) == 1)
+    admin = await shared.server.person("operator", admin=True)
+    guest.refuse = lambda _: web.json_response({}, status=502)
+    for number in range(3):
+        await message(shared.alice, number)
+    path = f"/devices/{shared.alice.device_id}"
+    await shared.alice.ok("PUT", path, body={"display_name": "Phone"})
+    expected = {"server": REMOTE, "waiting_messages": 3, "waiting_lists": 1}
+    found = await admin.ok("GET", "/_homeserver/admin/v1/e2ee")
+    assert (found["undelivered"], found["servers"]) == (3, [expected])
+    await away_for_long(shared)
+    found = await admin.ok("GET", "/_homeserver/admin/v1/e2ee")
+    assert (found["undelivered"], found["servers"]) == (3, [expected])
+    shown = await admin.ok("GET", f"{ADMIN}/{REMOTE}")
+    assert (shown["waiting_messages"], shown["waiting_lists"]) == (3, 1)
+    metrics = shared.server.app.metrics
+
+    def measured() -> set[str]:
+        lines = metrics.render().decode().splitlines()
+        return {line for line in lines if line.startswith("homeserver_e2ee_undelivered")}
+
+    of_server = {
+        f'homeserver_e2ee_undelivered_messages{{server="{REMOTE}"}} 3.0',
+        f'homeserver_e2ee_undelivered_lists{{server="{REMOTE}"}} 1.0',
+    }
+    for _ in range(1_000):
+        if measured() == {"homeserver_e2ee_undelivered 3.0", *of_server}:
+            break
+        await until_idle()
+        await shared.server.clock.advance(1)
+    else:
+        raise AssertionError(measured())
+    guest.refuse = None
+    await admin.ok("POST", f"{ADMIN}/{REMOTE}/retry", body={})
+    for _ in range(1_000):
+        if measured() == {"homeserver_e2ee_undelivered 0.0"}:
+            break
+        await until_idle()
+        await shared.server.clock.advance(1)
+    else:
+        raise AssertionError(measured())
+
+
+def lists_of(guest: Guest) -> list[JsonObject]:
+    return [edu for edu in edus_of(guest) if edu["edu_type"] == "m.device_list_update"]
 
 
 def edus_of(guest: Guest) -> list[JsonObject]:
