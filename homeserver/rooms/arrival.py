@@ -3,7 +3,8 @@
 Owns what one commit writes then. It takes two positions: at the first stands the state that was
 told, at the second the join. Of a room that nobody of ours has ever been in, most rows of that
 state are there already (`entering.py`); of one that had been left, what has changed since. The
-ends of the room's graph from an earlier stay are given up: others know what follows them.
+ends of the room's graph from an earlier stay are given up: others know what follows them. Where
+they have not heard yet that one of ours had left, that user leaves once more, behind the join.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.append import MemberChange, Place, summary_after
 from homeserver.rooms.head import Head, Needs
-from homeserver.rooms.send import Sending
+from homeserver.rooms.send import Draft, Sending
 from homeserver.rooms.servers import told_servers
 from homeserver.streams.numbers import Numbers, NumbersExhausted
 from storage.changes import Change, Delete, Insert, Pos, Put
@@ -51,7 +52,8 @@ class Arrival:
     `events` all its events but those of others' members. `known` are the memberships of our users
     as they are stored, `servers_before` the counts of other servers' users in an earlier stay of
     ours. `behind` are those previous events that have no place in the timeline yet, told or not:
-    there the room's history goes on. `fresh`: the rows of everybody else are written.
+    there the room's history goes on. `fresh`: the rows of everybody else are written. `absent` are
+    users of ours whose leave is newer than the state that was told, where they are joined.
     """
 
     join: Event
@@ -67,6 +69,7 @@ class Arrival:
     servers_before: Mapping[str, int]
     local_server: str
     fresh: bool
+    absent: Sequence[str]
 
     def servers(self) -> Counter[str]:
         """The joined users of each server."""
@@ -81,6 +84,11 @@ def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
     """Give the room the state that was told, and put the join behind it."""
     head, join, names = sending.head, arrival.join, sending.head.names
     own_key = names.key_nid(*join.key)
+    authorising: dict[int, Event] = {}
+    if arrival.absent:
+        authorising = {
+            arrival.state[names.key_nid(*key)]: event for key, event in arrival.events.items()
+        }
     names.nid(join.type)
     joiner = names.nid(join.sender)
     if not numbers.room_for("snapshot", 3):
@@ -130,6 +138,10 @@ def arrive(sending: Sending, arrival: Arrival, numbers: Numbers) -> None:
     sending.changes.extend(
         Insert(MissingPrevRow(head.room_nid, event_id, nid)) for event_id in arrival.behind
     )
+    if arrival.absent:
+        head.remember(authorising)
+    for user_id in arrival.absent:
+        sending.add(Draft(user_id, "m.room.member", {"membership": "leave"}, user_id))
 
 
 def _gone_members(head: Head, keys: Sequence[int]) -> Mapping[int, str]:

@@ -40,6 +40,7 @@ from storage.packing import pack_numbers
 from storage.rooms import heads, state_of_headless_forgotten
 from storage.schema import (
     JOIN,
+    LEAVE,
     OUTLIER,
     REJECTED,
     CurrentStateRow,
@@ -222,6 +223,7 @@ class _Storing:
         """What is left to be done in the room's turn."""
         prevs = {id_: self._nids.get(id_) for id_ in self._join.prev_event_ids}
         rows = await event_rows(self._database, [nid for nid in prevs.values() if nid is not None])
+        known = await in_room_of(self._database, self._room.nid, self._ours)
         return Arrival(
             join=self._join,
             pdu=pdu,
@@ -236,11 +238,32 @@ class _Storing:
             events=self._named,
             members=self._members,
             ours=frozenset(self._ours),
-            known=await in_room_of(self._database, self._room.nid, self._ours),
+            known=known,
             servers_before=await self._servers_before(),
             local_server=self._suffix[1:],
             fresh=self._fresh,
+            absent=await self._absent(known),
         )
+
+    async def _absent(self, known: Mapping[int, MembershipRow]) -> list[str]:
+        """Our users who are joined in the state that was told, by a join that they left behind."""
+        left = {
+            member.user_id: known[member.user_nid].event_nid
+            for member in self._members.values()
+            if member.membership == JOIN
+            and member.user_id != self._join.sender
+            and member.user_nid in known
+            and known[member.user_nid].membership == LEAVE
+        }
+        if self._fresh or not left:
+            return []
+        leaves = await load_events(self._database, list(left.values()), self._room.rules)
+        return [
+            user_id
+            for user_id, nid in left.items()
+            if nid in leaves
+            and self._named["m.room.member", user_id].event_id in leaves[nid].auth_event_ids
+        ]
 
     async def _servers_before(self) -> dict[str, int]:
         """Joined users by other server as of an earlier stay; the servers told of get numbers."""

@@ -466,6 +466,37 @@ async def test_a_room_that_was_left_is_joined_again_as_it_is_by_then(made: House
     assert await bob.ok("GET", at(room, "state", "m.room.name")) == {"name": "After"}
 
 
+@pytest.mark.parametrize("version", ["1", "6", "11", "12"])
+async def test_who_has_left_stays_out_when_another_enters_by_a_server_that_has_not_heard(
+    made: House, version: str
+) -> None:
+    guest = await made.guest(f"deaf{version}.example")
+    room = GeneratedRoom(guest, version)
+    guest.answer = room.answer
+    bob, dora = await person(made, "b.example"), await person(made, "b.example")
+    await join(bob, room.room_id, guest.name)
+    await bob.ok("POST", at(room.room_id, "leave"), body={})
+    room.state = [*room.state, room.joins[0]]
+    await join(dora, room.room_id, guest.name)
+    assert (await members(dora, room.room_id))[bob.user_id] == "leave"
+    assert (await bob.ok("GET", "/joined_rooms"))["joined_rooms"] == []
+    assert "join" not in (await bob.sync(since=None)).get("rooms", {})
+
+    async def told_again() -> bool:
+        pdus = [pdu for body in guest.transactions for pdu in body["pdus"]]
+        leaves = [pdu for pdu in pdus if pdu.get("state_key") == bob.user_id]
+        return len(leaves) == 2
+
+    await until(told_again)
+    said = await dora.say(room.room_id, "he is gone")
+    await heard(dora, room.room_id, said)
+    b = made.servers["b.example"]
+    b.stop()
+    checked = b.check()
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    await made.start("b.example")
+
+
 async def test_a_join_that_a_kill_cut_off_is_taken_up_again(
     authority: trustme.CA, tmp_path: Path
 ) -> None:
