@@ -14,7 +14,7 @@ from typing import NamedTuple
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.streams.commit import CommitQueue, Publish
-from storage.changes import Change, Conflict
+from storage.changes import Change, Conflict, DatabaseGone
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class Edus:
     async def take(self, origin: str, edus: Sequence[object]) -> None:
         """Handle the EDUs of a transaction one after the other; returns when all is committed.
 
-        Raises `MatrixError` 429 or 503 when it can't be now.
+        Raises `MatrixError` 429 or 503, or `DatabaseGone`, when it can't be now: the transaction is
+        not answered for, and comes again.
         """
         waiting = []
         for edu in edus:
@@ -62,6 +63,8 @@ class Edus:
                     raise  # it is not durable: the sender must send it again
                 log.info("an EDU %s of %s was refused: %s", type_, origin, error)
                 continue
+            except DatabaseGone:
+                raise
             except Exception:
                 log.exception("an EDU %s of %s could not be handled", type_, origin)
                 continue
