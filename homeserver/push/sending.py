@@ -155,16 +155,16 @@ class PushSender:
                 await self._woken.wait()
 
     async def save(self) -> None:
-        """Keep the cursor."""
+        """Keep the cursor: it is kept when this returns."""
         done = self._position() if not self._heard else self._heard[0].pos - 1
         done = min([done, *(pos - 1 for pos in self._late)])
         done = self._queues.told_up_to(done)
         changes = self._queues.successes()
         if done > self._saved:
-            self._saved = done
             changes.append(Put(PushCursorRow(1, done)))
         if changes:
             await self._commits.commit(changes)
+            self._saved = max(self._saved, done)
 
     async def keep_saving(self) -> None:
         """Keep the cursor, some time after it has moved, until cancelled."""

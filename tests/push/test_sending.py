@@ -15,6 +15,7 @@ from homeserver.push.audience import Audience, Happened
 from homeserver.push.gateway import Notice
 from homeserver.push.mailing import Mailing
 from homeserver.push.sending import MOST_TRIES
+from homeserver.streams.commit import CommitQueue
 from storage import push as store
 from storage.push import pushers_of
 from storage.sqlite import SQLiteDatabase
@@ -247,3 +248,25 @@ async def test_what_a_message_costs_does_not_grow_with_the_members(
     large = await costs(many, people[6:], sender)
     assert small == large
     assert small["rulesets"] <= 2
+
+
+async def test_a_cursor_that_could_not_be_kept_is_kept_by_the_next_save(
+    server: Running, gateway: PushGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bob, room = await pair(server, gateway)
+    await gateway.until(lambda: not server.app.services.push.queues.waiting)
+    sender = server.app.services.push.sender
+    await sender.save()
+    before = await cursor(server, gateway)
+    await bob.say(room, "first")
+    await gateway.until(lambda: len(gateway.told) == 1)
+    await gateway.until(lambda: not server.app.services.push.queues.waiting)
+
+    async def refused(queue: CommitQueue, changes: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitQueue, "commit", refused)
+        with pytest.raises(OSError, match="no space"):
+            await sender.save()
+    assert await cursor(server, gateway) > before
