@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 from bench.traffic import Traffic
 from homeserver.app import App, database_settings
 from homeserver.config import Config
+from homeserver.errors import MatrixError
 from homeserver.rooms.actor import Room
 from homeserver.rooms.append import Txn
 from homeserver.rooms.create import NewRoom
@@ -80,7 +81,11 @@ class _Life:
             traffic.sent(sent)
         elif kind == "reaction":
             content = traffic.reaction()
-            await services.posting.send(person.user_id, room, "m.reaction", content, txn)
+            try:
+                await services.posting.send(person.user_id, room, "m.reaction", content, txn)
+            except MatrixError as error:
+                if error.errcode != "M_DUPLICATE_ANNOTATION":
+                    raise
         elif kind == "redaction":
             own = await services.posting.send(
                 person.user_id, room, "m.room.message", traffic.message(), txn

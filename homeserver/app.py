@@ -110,6 +110,7 @@ from homeserver.streams.publish import Publisher
 from homeserver.streams.ring import Ring
 from homeserver.streams.sections import Sections
 from homeserver.streams.sliding import build as sliding
+from homeserver.streams.stretches import Stretches
 from homeserver.streams.sync import NewsDesk, Sync
 from homeserver.streams.tokens import Timelines
 from homeserver.users import deactivation, profiles
@@ -443,7 +444,8 @@ class App:
         publisher.on_events(mass_redaction.happened)
         jobs.handle({redact_events.JOB: mass_redaction.run})
         history = History(rooms, timeline, state, readers, ignored, aggregations, past, clock)
-        sections = Sections(timeline, state, names, timelines, aggregations, readers)
+        stretches = Stretches(timeline, state, names, readers)
+        sections = Sections(timeline, state, names, timelines, aggregations, stretches)
         extras = RoomExtras(typing, unread)
         sticky = StickyEvents(
             database, commits, rooms, timeline, clock, server_name, erased, publisher.sticky

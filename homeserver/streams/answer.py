@@ -13,12 +13,13 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.sticky import StickyEvents
 from homeserver.rooms.timeline import OLDEST
+from homeserver.streams.asker import Asker
 from homeserver.streams.extras import RoomExtras
 from homeserver.streams.invite_permissions import InvitePermissions, Rule
 from homeserver.streams.memberships import Membership, UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry
-from homeserver.streams.sections import Asker, Sections, Told
+from homeserver.streams.sections import Sections, Told
 from homeserver.users.account_data import DELETED
 from storage.engine import Database
 from storage.memberships import log_between, of_user_at

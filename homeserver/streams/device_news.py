@@ -11,10 +11,10 @@ spec: client-server-api#extensions-to-sync-1
 from collections.abc import Collection
 
 from homeserver.streams.answer import Answer
+from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.numbers import Names
-from homeserver.streams.sections import Asker
 from homeserver.streams.tokens import SyncToken
 from homeserver.users.one_time_keys import OneTimeKeys
 from homeserver.users.sessions import Session

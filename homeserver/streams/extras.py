@@ -11,9 +11,9 @@ from homeserver.matrix.pushrules import push_rules_content
 from homeserver.push.unread import MAIN, NONE, Counted, Unread, UnreadCounts, total
 from homeserver.rooms.actor import Room
 from homeserver.rooms.views import EventView
+from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import Membership
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
-from homeserver.streams.sections import Asker
 from homeserver.users.account_data import PUSH_RULES
 from homeserver.users.typing import Typing
 

@@ -8,9 +8,9 @@ requests; whoever is not woken learns of them with the next answer.
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime.clock import Clock
+from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import Memberships, UserRooms
 from homeserver.streams.notifier import Notifier
-from homeserver.streams.sections import Asker
 from homeserver.users.presence import Presence
 from homeserver.users.sessions import Session
 

@@ -1,116 +1,38 @@
 """The sections of a sync response, one room at a time.
 
-Owns what a client is told of a room: which events make its timeline, which state it lacks at the
-timeline's start, and their JSON. Invariant: a client that applies `state` and then the timeline's
-state events holds the room's state at the token it is given. It doesn't choose the rooms
+Owns what a client is told of a room: which state it lacks at the start of the timeline that
+`stretches.py` chooses, and the JSON of both. Invariant: a client that applies `state` and then the
+timeline's state events holds the room's state at the token it is given. It doesn't choose the rooms
 (`answer.py`) and doesn't find the news (`news.py`).
 spec: client-server-api#syncing
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.filters import Filter, select_fields
 from homeserver.rooms.actor import Room
 from homeserver.rooms.aggregations import Aggregations, Viewer
-from homeserver.rooms.readable import Reader, Readers
+from homeserver.rooms.readable import Reader
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import OLDEST, Timeline
 from homeserver.rooms.views import EventView
-from homeserver.streams.lazy import KnownMembers
+from homeserver.streams.asker import Asker, StateName
 from homeserver.streams.news import KeyChange, News, collect
 from homeserver.streams.numbers import Names
 from homeserver.streams.required import Required
+from homeserver.streams.stretches import Stretch, Stretches
 from homeserver.streams.tokens import Timelines
-from storage.schema import LEAVE, NOTIFIES
+from storage.schema import LEAVE
 
-DEFAULT_LIMIT = 10
-MOST_EVENTS = 1_000
-_PAGES = 5
 # For how long what was told is told to others as well, though its `age` was true only then.
 _MOMENT_MS = 100
 _MEMBER = "m.room.member"
-_REDACTION = "m.room.redaction"
 # What the summary of a room is made of.
 _SUMMARISED = frozenset((_MEMBER, "m.room.name", "m.room.canonical_alias"))
-StateName = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
-
-
-class Asker(NamedTuple):
-    """Who syncs, and how it wants to be answered. `ignored` are the users that it ignores.
-
-    `members` is what it knows of the members, where that is kept. `misled` when it knows a future
-    that was lost: nothing can be added to what it shows. `stored` when the tables are to be read
-    also where memory would do. `required` is the only state that it wants, None for all that the
-    filter admits; `had` is what it required before, where that was less. `most` is the limit of
-    timelines, None for the filter's.
-    """
-
-    user_id: str
-    user_nid: int
-    device_nid: int | None
-    filter: Filter
-    full_state: bool
-    state_name: StateName
-    ignored: frozenset[str]
-    now: int
-    members: KnownMembers | None = None
-    misled: bool = False
-    stored: bool = False
-    required: Required | None = None
-    had: Required | None = None
-    most: int | None = None
-
-    @property
-    def limit(self) -> int:
-        """How many events a timeline has at most."""
-        if self.most is not None:
-            return self.most
-        return self.filter.room.timeline.capped(DEFAULT_LIMIT, MOST_EVENTS)
-
-    @property
-    def use_state_after(self) -> bool:
-        """Whether state is that at the end of the timeline (MSC4222, v1.16)."""
-        return self.state_name != "state"
-
-    @property
-    def lazy(self) -> bool:
-        """Whether members are told only as they are needed."""
-        return self.filter.room.state.lazy_load_members
-
-    @property
-    def special(self) -> bool:
-        """Whether it is told other things than others with the same filter."""
-        return (
-            self.lazy
-            or bool(self.ignored)
-            or self.full_state
-            or self.stored
-            or self.required is not None
-        )
-
-    def shows(self, view: EventView, room_id: str) -> bool:
-        """Whether the timeline may show the event: it passes the filter and isn't ignored."""
-        if view.state_key is None and view.sender in self.ignored:
-            return False
-        return self.filter.room.timeline.matches(view.type, view.sender, room_id, view.contains_url)
-
-
-class Stretch(NamedTuple):
-    """The events a section shows, oldest first; all after position `start` were looked at.
-
-    `counted` when some that are not shown may have changed the number of unread ones; `own` when
-    others who were joined all along may be shown others.
-    """
-
-    views: list[EventView]
-    limited: bool
-    start: int
-    counted: bool = False
-    own: bool = False
 
 
 @dataclass(slots=True)
@@ -170,14 +92,14 @@ class Sections:
         names: Names,
         timelines: Timelines,
         aggregations: Aggregations,
-        readers: Readers,
+        stretches: Stretches,
     ) -> None:
         self._timeline = timeline
         self._state = state
         self._names = names
         self._timelines = timelines
         self._aggregations = aggregations
-        self._readers = readers
+        self._stretches = stretches
         self._shared_news: News | None = None
         self._shared: dict[tuple[int, Filter, StateName], _Shared] = {}
 
@@ -199,11 +121,11 @@ class Sections:
         """
         if asker.lazy and asker.members is not None:
             asker.members.forget(room.nid)
-        stretch = await self._latest(asker, room, reader, after, until)
+        stretch = await self._stretches.latest(asker, room, reader, after, until)
         changes: Mapping[int, KeyChange] = {}
         if asker.required is None:
             changes = collect(await self._state.changes(room, stretch.start, until))
-            stretch, changes = await self._honest(asker, room, stretch, changes, until)
+            stretch, changes = await self._stretches.honest(asker, room, stretch, changes, until)
         if asker.misled or known is not None:
             stretch = stretch._replace(limited=True)
         summary = await self._state.summary(room, asker.user_nid) if reader.is_member else None
@@ -250,12 +172,12 @@ class Sections:
             ):
                 return made.told
         if more is None:
-            stretch = await self._since(asker, room, news, reader, until)
+            stretch = await self._stretches.since(asker, room, news, reader, until)
         else:
-            stretch = await self._latest(asker, room, more, OLDEST, until)
+            stretch = await self._stretches.latest(asker, room, more, OLDEST, until)
         changes = await news.state(room.nid, until)
         if asker.required is None:
-            stretch, _ = await self._honest(asker, room, stretch, changes, until)
+            stretch, _ = await self._stretches.honest(asker, room, stretch, changes, until)
         summary: JsonObject | None = None
         if reader is None and (asker.full_state or await self._summarised(changes)):
             summary = await self._state.summary(room, asker.user_nid)
@@ -306,111 +228,6 @@ class Sections:
     async def view(self, room: Room, event_nid: int) -> EventView:
         """One event of the room."""
         return (await self._timeline.views([event_nid], room.rules))[event_nid]
-
-    # --- timeline
-
-    async def _latest(
-        self, asker: Asker, room: Room, reader: Reader, after: int, until: int
-    ) -> Stretch:
-        limit = asker.limit
-        shown: list[EventView] = []
-        told = _ToldKeys()
-        pos = until
-        for _ in range(_PAGES):
-            page = await self._timeline.before(room.nid, room.rules, pos, limit + 1, after)
-            await reader.ready(page)
-            for view in page:
-                pos = (view.pos or 0) - 1
-                if not asker.shows(view, room.room_id) or not reader.sees(view):
-                    told.hide(view)
-                    continue
-                if len(shown) == limit or told.outdated(view):
-                    return _cut(shown, view)
-                shown.append(view)
-                told.show(view)
-            if len(page) <= limit:
-                shown.reverse()
-                return Stretch(shown, limited=False, start=pos)
-        shown.reverse()
-        return Stretch(shown, limited=True, start=pos)
-
-    async def _since(
-        self, asker: Asker, room: Room, news: News, reader: Reader | None, until: int
-    ) -> Stretch:
-        event_filter = asker.filter.room.timeline
-        limit = asker.limit
-        # With a filter some of what is found falls away; how far back is looked is bounded.
-        most = limit if event_filter.plain and not asker.ignored else MOST_EVENTS
-        views = await news.events(room.nid, room.rules, until, most + 1)
-        cut = len(views) > most
-        if cut:
-            views = views[len(views) - most :]
-        own = reader is None and await self._readers.hides(room, views)
-        if own:
-            reader = await self._readers.of(asker.user_nid, room)
-        if reader is not None:
-            await reader.ready(views)
-        if reader is None and event_filter.plain and not asker.ignored:
-            shown = views
-        else:
-            shown = []
-            told = _ToldKeys()
-            for view in reversed(views):
-                if not asker.shows(view, room.room_id) or not (reader is None or reader.sees(view)):
-                    told.hide(view)
-                    continue
-                if len(shown) == limit or told.outdated(view):
-                    return _cut(shown, view)._replace(own=own)
-                shown.append(view)
-                told.show(view)
-            shown.reverse()
-        if cut:
-            start = (views[0].pos or 0) - 1 if views else until
-            return Stretch(shown, True, start, own=own)
-        counted = not shown and any(
-            view.flags & NOTIFIES or view.sender == asker.user_id or view.type == _REDACTION
-            for view in views
-            if view.sender not in asker.ignored
-        )
-        return Stretch(shown, limited=False, start=news.since, counted=counted, own=own)
-
-    async def _honest(
-        self,
-        asker: Asker,
-        room: Room,
-        stretch: Stretch,
-        changes: Mapping[int, KeyChange],
-        until: int,
-    ) -> tuple[Stretch, Mapping[int, KeyChange]]:
-        """A stretch whose events tell no state that isn't, and the `changes` that are left in it.
-
-        A client believes the last event of a timeline for each state key, which isn't the room's
-        state when the event lost against another branch, or when the state was had anew from
-        another server later on: a timeline begins after such an event.
-        """
-        told = {
-            (view.type, view.state_key): view
-            for view in stretch.views
-            if view.state_key is not None
-        }
-        if asker.use_state_after or not told:
-            return stretch, changes
-        key_nids = await self._names.find_keys(told)
-        true = {key: changes[nid].after for key, nid in key_nids.items() if nid in changes}
-        unchanged = [key for key in told if key not in true]
-        if unchanged:
-            true |= await self._state.event_nids(room, unchanged, until)
-        untrue = [view.pos or 0 for key, view in told.items() if true.get(key) != view.nid]
-        if not untrue:
-            return stretch, changes
-        start = max(untrue)
-        views = [view for view in stretch.views if (view.pos or 0) > start]
-        left = {
-            nid: KeyChange(change.at(start + 1), later)
-            for nid, change in changes.items()
-            if (later := [step for step in change.steps if step[0] > start])
-        }
-        return stretch._replace(views=views, limited=True, start=start), left
 
     async def _with_own(
         self,
@@ -668,39 +485,6 @@ def _copies(
         [shown[view.nid] for view in state],
         {nid: pdu for nid, pdu in pdus.items() if nid in same},
     )
-
-
-class _ToldKeys:
-    """Which state a timeline tells, looked at from its end.
-
-    A state event is `outdated` when the client would believe it, because what came after it is not
-    shown: a timeline begins after such an event.
-    """
-
-    __slots__ = ("_hidden", "_shown")
-
-    def __init__(self) -> None:
-        self._hidden: set[tuple[str, str]] = set()
-        self._shown: set[tuple[str, str]] = set()
-
-    def hide(self, view: EventView) -> None:
-        if view.state_key is not None:
-            key = (view.type, view.state_key)
-            if key not in self._shown:
-                self._hidden.add(key)
-
-    def show(self, view: EventView) -> None:
-        if view.state_key is not None:
-            self._shown.add((view.type, view.state_key))
-
-    def outdated(self, view: EventView) -> bool:
-        return view.state_key is not None and (view.type, view.state_key) in self._hidden
-
-
-def _cut(newest_first: list[EventView], before: EventView) -> Stretch:
-    """These events of a longer timeline; `before` is the one that they don't reach back to."""
-    newest_first.reverse()
-    return Stretch(newest_first, limited=True, start=before.pos or 0)
 
 
 def _needed_members(stretch: Stretch) -> set[str]:

@@ -15,6 +15,7 @@ from homeserver.ports import SyncMetrics
 from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
 from homeserver.streams.answer import Answer, RoomAnswers
+from homeserver.streams.asker import Asker, StateName
 from homeserver.streams.device_news import DeviceNews
 from homeserver.streams.ignored import Ignored
 from homeserver.streams.lazy import LazyMembers
@@ -24,7 +25,6 @@ from homeserver.streams.notifier import Notifier
 from homeserver.streams.numbers import Names
 from homeserver.streams.presence import PresenceNews
 from homeserver.streams.ring import Ring
-from homeserver.streams.sections import Asker, StateName
 from homeserver.streams.tokens import SyncToken, Timelines
 from homeserver.users.sessions import Session
 from homeserver.users.typing import Typing

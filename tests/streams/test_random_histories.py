@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from homeserver.app import App
 from homeserver.matrix.filters import Filter
 from homeserver.runtime.clock import FakeClock
-from homeserver.streams.sections import StateName
+from homeserver.streams.asker import StateName
 from homeserver.streams.sync import SyncRequest
 from homeserver.users.sessions import Session
 from storage.engine import DatabaseSettings

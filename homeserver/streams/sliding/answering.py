@@ -13,9 +13,9 @@ from typing import NamedTuple
 from homeserver.matrix import canonical
 from homeserver.matrix.filters import Filter
 from homeserver.streams.answer import NO_MOVES, Moves, RoomAnswers
+from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import UserRooms
 from homeserver.streams.news import News, RingNews
-from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import ACCOUNT_DATA, RECEIPTS, TYPING, Asked, Extensions
 from homeserver.streams.sliding.connections import Sent, State
 from homeserver.streams.sliding.extensions import Extended, Extending

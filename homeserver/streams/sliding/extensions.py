@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from homeserver.matrix import canonical
 from homeserver.rooms.actor import Room
 from homeserver.streams.answer import RoomAnswers
+from homeserver.streams.asker import Asker
 from homeserver.streams.device_news import DeviceNews
 from homeserver.streams.extras import RoomExtras, account_data_event, receipt_events
 from homeserver.streams.memberships import UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
-from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import Messages
 from homeserver.streams.tokens import Timelines
 from homeserver.users.account_data import DELETED

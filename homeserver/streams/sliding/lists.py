@@ -14,8 +14,8 @@ from homeserver.rooms.history import content_of
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import Timeline
 from homeserver.streams.answer import RoomAnswers
+from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import Membership, UserRooms
-from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.asked import Asked, ListConfig, ListFilter, RoomConfig
 from homeserver.streams.sliding.connections import Sent
 from homeserver.streams.sliding.facts import Kind, RoomFacts, UserFacts

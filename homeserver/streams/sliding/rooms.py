@@ -20,9 +20,10 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.timeline import NEWEST, Timeline
 from homeserver.streams.answer import NO_MOVES, Moves, RoomAnswers
+from homeserver.streams.asker import Asker
 from homeserver.streams.news import News
 from homeserver.streams.numbers import Names
-from homeserver.streams.sections import Asker, Sections, Told
+from homeserver.streams.sections import Sections, Told
 from homeserver.streams.sliding.connections import RoomMembers, Sent, Shown
 from homeserver.streams.sliding.matched import Match
 from storage.engine import Database

@@ -7,10 +7,10 @@ spec: MSC4186
 """
 
 from homeserver.runtime.clock import Clock
+from homeserver.streams.asker import Asker
 from homeserver.streams.ignored import Ignored
 from homeserver.streams.memberships import Memberships
 from homeserver.streams.notifier import Notifier
-from homeserver.streams.sections import Asker
 from homeserver.streams.sliding.answering import EAGER, Answering, Makers, SlidingAnswer
 from homeserver.streams.sliding.asked import Asked, SlidingRequest
 from homeserver.streams.sliding.connections import Connections, State
