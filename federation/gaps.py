@@ -24,8 +24,9 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import is_event_id, server_of
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.checks import Missing
 from homeserver.rooms.elsewhere import Elsewhere
-from homeserver.rooms.receive import Missing, Receiver
+from homeserver.rooms.receive import Receiver
 from storage.engine import Database
 from storage.events import event_numbers, first_depth
 
@@ -235,7 +236,8 @@ class _Filling:
         ends = await gaps.ends(room)
 
         async def told(server: str) -> dict[str, Event] | None:
-            answer = await self._ask(
+            self._count(server)
+            answer = await gaps.ask(
                 server,
                 "POST",
                 path_of("federation/v1", "get_missing_events", room.room_id),
@@ -283,7 +285,8 @@ class _Filling:
         path = path_of("federation/v1", "event_auth", room.room_id, event.event_id)
         pdus: object = None
         try:
-            pdus = (await self._ask(server, "GET", path)).get("auth_chain")
+            self._count(server)
+            pdus = (await gaps.ask(server, "GET", path)).get("auth_chain")
         except RemoteError as error:
             log.debug("the auth chain of %s: %s", event.event_id, error)
         chain = leading(
@@ -305,12 +308,14 @@ class _Filling:
         room, gaps = self._room, self._gaps
         query = {"event_id": event.event_id}
         path = path_of("federation/v1", "state_ids", room.room_id)
-        answer = await self._ask(server, "GET", path, query=query)
+        self._count(server)
+        answer = await gaps.ask(server, "GET", path, query=query)
         state, chain = _ids(answer.get("pdu_ids")), _ids(answer.get("auth_chain_ids"))
         lost = await gaps.absent(room, {*state, *chain})
         if len(lost) > FEW:
             path = path_of("federation/v1", "state", room.room_id)
-            whole = await self._ask(server, "GET", path, query=query, max_bytes=MAX_STATE_BYTES)
+            self._count(server)
+            whole = await gaps.ask(server, "GET", path, query=query, max_bytes=MAX_STATE_BYTES)
             told = await gaps.events(room, whole.get("pdus"), MAX_STATE_EVENTS)
             told |= await gaps.events(room, whole.get("auth_chain"), MAX_STATE_EVENTS)
             await gaps.store(room, [told[id_] for id_ in lost if id_ in told])
@@ -328,7 +333,8 @@ class _Filling:
             async with slots:
                 path = path_of("federation/v1", "event", event_id)
                 try:
-                    answer = await self._ask(server, "GET", path, max_bytes=MAX_EVENT_BYTES)
+                    self._count(server)
+                    answer = await self._gaps.ask(server, "GET", path, max_bytes=MAX_EVENT_BYTES)
                 except (Unreachable, RemoteError):
                     return {}
             found = await self._gaps.events(self._room, answer.get("pdus"), 1)
@@ -337,22 +343,11 @@ class _Filling:
         found = await asyncio.gather(*(one(event_id) for event_id in ids[:MAX_EARLIER]))
         return {id_: event for events in found for id_, event in events.items()}
 
-    async def _ask(
-        self,
-        server: str,
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        body: JsonObject | None = None,
-        max_bytes: int = MAX_EVENTS_BYTES,
-    ) -> JsonObject:
+    def _count(self, server: str) -> None:
+        """One more request, to this server; raises Unreachable when there were enough."""
         self._requests += 1
         if self._requests > MAX_REQUESTS:
             raise Unreachable(server, "enough was asked to fill one gap")
-        return await self._gaps.ask(
-            server, method, path, query=query, body=body, max_bytes=max_bytes
-        )
 
 
 def leading(

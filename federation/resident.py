@@ -18,9 +18,11 @@ from homeserver.matrix.ids import is_user_id, server_of
 from homeserver.matrix.sign import content_hash_fits, sign_event
 from homeserver.rooms.acl import allowed as acl_allows
 from homeserver.rooms.actor import Room, Rooms
+from homeserver.rooms.checks import Missing
 from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.judging import Verdict
 from homeserver.rooms.pdus import auth_chain, stored_pdus
-from homeserver.rooms.receive import Missing, Receiver, Verdict
+from homeserver.rooms.receive import Receiver
 from homeserver.rooms.restricted import (
     AUTHORISED_VIA,
     Allowed,

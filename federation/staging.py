@@ -27,7 +27,8 @@ from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
-from homeserver.rooms.receive import Missing, Receiver, Unasked
+from homeserver.rooms.checks import Missing, Unasked
+from homeserver.rooms.receive import Receiver
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers

@@ -20,8 +20,9 @@ from homeserver.ports import RemoteRooms
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.append import Appended
 from homeserver.rooms.entering import Entering
+from homeserver.rooms.judging import Verdict
 from homeserver.rooms.outside import Outside
-from homeserver.rooms.receive import Receiver, Verdict
+from homeserver.rooms.receive import Receiver
 from homeserver.rooms.send import Author, Draft
 from homeserver.rooms.state import RoomState
 from homeserver.streams.commit import CommitQueue

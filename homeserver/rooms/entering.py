@@ -23,9 +23,10 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.arrival import Arrival, Member, arrive
+from homeserver.rooms.judging import Verdict
 from homeserver.rooms.known_users import joined_user
 from homeserver.rooms.membership import membership_number
-from homeserver.rooms.receive import Receiver, Verdict
+from homeserver.rooms.receive import Receiver
 from homeserver.rooms.send import Sending
 from homeserver.rooms.shown import renumbered, stored_json
 from homeserver.rooms.stored import has_no_place, load_events

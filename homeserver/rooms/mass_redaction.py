@@ -3,7 +3,7 @@
 Owns the work that a kick or ban with `redact_events` leaves: it walks back through the room from
 that event, a page in one commit together with the cursor, so that a server that is stopped goes on
 where it was and does nothing twice. No redaction is sent: the member event is the reason. What
-comes later and is older is redacted when it is received (`receive.py`).
+comes later and is older is redacted when it is received (`judging.py`).
 """
 
 from collections.abc import Collection

@@ -13,7 +13,7 @@ from aiohttp import web
 from federation.destinations import DAY, SECOND
 from federation.outbound import Note
 from homeserver.matrix.canonical import JsonObject
-from homeserver.rooms.receive import Verdict
+from homeserver.rooms.judging import Verdict
 from tests.api.test_keys import Device
 from tests.federation.house import Guest, House, house
 from tests.rooms.test_receive import BOB, CAROL, REMOTE, Shared, shared

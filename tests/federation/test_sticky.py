@@ -9,7 +9,7 @@ import trustme
 from homeserver.matrix.event import Event
 from homeserver.matrix.sticky import members_of
 from homeserver.matrix.versions import ROOM_VERSIONS
-from homeserver.rooms.receive import Verdict
+from homeserver.rooms.judging import Verdict
 from storage.engine import DatabaseSettings
 from tests.federation.house import house, until
 from tests.rooms.paths import at

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.rooms.receive import Verdict
+from homeserver.rooms.judging import Verdict
 from storage import media_shown
 from storage.changes import Do, Item
 from tests.media.sending import download, upload

@@ -7,8 +7,8 @@ import pytest
 
 from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.rooms import mass_redaction
+from homeserver.rooms.judging import Verdict
 from homeserver.rooms.pdus import stored_pdus
-from homeserver.rooms.receive import Verdict
 from storage.accounts import next_job_at
 from storage.engine import Database
 from storage.events import TailEvent, event_numbers, tail

@@ -12,8 +12,9 @@ from homeserver.matrix.event import Event, build
 from homeserver.matrix.sign import SigningKey
 from homeserver.matrix.versions import ROOM_VERSIONS, RoomRules
 from homeserver.rooms.actor import Room
+from homeserver.rooms.checks import Missing
 from homeserver.rooms.head import Head
-from homeserver.rooms.receive import Missing, Verdict
+from homeserver.rooms.judging import Verdict
 from tests.serving import Person, Running
 
 REMOTE = "elsewhere.example"

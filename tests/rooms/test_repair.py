@@ -6,7 +6,7 @@ import pytest
 
 from homeserver.app import App
 from homeserver.matrix.versions import ROOM_VERSIONS
-from homeserver.rooms.receive import Verdict
+from homeserver.rooms.judging import Verdict
 from storage.changes import Do, Item
 from storage.engine import DatabaseSettings, open_database
 from tests.rooms.paths import at

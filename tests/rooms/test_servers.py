@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from homeserver.rooms.receive import Verdict
+from homeserver.rooms.judging import Verdict
 from storage import outbound as store
 from storage.events import event_ids
 from tests.rooms.test_receive import BOB, CAROL, REMOTE, Shared, shared
