@@ -4,7 +4,7 @@ spec: client-server-api#server-side-key-backups
 """
 
 from homeserver.http.endpoint import Call, Client, endpoint
-from homeserver.http.shape import Empty, Natural, Raw, Shape
+from homeserver.http.shape import Empty, Natural, Raw, Shape, Streamed
 from homeserver.matrix.canonical import JsonObject
 from homeserver.users.key_backup import Session
 
@@ -149,10 +149,9 @@ async def put_key(
     auth=Client(),
     limit="read_heavy",
 )
-async def get_keys(call: Call, query: VersionQuery) -> Raw:
+async def get_keys(call: Call, query: VersionQuery) -> Streamed:
     """All keys."""
-    pieces = await call.app.encryption.backup.all(call.session.user_nid, query.version)
-    return Raw(b"".join([piece async for piece in pieces]))
+    return Streamed(await call.app.encryption.backup.all(call.session.user_nid, query.version))
 
 
 @endpoint(
@@ -161,11 +160,10 @@ async def get_keys(call: Call, query: VersionQuery) -> Raw:
     auth=Client(),
     limit="read_heavy",
 )
-async def get_room_keys(call: Call, room_id: str, query: VersionQuery) -> Raw:
+async def get_room_keys(call: Call, room_id: str, query: VersionQuery) -> Streamed:
     """The keys of a room."""
     backup = call.app.encryption.backup
-    pieces = await backup.room(call.session.user_nid, query.version, room_id)
-    return Raw(b"".join([piece async for piece in pieces]))
+    return Streamed(await backup.room(call.session.user_nid, query.version, room_id))
 
 
 @endpoint(

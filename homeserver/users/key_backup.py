@@ -23,7 +23,7 @@ from storage.schema import BackupKeyRow, BackupRow
 
 MAX_SESSION_BYTES = 65_536
 MAX_AUTH_DATA = 65_536
-PAGE = 500
+PAGE = 100
 _MAX_INDEX = 2**53 - 1
 
 
