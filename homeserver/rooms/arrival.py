@@ -49,11 +49,12 @@ class Arrival:
     `pdu` is the join's canonical JSON, `auths` the numbers of its auth events, `prevs` its previous
     events with their numbers where they are here. `state` is the state before it (key to event
     number); `members` those of its keys that are members, `ours` which of these users are ours,
-    `events` all its events but those of others' members. `known` are the memberships of our users
-    as they are stored, `servers_before` the counts of other servers' users in an earlier stay of
-    ours. `behind` are those previous events that have no place in the timeline yet, told or not:
-    there the room's history goes on. `fresh`: the rows of everybody else are written. `absent` are
-    users of ours whose leave is newer than the state that was told, where they are joined.
+    `events` all its events but those of others' members. `known` are the memberships, as they are
+    stored, of our users and of those who were joined in an earlier stay of ours and are so no
+    longer, `servers_before` the counts of other servers' users in that stay. `behind` are those
+    previous events that have no place in the timeline yet, told or not: there the room's history
+    goes on. `fresh`: the rows of everybody else are written. `absent` are users of ours whose leave
+    is newer than the state that was told, where they are joined.
     """
 
     join: Event
@@ -168,7 +169,10 @@ def _rows_of_state(
     gone: Mapping[int, str],
     joiner: int,
 ) -> list[MemberChange]:
-    """Write what the state that was told changes; how our users have moved by it."""
+    """Write what the state that was told changes; how our users have moved by it, and who is gone.
+
+    Others who came meanwhile are not told of: who enters with the room hears of all who are in it.
+    """
     room, moves = sending.head.room_nid, list[MemberChange]()
     rows: list[Change] = sending.changes
     for key, (old, new) in changed.items():
@@ -189,15 +193,19 @@ def _rows_of_state(
             continue
         event_nid = new or old or 0
         known = arrival.known.get(member.user_nid)
-        stays = known is not None and known.event_nid == event_nid
+        was = known.membership if known is not None else LEAVE
+        stays = known is not None and (known.event_nid, was) == (event_nid, member.membership)
         pos = known.pos if known is not None and stays else Pos(1)
         rows.append(
             Put(MembershipRow(room, member.user_nid, member.membership, event_nid, pos, 0, None))
         )
-        if member.user_nid in arrival.ours and not stays:
+        if stays:
+            continue
+        is_ours = member.user_nid in arrival.ours
+        if is_ours:
             log = MembershipLogRow(member.user_nid, room, Pos(1), member.membership, event_nid)
             rows.append(Insert(log))
-            was = known.membership if known is not None else LEAVE
+        if is_ours or was == JOIN:
             moves.append(
                 MemberChange(member.user_nid, member.user_id, member.membership, event_nid, was)
             )

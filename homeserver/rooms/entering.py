@@ -35,7 +35,7 @@ from homeserver.streams.numbers import Names, Numbers
 from storage.changes import Change, Insert, Put
 from storage.engine import Database
 from storage.events import event_numbers, event_renumbered, event_rows
-from storage.memberships import anybody_of_ours_in, in_room_of
+from storage.memberships import anybody_of_ours_in, in_room, in_room_of
 from storage.outbound import joined_of_servers, servers_in
 from storage.packing import pack_numbers
 from storage.rooms import heads, state_of_headless_forgotten
@@ -224,7 +224,7 @@ class _Storing:
         """What is left to be done in the room's turn."""
         prevs = {id_: self._nids.get(id_) for id_ in self._join.prev_event_ids}
         rows = await event_rows(self._database, [nid for nid in prevs.values() if nid is not None])
-        known = await in_room_of(self._database, self._room.nid, self._ours)
+        known = await self._known_members()
         return Arrival(
             join=self._join,
             pdu=pdu,
@@ -245,6 +245,16 @@ class _Storing:
             fresh=self._fresh,
             absent=await self._absent(known),
         )
+
+    async def _known_members(self) -> dict[int, MembershipRow]:
+        """What is stored of our users, and of who was joined and is not in what was told."""
+        known = await in_room_of(self._database, self._room.nid, self._ours)
+        if not self._fresh:
+            joined = {one.user_nid for one in self._members.values() if one.membership == JOIN}
+            for nid, row in (await in_room(self._database, self._room.nid, [JOIN])).items():
+                if nid not in joined:
+                    known[nid] = row
+        return known
 
     async def _absent(self, known: Mapping[int, MembershipRow]) -> list[str]:
         """Our users who are joined in the state that was told, by a join that they left behind."""

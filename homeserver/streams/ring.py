@@ -14,6 +14,7 @@ from homeserver.rooms.views import EventView
 
 # What an entry costs beyond its own bytes: objects and index slots.
 _ENTRY_OVERHEAD = 600
+_MOVE_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Ring:
         self._views[view.nid] = view
         if entry.moves:
             self.stirred = entry.pos
-        self._grow(entry.pos, len(view.body) + len(view.extra), "room", view.room_nid)
+        size = len(view.body) + len(view.extra) + _MOVE_BYTES * len(entry.moves)
+        self._grow(entry.pos, size, "room", view.room_nid)
 
     def add_receipt(self, entry: ReceiptEntry) -> None:
         """Append a receipt."""

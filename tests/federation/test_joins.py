@@ -497,6 +497,49 @@ async def test_who_has_left_stays_out_when_another_enters_by_a_server_that_has_n
     await made.start("b.example")
 
 
+@pytest.mark.parametrize("server", ["a.example", "b.example"])
+@pytest.mark.parametrize("said", ["leave", "nothing"])
+async def test_who_went_while_nobody_of_ours_was_there_is_left_to_all_who_knew_them(
+    made: House, server: str, said: str
+) -> None:
+    guest = await made.guest(f"gone-{said}-{server}")
+    room = GeneratedRoom(guest, members=1)
+    guest.answer = room.answer
+    bob, dora, erik = [await person(made, server) for _ in range(3)]
+    for one in (bob, dora, erik):
+        await join(one, room.room_id, guest.name)
+    tokens = [(await one.sync())["next_batch"] for one in (bob, dora, erik)]
+    went, joined = guest.user("member0"), room.events[-1]
+    room.events.append(Event.parse(room.joins[-1], room.rules))
+    came_and_went = room.member(guest.user("guest"))
+    assert (await guest.send(made.servers[server], came_and_went.pdu)).status == 200
+    await heard(copy(bob), room.room_id, came_and_went.event_id)
+    for one in (bob, dora, erik):
+        await one.ok("POST", at(room.room_id, "leave"), body={})
+    if said == "leave":
+        auth = [*room.auth, joined]
+        leave = room.add("m.room.member", went, {"membership": "leave"}, went, auth)
+        room.state = [*room.state, leave.pdu]
+    room.state = [pdu for pdu in room.state if pdu != joined.pdu]
+    for one in (bob, dora):
+        await join(one, room.room_id, guest.name)
+
+    creator, gone = guest.user("creator"), {went, came_and_went.sender}
+    ours = {bob.user_id, dora.user_id}
+    for one, since in zip((bob, dora, erik), tokens, strict=True):
+        lists = (await one.sync(since=since))["device_lists"]
+        told = {kind: set(lists[kind]) for kind in ("changed", "left")}
+        if one is erik:
+            assert told == {"changed": set(), "left": {*ours, *gone, creator}}
+        else:
+            others = ours - {one.user_id}
+            assert told["changed"] == {*others, creator}
+            assert told["left"] == {*gone, erik.user_id}
+        query = {"from": since, "to": one.since}
+        again = await one.ok("GET", "/keys/changes", query=query)
+        assert {kind: set(again[kind]) for kind in told} == told
+
+
 async def test_a_join_that_a_kill_cut_off_is_taken_up_again(
     authority: trustme.CA, tmp_path: Path
 ) -> None:
