@@ -7,10 +7,10 @@ what they may read, and of an invite unless they have said that they don't want 
 stores nothing.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.canonical import JsonObject, decode_object
 from homeserver.matrix.event import Event
 from homeserver.matrix.pushmatch import Facts, outcome_of, tweaks_of
 from homeserver.matrix.pushrules import Actions
@@ -27,8 +27,9 @@ from homeserver.streams.invite_permissions import InvitePermissions, Rule
 from homeserver.streams.numbers import Names
 from storage import push as store
 from storage.engine import Database
+from storage.events import events
 from storage.memberships import joins_of
-from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES
+from storage.schema import HIGHLIGHTS, INVITE, JOIN, NOTIFIES, REDACTED
 
 _MEMBER = "m.room.member"
 
@@ -58,6 +59,33 @@ def happened(
     if event.state_key is not None:
         shown["state_key"] = event.state_key
     return Happened(room_nid, pos, nid, event.event_id, flags, shown, invited)
+
+
+async def read_happened(
+    database: Database, found: Iterable[tuple[int, int, int]], invited: Mapping[int, int]
+) -> list[Happened]:
+    """What happened before the start: (position, room, event number), without what was redacted.
+
+    `invited` is by position whom an invite is for.
+    """
+    wanted = list(found)
+    stored = await events(database, {nid for _, _, nid in wanted})
+    happened = []
+    for pos, room_nid, nid in wanted:
+        row, text = stored[nid]
+        if not row.flags & REDACTED:
+            one = Happened(
+                room_nid,
+                pos,
+                nid,
+                row.event_id,
+                row.flags,
+                decode_object(text),
+                invited.get(pos),
+                replayed=True,
+            )
+            happened.append(one)
+    return happened
 
 
 class Audience:
@@ -130,10 +158,12 @@ class Audience:
                 invited = member.user_nid
         return invited
 
-    async def notices(self, told: Happened) -> dict[int, Notice]:
-        """By user what the event is to those whom it notifies."""
+    async def notices(self, told: Happened, only: int | None = None) -> dict[int, Notice]:
+        """By user what the event is to those whom it notifies, or to one of them only."""
         notices: dict[int, Notice] = {}
         joined = dict(self._watched.get(told.room_nid, ()))
+        if only is not None:
+            joined = {only: joined[only]} if only in joined else {}
         watching = [*joined]
         if told.invited is not None and told.invited not in joined:
             watching.append(told.invited)

@@ -32,6 +32,15 @@ class Notice(NamedTuple):
     urgent: bool
 
 
+class Waiting(NamedTuple):
+    """What one pusher is to be told; a badge has no `notice`."""
+
+    room_nid: int
+    pos: int
+    notice: Notice | None
+    invites: bool = False
+
+
 class Gateway:
     """See the module."""
 

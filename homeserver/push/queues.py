@@ -11,12 +11,14 @@ each may be asked so many things at once. Whom an event notifies is found in `au
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from math import inf
 from typing import Any, NamedTuple
 
 from homeserver.push.audience import Audience
 from homeserver.push.badges import Badges
-from homeserver.push.gateway import Gateway, GatewayFailed, Notice, Target
+from homeserver.push.gateway import Gateway, GatewayFailed, Notice, Target, Waiting
+from homeserver.push.missed import Missed
 from homeserver.push.patience import LONGEST_PAUSE, Patience, pause_after
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
@@ -36,6 +38,9 @@ SUCCESS_EVERY_MS = 10 * 60_000
 MAX_WAITING = 50
 """A pusher's queue beyond this holds the newest event of each room only."""
 MAX_ERROR = 500
+MOST_TRIES = 12
+"""How often an event is looked at before nobody is told of it: for some 20 minutes."""
+_LOOKING_AT_ONCE = 4
 BELIEVED_SECONDS = 1.0
 """For how long after it was read a pusher is believed to be as it was."""
 
@@ -52,24 +57,23 @@ class PusherState(NamedTuple):
     waiting: int
 
 
-class Waiting(NamedTuple):
-    """What one pusher is to be told; a badge has no `notice`."""
-
-    room_nid: int
-    pos: int
-    notice: Notice | None
-    invites: bool = False
-
-
 class _Queue:
     """What waits for a pusher, first the one that may be under way; when its row was read."""
 
     __slots__ = ("read_at", "target", "waiting")
 
-    def __init__(self, target: Target, read_at: float, waiting: Waiting) -> None:
+    def __init__(self, target: Target, read_at: float, waiting: Iterable[Waiting] = ()) -> None:
         self.target = target
         self.read_at = read_at
-        self.waiting = deque((waiting,))
+        self.waiting = deque(waiting)
+
+    def keep_newest(self, first: int) -> None:
+        """Beyond the first so many, which may be under way, keep the newest event of each room."""
+        waiting = list(self.waiting)
+        newest = {one.room_nid: one for one in waiting[first:]}
+        self.waiting.clear()
+        self.waiting.extend(waiting[:first])
+        self.waiting.extend(sorted(newest.values(), key=lambda one: one.pos))
 
 
 class _Turns:
@@ -92,6 +96,7 @@ class Queues:
         clock: Clock,
         audience: Audience,
         badges: Badges,
+        missed: Missed,
         gateway: Gateway,
         patience: Patience,
         spawn: Spawn,
@@ -101,16 +106,20 @@ class Queues:
         self._clock = clock
         self._audience = audience
         self._badges = badges
+        self._missed = missed
         self._gateway = gateway
         self._patience = patience
         self._spawn = spawn
         self._queues: dict[store.Key, _Queue] = {}
         self._failing: dict[store.Key, int] = {}
+        # Pushers that missed something before the start.
+        self._behind: dict[store.Key, PusherRow] = {}
         self._shown: dict[store.Key, int] = {}
         self._succeeded: dict[store.Key, int] = {}
         self._kept_ts: dict[store.Key, int] = {}
         self._turns: dict[str, _Turns] = {}
         self._free = asyncio.Semaphore(IN_ALL)
+        self._looking = asyncio.Semaphore(_LOOKING_AT_ONCE)
         self._started = False
         self.moved: Callable[[], object] = lambda: None
         self.sent = self.failures = 0
@@ -129,30 +138,36 @@ class Queues:
         """Go on with a pusher as it is stored."""
         if row.pending_pos is not None:
             self._failing[row[:3]] = row.pending_pos
+            if row.enabled:
+                self._behind[row[:3]] = row
 
-    def start(self) -> None:
-        """Begin to tell. Not before all that was missed waits: a queue's end means all was told."""
+    def start(self, until: int) -> None:
+        """Begin to tell, also what failing gateways have missed up to a position.
+
+        Not before all else that happened up to there waits: a queue's end means all was told.
+        """
         self._started = True
         for key, queue in self._queues.items():
             self._spawn("push", self._deliver(key, queue))
+        for key, row in self._behind.items():
+            queue = self._queues[key] = _Queue(Target(row), -inf)
+            missing = self._catch_up(key, queue, self._failing[key], until)
+            self._spawn("missed push", missing)
+        self._behind.clear()
 
     def add(self, row: PusherRow, waiting: Waiting) -> None:
         """Tell a pusher, whose row was just read, after all that it is to be told already."""
         key, now = row[:3], self._clock.monotonic()
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(Target(row), now, waiting)
+            queue = self._queues[key] = _Queue(Target(row), now, [waiting])
             if self._started:
                 self._spawn("push", self._deliver(key, queue))
             return
         queue.target, queue.read_at = Target(row), now
         queue.waiting.append(waiting)
         if len(queue.waiting) > MAX_WAITING or key in self._failing:
-            # The first may be under way.
-            first, *others = queue.waiting
-            newest = {one.room_nid: one for one in others}
-            queue.waiting.clear()
-            queue.waiting.extend((first, *sorted(newest.values(), key=lambda one: one.pos)))
+            queue.keep_newest(1)
 
     def add_badge(self, row: PusherRow, pos: int) -> None:
         """Tell a pusher how much is unread, if nothing waits that says it anyway."""
@@ -197,6 +212,26 @@ class Queues:
             return str(failed)
         self._succeeded[row[:3]] = self._clock.now_ms()
         return None
+
+    async def _catch_up(self, key: store.Key, queue: _Queue, since: int, until: int) -> None:
+        """Deliver what was missed between two positions, and then what has come meanwhile."""
+        missed: list[Waiting] = []
+        for tries in range(1, MOST_TRIES + 1):
+            last = tries == MOST_TRIES
+            try:
+                async with self._looking:
+                    missed = await self._missed.of(key[0], since, until, all_or_none=not last)
+                break
+            except Exception:
+                log.exception("what a pusher missed could not be found")
+            await self._patience.until_done(
+                "what pushers missed waits for the database", lambda: store.cursor(self._database)
+            )
+            if not last:
+                await self._clock.sleep(pause_after(tries))
+        queue.waiting.extendleft(reversed(missed))
+        queue.keep_newest(0)
+        await self._deliver(key, queue)
 
     async def _deliver(self, key: store.Key, queue: _Queue) -> None:
         try:

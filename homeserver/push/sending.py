@@ -16,13 +16,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from homeserver.matrix.canonical import decode_object
 from homeserver.matrix.event import Event
-from homeserver.push.audience import Audience, Happened, happened
-from homeserver.push.gateway import Notice
+from homeserver.push.audience import Audience, Happened, happened, read_happened
+from homeserver.push.gateway import Notice, Waiting
 from homeserver.push.mailing import Mailing
 from homeserver.push.patience import Patience, pause_after
-from homeserver.push.queues import Queues, Spawn, Waiting
+from homeserver.push.queues import MOST_TRIES, Queues, Spawn
 from homeserver.rooms.append import Appended, MemberChange
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
@@ -31,16 +30,13 @@ from storage import push as store
 from storage.appservices import events_in
 from storage.changes import Put
 from storage.engine import Database
-from storage.events import events
 from storage.memberships import invites_between
-from storage.schema import INVITE, REDACTED, PushCursorRow, PusherRow
+from storage.schema import INVITE, PushCursorRow, PusherRow
 
 log = logging.getLogger(__name__)
 
 BADGE_SECONDS = 1.0
 SAVE_SECONDS = 1.0
-MOST_TRIES = 12
-"""How often an event is looked at before nobody is told of it: for some 20 minutes."""
 _REPLAYED_AT_ONCE = 100
 _TOLD_AT_ONCE = 100
 _WATCHING_AT_ONCE = 2_000
@@ -79,9 +75,8 @@ class PushSender:
         self._moved = asyncio.Event()
         self._clearing: set[int] = set()
         self._saved = 0
-        # Up to where a pusher was told all before the start: those with failing gateways, others.
-        self._told: dict[store.Key, int] = {}
-        self._told_others = 0
+        # The pushers whose gateways failed before the start: `queues.py` finds what they missed.
+        self._failed: Collection[store.Key] = ()
         queues.moved = self._moved.set
 
     @property
@@ -95,7 +90,7 @@ class PushSender:
         if cursor is None:
             cursor = self._position()
             await self._commits.commit([Put(PushCursorRow(1, cursor))])
-        self._told_others = self._saved = cursor
+        self._saved = cursor
         last: store.Key = (0, "", "")
         while rows := await store.pushers_after(self._database, last, _LOADED_AT_ONCE):
             last = rows[-1][:3]
@@ -104,18 +99,18 @@ class PushSender:
             for row in rows:
                 self._mailing.known(row)
                 self._queues.known(row)
-        self._told = self._queues.failing
-        since = min([cursor, *self._told.values()])
+        self._failed = self._queues.failing
         until = self._position()
         users = list(self._audience.users)
-        if users and since < until:
-            found = await events_in(self._database, list(self._audience.rooms), since, until)
-            invites = await invites_between(self._database, users, since, until)
+        if users and cursor < until:
+            found = await events_in(self._database, list(self._audience.rooms), cursor, until)
+            invites = await invites_between(self._database, users, cursor, until)
             invited = {pos: user_nid for pos, _, _, user_nid in invites}
             every = sorted({*found, *(invite[:3] for invite in invites)})
             for start in range(0, len(every), _REPLAYED_AT_ONCE):
-                await self._replay(every[start : start + _REPLAYED_AT_ONCE], invited)
-        self._queues.start()
+                some = every[start : start + _REPLAYED_AT_ONCE]
+                await self._tell(*await read_happened(self._database, some, invited))
+        self._queues.start(until)
 
     def happened(self, room_nid: int, first_pos: int, appended: Collection[Appended]) -> None:
         """Events of a room were published."""
@@ -177,27 +172,6 @@ class PushSender:
     def _hear(self, told: Happened) -> None:
         self._heard.append(told)
         self._woken.set()
-
-    async def _replay(
-        self, found: Sequence[tuple[int, int, int]], invited: Mapping[int, int]
-    ) -> None:
-        stored = await events(self._database, {nid for _, _, nid in found})
-        batch = []
-        for pos, room_nid, nid in found:
-            row, text = stored[nid]
-            if not row.flags & REDACTED:
-                one = Happened(
-                    room_nid,
-                    pos,
-                    nid,
-                    row.event_id,
-                    row.flags,
-                    decode_object(text),
-                    invited.get(pos),
-                    replayed=True,
-                )
-                batch.append(one)
-        await self._tell(*batch)
 
     def _next(self) -> list[Happened]:
         """What is told of at once: it is bounded by whom it may notify."""
@@ -271,12 +245,9 @@ class PushSender:
                 invites = user_nid == told.invited
                 waiting = Waiting(told.room_nid, told.pos, notice, invites)
                 for row in rows.get(user_nid, ()):
-                    if row.mailed_pos is None and not self._was_told(row, told):
+                    missed = told.replayed and row[:3] in self._failed
+                    if row.mailed_pos is None and not missed:
                         self._queues.add(row, waiting)
-
-    def _was_told(self, row: PusherRow, told: Happened) -> bool:
-        """Whether a pusher was told of this before the start."""
-        return told.replayed and told.pos <= self._told.get(row[:3], self._told_others)
 
     def _clear(self, user_nid: int) -> None:
         self._clearing.discard(user_nid)

@@ -13,6 +13,7 @@ from homeserver.push.desk import PushDesk
 from homeserver.push.digests import Digests
 from homeserver.push.gateway import Gateway
 from homeserver.push.mailing import Mailing
+from homeserver.push.missed import Missed
 from homeserver.push.notifications import Notifications
 from homeserver.push.patience import Patience
 from homeserver.push.pushers import Pushers
@@ -98,6 +99,7 @@ class Push:
             clock,
             audience,
             Badges(unread, memberships, ignored, rooms, ring),
+            Missed(database, walks, audience),
             Gateway(gateways),
             patience,
             spawn,

@@ -14,7 +14,7 @@ from homeserver.push import queues, rules
 from homeserver.push.audience import Audience, Happened
 from homeserver.push.gateway import Notice
 from homeserver.push.mailing import Mailing
-from homeserver.push.sending import MOST_TRIES
+from homeserver.push.queues import MOST_TRIES
 from homeserver.streams.commit import CommitQueue
 from storage import push as store
 from storage.push import pushers_of
@@ -35,14 +35,16 @@ class Trouble:
         self.positions: list[int] = []
         look = Audience.notices
 
-        async def looked(audience: Audience, told: Happened) -> dict[int, Notice]:
+        async def looked(
+            audience: Audience, told: Happened, only: int | None = None
+        ) -> dict[int, Notice]:
             if told.event["content"].get("body") == "trouble":
                 self.tries += 1
                 self.positions.append(told.pos)
                 if self.left:
                     self.left -= 1
                     raise RuntimeError("trouble")
-            return await look(audience, told)
+            return await look(audience, told, only)
 
         monkeypatch.setattr(Audience, "notices", looked)
 
@@ -109,6 +111,64 @@ async def test_an_event_at_a_start_that_is_trouble_is_told_once_to_those_who_mis
     assert trouble.tries == 4
     assert [told["devices"][0]["pushkey"] for told in gateway.told] == ["other", "key"]
     assert gateway.events() == [said, said]
+
+
+async def test_what_a_start_costs_does_not_grow_with_what_a_gateway_missed(
+    server: Running, gateway: PushGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    carol = await server.person("carol")
+    other = await bob.create_room(preset="public_chat")
+    await carol.join(other)
+    await gateway.register(carol, "other")
+    quiet = await bob.create_room(preset="public_chat")
+    await alice.join(quiet)
+    gateway.fail_for.add("key")
+    for number in range(4):
+        await bob.say(quiet, f"read {number}")
+        last = await bob.say(room, f"missed {number}")
+        await bob.say(other, f"not alice's {number}")
+    read = await bob.say(quiet, "read last")
+    await gateway.until(lambda: len(gateway.told) == 4)
+    await alice.ok("POST", f"/rooms/{quiet}/receipt/m.read/{read}", body={})
+    await gateway.noticed()
+    await server.app.services.push.sender.save()
+    gateway.fail_for.clear()
+    gateway.told.clear()
+    looked: list[str] = []
+    look = Audience.notices
+
+    async def counted(
+        audience: Audience, told: Happened, only: int | None = None
+    ) -> dict[int, Notice]:
+        looked.append(told.event_id)
+        return await look(audience, told, only)
+
+    monkeypatch.setattr(Audience, "notices", counted)
+    await server.restart()
+    await gateway.until(lambda: not server.app.services.push.queues.failing, seconds=1)
+    assert gateway.events() == [last]
+    assert looked == [last]
+
+
+async def test_a_room_that_is_trouble_keeps_back_nothing_else_that_a_gateway_missed(
+    server: Running, gateway: PushGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, room = await pair(server, gateway)
+    other = await bob.create_room(preset="public_chat")
+    await alice.join(other)
+    gateway.fail_for.add("key")
+    await bob.say(room, "trouble")
+    missed = await bob.say(other, "missed")
+    await gateway.noticed()
+    queues = server.app.services.push.queues
+    await gateway.until(lambda: bool(queues.failing))
+    await server.app.services.push.sender.save()
+    trouble = Trouble(monkeypatch, 1_000)
+    gateway.fail_for.clear()
+    await server.restart()
+    await gateway.until(lambda: gateway.events() == [missed], seconds=60)
+    assert trouble.tries == MOST_TRIES
 
 
 async def test_a_mail_that_can_not_be_planned_is_planned_later(
