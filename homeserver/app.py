@@ -68,6 +68,7 @@ from homeserver.rooms.resets import Resets
 from homeserver.rooms.restricted import Restricted
 from homeserver.rooms.search import Search
 from homeserver.rooms.send import Author
+from homeserver.rooms.server_notices import ServerNotices
 from homeserver.rooms.server_sight import ServerSight
 from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.state import RoomState
@@ -126,6 +127,7 @@ from homeserver.users.inbox import UserInbox
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
+from homeserver.users.notices_user import NoticesUser
 from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
@@ -324,7 +326,8 @@ class App:
         )
         ignored = Ignored(database)
         publisher = Publisher(ring, views, memberships, ignored, self.notifier)
-        permissions = InvitePermissions(database, names)
+        official = config.server_notices.user_id(server_name)
+        permissions = InvitePermissions(database, names, official)
         publisher.on_account_data(permissions.changed)
         publisher.on_lost(permissions.clear)
         commits = CommitQueue(database, clock, self.metrics, ring.advance, publisher.lost)
@@ -397,6 +400,7 @@ class App:
             elsewhere,
             permissions,
             server_name,
+            official,
         )
         third_party = ThirdPartyInvites(rooms, elsewhere, permissions, server_name)
         room_federation = RoomFederation.build(
@@ -574,6 +578,10 @@ class App:
         self._tasks.service("staged events", self._receiving.staging.run)
         self._tasks.service("transactions", self._receiving.tidy)
         accounts = Accounts(database, commits, names, sessions, passwords, clock, server_name)
+        notices_user = NoticesUser(
+            database, accounts, user_profiles, config.server_notices, server_name
+        )
+        accounts.reserve(notices_user.check_free)
         appservices = await self._build_appservices(
             accounts,
             Feed(
@@ -677,6 +685,19 @@ class App:
             server_name,
         )
         members.on_join(upgrades.came_over)
+        notices = ServerNotices(
+            notices_user,
+            database,
+            rooms,
+            create_room,
+            members,
+            posting,
+            user_profiles,
+            account_data,
+            self._inbox,
+            config.server_notices,
+            server_name,
+        )
         delayed = DelayedEvents(rooms, posting, members, names, database, commits, clock)
         self._tasks.service("delayed events", delayed.run)
         chapters = Chapters(
@@ -690,6 +711,7 @@ class App:
                 elsewhere,
             ),
             reports=Reports(database, commits, numbers, names, history, clock),
+            server_notices=notices,
             spaces=Spaces(
                 rooms, database, names, summaries, elsewhere, federation.directory, clock
             ),

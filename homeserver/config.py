@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from homeserver.matrix.ids import is_server_name, is_user_id
+from homeserver.matrix.ids import is_new_localpart, is_server_name, is_user_id
 from homeserver.matrix.versions import ROOM_VERSIONS
 from homeserver.options import (
     PREFIX,
@@ -201,6 +201,29 @@ class Rooms:
         reason="Whether a room that was left, by oneself or by a kick or ban, is out of sight at "
         "once, as if its user had forgotten it. Nothing is deleted: switched off, it shows again.",
     )
+
+
+@dataclass(frozen=True)
+class ServerNotices:
+    localpart: str = option(
+        "server-notices",
+        reason="The name of the user in whose name the server tells users something "
+        "(`homeserver notice`); nobody can register it. The account is made when it is needed.",
+    )
+    display_name: str = option("Server notices", reason="What that user is called.")
+    avatar_url: str = option(
+        "", reason="The mxc:// address of the picture of that user and of the rooms."
+    )
+    room_name: str = option(
+        "Server notices", reason="The name of the room in which a user is told something."
+    )
+    auto_join: bool = option(
+        False, reason="Whether users are put into that room; otherwise they are invited."
+    )
+
+    def user_id(self, server_name: str) -> str:
+        """The user of this name."""
+        return f"@{self.localpart}:{server_name}"
 
 
 @dataclass(frozen=True)
@@ -550,6 +573,7 @@ SECTIONS: dict[str, type] = {
     "passwords": Passwords,
     "sessions": Sessions,
     "rooms": Rooms,
+    "server_notices": ServerNotices,
     "limits": Limits,
     "sync": Sync,
     "federation": Federation,
@@ -578,6 +602,7 @@ class Config:
     passwords: Passwords
     sessions: Sessions
     rooms: Rooms
+    server_notices: ServerNotices
     limits: Limits
     sync: Sync
     federation: Federation
@@ -650,6 +675,7 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
     _check_federation(source, config.federation)
     _check_support(source, config.support)
     _check_s3(source, config.s3)
+    _check_notices(source, config.server_notices, server.name)
     if config.rooms.default_version not in ROOM_VERSIONS:
         raise ConfigError(
             f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "
@@ -709,6 +735,14 @@ def _check_s3(source: str, s3: S3Bucket) -> None:
             raise ConfigError(f"{source}: s3.{name} must begin with https:// and a host")
     if find_spec("obstore") is None:
         raise ConfigError(f"{source}: s3.bucket needs more: pip install 'homeserver[s3]'")
+
+
+def _check_notices(source: str, notices: ServerNotices, server_name: str) -> None:
+    name = notices.localpart
+    if not is_new_localpart(name) or not is_user_id(notices.user_id(server_name)):
+        raise ConfigError(f"{source}: server_notices.localpart: {name!r} can't be a user's name")
+    if notices.avatar_url and not notices.avatar_url.startswith("mxc://"):
+        raise ConfigError(f"{source}: server_notices.avatar_url must begin with mxc://")
 
 
 def _check_support(source: str, support: Support) -> None:

@@ -709,7 +709,7 @@ SERVICE = 32
 class UserRow(NamedTuple):
     """A local account. flags: 1 ADMIN, 2 DEACTIVATED, 4 GUEST, 8 SUSPENDED, 16 LOCKED, 32 SERVICE.
 
-    SERVICE: an application service made it.
+    SERVICE: an application service made it, or the server itself for its notices.
     """
 
     user_nid: int

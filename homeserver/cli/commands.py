@@ -26,6 +26,7 @@ COMMANDS = {
     "federation": "homeserver.cli.federation:federation",
     "room": "homeserver.cli.room:room",
     "media": "homeserver.cli.media:media",
+    "notice": "homeserver.cli.notice:notice",
     "push": "homeserver.cli.push:push",
     "restored": "homeserver.cli.restored:restored",
     "db": "homeserver.cli.database:db",

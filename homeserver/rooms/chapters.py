@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from homeserver.rooms.delayed import DelayedEvents
 from homeserver.rooms.inspection import Inspection
 from homeserver.rooms.search import Search
+from homeserver.rooms.server_notices import ServerNotices
 from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.upgrades import Upgrades
@@ -24,6 +25,7 @@ class Chapters:
     inspection: Inspection
     reports: Reports
     search: Search
+    server_notices: ServerNotices
     spaces: Spaces
     summaries: Summaries
     upgrades: Upgrades

@@ -54,7 +54,9 @@ class Members:
         elsewhere: Elsewhere,
         permissions: InvitePermissions,
         server_name: str,
+        official: str,
     ) -> None:
+        """`official` is the user in whose name the server speaks."""
         self._rooms = rooms
         self._memberships = memberships
         self._database = database
@@ -64,6 +66,7 @@ class Members:
         self._elsewhere = elsewhere
         self._permissions = permissions
         self._server_name = server_name
+        self._official = official
         self._came_over: CameOver | None = None
 
     def on_join(self, came_over: "CameOver") -> None:
@@ -147,6 +150,8 @@ class Members:
 
         def verb(sending: Sending) -> str:
             current = sending.head.event("m.room.member", target)
+            if target == user_id and membership == "leave":
+                self._check_may_decline(current)
             if target != user_id:
                 _check_in_room(sending.head, user_id)
                 if membership == "leave" and (
@@ -200,10 +205,14 @@ class Members:
             except NobodyNamed as error:
                 raise NobodyHere(error.errcode, error.message, 403) from None
 
-    async def leave(self, user_id: str, room: Room, reason: str | None = None) -> None:
+    async def leave(
+        self, user_id: str, room: Room, reason: str | None = None, *, closing: bool = False
+    ) -> None:
         """Leave, decline an invite or take back a knock; nothing happens when already gone.
 
-        No other server is waited for.
+        No other server is waited for. Raises `MatrixError` M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for
+        the invite to a room of server notices, unless the user's account is `closing`.
+        spec: client-server-api#server-notices
         """
         if await self._elsewhere.outside.leave(user_id, room, reason):
             return
@@ -215,6 +224,8 @@ class Members:
                 return
             if current is None:
                 raise MatrixError.forbidden("You are not in this room")
+            if not closing:
+                self._check_may_decline(sending.head.event("m.room.member", user_id))
             sending.add(Draft(user_id, "m.room.member", _with_reason("leave", reason), user_id))
 
         await self._rooms.change(room, verb)
@@ -362,6 +373,18 @@ class Members:
 
         await self._rooms.change(room, verb)
         self._memberships.forgotten(user_nid, room.nid)
+
+    def _check_may_decline(self, member: Event | None) -> None:
+        if (
+            member is not None
+            and member.content.get("membership") == "invite"
+            and member.sender == self._official
+        ):
+            raise MatrixError(
+                "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
+                "The invite to the server's notices can't be declined",
+                403,
+            )
 
     def _is_ours(self, user_id: str) -> bool:
         return user_id.endswith(":" + self._server_name)

@@ -3,7 +3,8 @@
 Owns the rules that a user's account data holds, `m.invite_permission_config` and the filters of
 MSC4155, and the cache of them. A blocked invite is refused with M_INVITE_BLOCKED; an ignored one
 is made, and its sender learns nothing. Neither is shown to the user's clients, whatever was there
-before the rule. Application services and the state of rooms are not concerned.
+before the rule. Application services and the state of rooms are not concerned, and the server's own
+notices come to everybody.
 Invariant: deciding costs no more than `MAX_GLOBS` expressions for each list of a user.
 spec: client-server-api#invite-permission, MSC4155
 """
@@ -54,6 +55,7 @@ class Permissions:
     Filters whose `enabled` is false are kept by the user for another time, and say nothing.
     """
 
+    official: str
     blocks_all: bool = False
     of_users: tuple[tuple[Rule, _Patterns], ...] = ()
     of_servers: tuple[tuple[Rule, _Patterns], ...] = ()
@@ -65,6 +67,8 @@ class Permissions:
 
     def rule(self, inviter: str) -> Rule:
         """What becomes of an invite by this user."""
+        if inviter == self.official:
+            return Rule.ALLOW
         if self.blocks_all:
             return Rule.BLOCK
         for rules, name in ((self.of_users, inviter), (self.of_servers, server_of(inviter))):
@@ -74,15 +78,14 @@ class Permissions:
         return Rule.ALLOW
 
 
-_EVERYBODY = Permissions()
-
-
 class InvitePermissions:
     """See the module."""
 
-    def __init__(self, database: Database, names: Names) -> None:
+    def __init__(self, database: Database, names: Names, official: str) -> None:
+        """`official` is the user in whose name the server speaks."""
         self._database = database
         self._names = names
+        self._official = official
         self._known: OrderedDict[int, Permissions] = OrderedDict()
         self._cleared = 0
 
@@ -112,7 +115,9 @@ class InvitePermissions:
             for nid in missing:
                 config = configs[nid].content if nid in configs else b"{}"
                 lists = filters[nid].content if nid in filters else b"{}"
-                found[nid] = self._known[nid] = _permissions(_object(config), _object(lists))
+                found[nid] = self._known[nid] = _permissions(
+                    self._official, _object(config), _object(lists)
+                )
         while len(self._known) > _CACHED:
             self._known.popitem(last=False)
         return found
@@ -136,7 +141,7 @@ def _object(content: bytes) -> JsonObject:
         return {}
 
 
-def _permissions(config: JsonObject, filters: JsonObject) -> Permissions:
+def _permissions(official: str, config: JsonObject, filters: JsonObject) -> Permissions:
     if filters.get("enabled") is False:
         filters = {}
     of_users, of_servers = (
@@ -147,9 +152,7 @@ def _permissions(config: JsonObject, filters: JsonObject) -> Permissions:
         )
         for kind in ("users", "servers")
     )
-    if config.get("default_action") != "block" and not of_users and not of_servers:
-        return _EVERYBODY
-    return Permissions(config.get("default_action") == "block", of_users, of_servers)
+    return Permissions(official, config.get("default_action") == "block", of_users, of_servers)
 
 
 def _patterns(listed: object) -> _Patterns | None:

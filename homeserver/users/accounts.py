@@ -40,7 +40,7 @@ _FIRST_ACCOUNT = "first_account"
 class NewAccount:
     """An account to be made. Without a `device` nobody is logged in.
 
-    A `service` account was made by an application service: it is never the first account.
+    A `service` account is an application service's or the server's own: it is never the first.
     `accepted` are the policies that its user has accepted, with their versions; `mail` is the
     address that was shown to be the user's.
     """
@@ -85,11 +85,11 @@ class Accounts:
         self._clock = clock
         self._server_name = server_name
         self._has_accounts = False
-        self._check_reserved: Callable[[str], None] = _nothing_reserved
+        self._reserved: list[Callable[[str], None]] = []
 
     def reserve(self, check: Callable[[str], None]) -> None:
         """Have `check(user_id)` raise `MatrixError` for names that people may not take."""
-        self._check_reserved = check
+        self._reserved.append(check)
 
     async def check_free(self, localpart: str, *, service: bool = False) -> str:
         """The localpart as it would be registered: capitals become small letters.
@@ -99,7 +99,8 @@ class Accounts:
         """
         localpart = self._checked(localpart)
         if not service:
-            self._check_reserved(f"@{localpart}:{self._server_name}")
+            for check in self._reserved:
+                check(f"@{localpart}:{self._server_name}")
         if await store.users_by_localpart(self._database, [localpart]):
             raise _in_use()
         return localpart
@@ -173,10 +174,6 @@ class Accounts:
         if not fits(f"@{localpart}:{self._server_name}"):
             raise MatrixError("M_INVALID_USERNAME", "The user name is too long", 400)
         return localpart
-
-
-def _nothing_reserved(user_id: str) -> None:
-    """Every name is free to all."""
 
 
 def _taken(conflict: Conflict) -> MatrixError:

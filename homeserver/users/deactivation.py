@@ -114,7 +114,7 @@ class Departure:
         )
         for room in (await self._rooms.by_nids(present)).values():
             try:
-                await self._members.leave(user_id, room)
+                await self._members.leave(user_id, room, closing=True)
             except (MatrixError, Rejected) as error:
                 if isinstance(error, MatrixError) and error.status >= 500:
                     raise
