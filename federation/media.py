@@ -117,7 +117,7 @@ class MediaClient:
             raise RemoteError(server, 200, message="the file is at no web address")
         try:
             answer = await held.enter_async_context(
-                self._outbound.follow(
+                self._outbound.open(
                     "GET",
                     url,
                     seconds=SECONDS,

@@ -121,5 +121,5 @@ class _SystemNames:
 
     async def addresses(self, host: str) -> list[str]:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))

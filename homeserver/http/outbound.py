@@ -1,15 +1,15 @@
 """The one HTTP client, for everything that a stranger can make this server fetch.
 
-Owns connections to the outside and their bounds: where they may go, how long anything takes, how
-many bytes come back, compressed or not, and how often an answer may redirect. Invariant: the rules
-judge the very address that a socket is opened to, at that moment, so neither redirects nor a name
-that changes its address get around them. No proxies, cookies or credentials of the environment are
-used. It knows nothing of Matrix, and tries nothing twice.
+Owns what is asked and what an answer may be: how long anything takes, how many bytes come back,
+compressed or not, and how often an answer may redirect. Invariant: each connection, also after a
+redirect, is the pool's, whose rules say where it may go. No proxies, cookies or credentials of the
+environment are used. It knows nothing of Matrix. Nothing is sent twice, except where a connection
+that was kept turns out to be closed and the request is one that may come twice. spec: RFC 9110
 """
 
 import asyncio
 import errno
-import socket
+import re
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
@@ -17,39 +17,35 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
-
 from homeserver.http.addresses import AddressRules
+from homeserver.http.outbound_connection import Connection, OutboundFailed, Reply, Unanswered
+from homeserver.http.outbound_pool import AddressBook, ConnectFailed, Place, Pool
+
+__all__ = [
+    "Answer",
+    "ConnectFailed",
+    "Outbound",
+    "OutboundFailed",
+    "Streamed",
+    "TooLong",
+    "tls_context",
+]
 
 CONNECTIONS_PER_HOST = 16
-IDLE_SECONDS = 30.0
-"""How long an unused connection is kept, and the longest silence inside of an answer."""
 _PIECE = 65_536
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-class OutboundFailed(Exception):
-    """There is no answer that could be used; the text says why, without naming the host."""
-
-
-class ConnectFailed(OutboundFailed):
-    """No connection came about, so nothing was sent: another address may be tried."""
+_MAY_COME_TWICE = frozenset({"GET", "PUT", "DELETE"})
+_HTTPS = ("https",)
+_URL = re.compile(
+    r"(https?)://([a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?([/?][^\x00-\x20\x7f#]*)?",
+    re.IGNORECASE,
+)
 
 
 class TooLong(OutboundFailed):
     """The answer has more bytes than the caller takes."""
-
-
-class AddressBook(Protocol):
-    """Finds the addresses of hosts."""
-
-    async def addresses(self, host: str) -> list[str]:
-        """The literal addresses of a host, best first; OSError with a reason when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +61,18 @@ class Answer:
 class Streamed:
     """An answer whose body is still coming."""
 
-    __slots__ = ("_answer", "_max_bytes", "headers", "status", "url")
+    __slots__ = ("_max_bytes", "_reply", "headers", "status", "url")
 
-    def __init__(self, answer: aiohttp.ClientResponse, max_bytes: int) -> None:
-        self._answer = answer
+    def __init__(self, reply: Reply, url: str, max_bytes: int) -> None:
+        self._reply = reply
         self._max_bytes = max_bytes
-        self.status = answer.status
-        self.headers: Mapping[str, str] = answer.headers
-        self.url = str(answer.url)
+        self.status = reply.status
+        self.headers: Mapping[str, str] = reply.headers
+        self.url = url
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, decompressed, in pieces of at most 64 KiB; raises OutboundFailed."""
-        length = self._answer.content_length
+        length = self._reply.length
         if length is not None and length > self._max_bytes:
             raise TooLong(f"the answer has {length} bytes, more than {self._max_bytes}")
         coding = self.headers.get("Content-Encoding", "identity").strip().lower()
@@ -85,7 +81,7 @@ class Streamed:
         inflating = zlib.decompressobj(wbits=31) if coding == "gzip" else None
         received = given = 0
         try:
-            async for chunk in self._answer.content.iter_any():
+            while chunk := await self._reply.more():
                 received += len(chunk)
                 for piece in _pieces(inflating, chunk):
                     given += len(piece)
@@ -94,8 +90,6 @@ class Streamed:
                     yield piece
         except zlib.error:
             raise OutboundFailed("the answer is not compressed as it says") from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _failure(error) from None
         if inflating is not None and received and not inflating.eof:
             raise OutboundFailed("the answer ended too early")
 
@@ -111,33 +105,16 @@ class Outbound:
         connect_seconds: float = 10.0,
         per_host: int = CONNECTIONS_PER_HOST,
     ) -> None:
-        self._book = book
-        self._rules = rules
-        self._tls = tls
-        self._connect_seconds = connect_seconds
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_Resolver(book),
-                use_dns_cache=False,
-                ssl=tls,
-                limit=0,
-                limit_per_host=per_host,
-                keepalive_timeout=IDLE_SECONDS,
-                socket_factory=self._socket,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("User-Agent",),
-        )
+        self._made_of = book, rules, tls, connect_seconds
+        self._pool = Pool(book, rules, tls, connect_seconds, per_host)
 
     def alike(self, per_host: int) -> "Outbound":
         """Another client, to be closed on its own, with this many connections to each host."""
-        return Outbound(self._book, self._rules, self._tls, self._connect_seconds, per_host)
+        return Outbound(*self._made_of, per_host)
 
     async def close(self) -> None:
         """Drop every connection."""
-        await self._session.close()
+        await self._pool.close()
 
     async def fetch(
         self,
@@ -151,65 +128,19 @@ class Outbound:
         max_bytes: int = 1_048_576,
         redirects: int = 0,
     ) -> Answer:
-        """Send a request and read its whole answer, whatever its status.
-
-        `url` is sent as it is written. `tls_name` is whose certificate is expected when it is not
-        the host of `url`. Of `redirects` up to so many are followed, to https only. Raises
-        `OutboundFailed`: `ConnectFailed`, `TooLong`, or another; `seconds` bounds all of it.
-        """
-        try:
-            async with (
-                asyncio.timeout(seconds),
-                self.follow(
-                    method,
-                    url,
-                    headers=headers,
-                    body=body,
-                    tls_name=tls_name,
-                    seconds=seconds,
-                    max_bytes=max_bytes,
-                    redirects=redirects,
-                ) as answer,
-            ):
-                content = b"".join([piece async for piece in answer.chunks()])
-                return Answer(answer.status, answer.headers, content, answer.url)
-        except TimeoutError:
-            raise OutboundFailed(f"no answer within {seconds:g} s") from None
-
-    @asynccontextmanager
-    async def follow(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        tls_name: str | None = None,
-        seconds: float = 30.0,
-        max_bytes: int = 1_048_576,
-        redirects: int = 0,
-        schemes: Collection[str] = ("https",),
-    ) -> AsyncIterator[Streamed]:
-        """Send a request as `open` does; up to so many `redirects` are followed, to `schemes` only.
-
-        `seconds` bounds each request of its own: the caller bounds them together.
-        """
-        while True:
-            async with self.open(
-                method,
-                url,
-                headers=headers,
-                body=body,
-                tls_name=tls_name,
-                seconds=seconds,
-                max_bytes=max_bytes,
-            ) as answer:
-                location = answer.headers.get("Location")
-                if answer.status not in _REDIRECTS or not redirects or not location:
-                    yield answer
-                    return
-            redirects -= 1
-            url, tls_name = _redirected(url, location, schemes), None
+        """The whole answer to a request as `open` sends it."""
+        async with self.open(
+            method,
+            url,
+            headers=headers,
+            body=body,
+            tls_name=tls_name,
+            seconds=seconds,
+            max_bytes=max_bytes,
+            redirects=redirects,
+        ) as answer:
+            content = b"".join([piece async for piece in answer.chunks()])
+            return Answer(answer.status, answer.headers, content, answer.url)
 
     @asynccontextmanager
     async def open(
@@ -222,62 +153,49 @@ class Outbound:
         tls_name: str | None = None,
         seconds: float = 30.0,
         max_bytes: int = 1_048_576,
+        redirects: int = 0,
+        schemes: Collection[str] = _HTTPS,
     ) -> AsyncIterator[Streamed]:
-        """Send a request; its answer is there when the head has come. No redirect is followed."""
-        timeout = aiohttp.ClientTimeout(
-            total=seconds, sock_connect=self._connect_seconds, sock_read=IDLE_SECONDS
-        )
-        if self._session.closed:
-            raise OutboundFailed("the server is stopping")
-        try:
-            answer = await self._session.request(
-                method,
-                URL(url, encoded=True),
-                headers={"Accept-Encoding": "gzip", **(headers or {})},
-                data=body,
-                timeout=timeout,
-                server_hostname=tls_name,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _failure(error) from None
-        try:
-            yield Streamed(answer, max_bytes)
-        finally:
-            # A connection whose answer was not read to its end is not used again.
-            answer.close()
+        """Send a request; its answer, whatever its status, is there when the head has come.
 
-    def _socket(self, address: Any) -> socket.socket:
-        """A socket for one address to be connected to, if that is allowed."""
-        family, kind, protocol, _, place = address
-        if not self._rules.allows(place[0]):
-            raise OSError(errno.EACCES, f"connections to {place[0]} are not allowed")
-        return socket.socket(family, kind, protocol)
+        `url` is sent as it is written. `tls_name` is whose certificate is expected when it is not
+        the host of `url`. Up to so many `redirects` are followed, to `schemes` only. Raises
+        `OutboundFailed`: `ConnectFailed`, `TooLong`, or another; `seconds` bounds all of it, the
+        reading of the body included.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            place, host, target = _parsed(url, tls_name)
+            request = _request(method, host, target, headers, body)
+            connection, reply = await self._asked(place, request, deadline, method)
+            try:
+                location = reply.headers.get("Location") if reply.status in _REDIRECTS else None
+                if not redirects or not location:
+                    yield Streamed(reply, url, max_bytes)
+                    return
+            finally:
+                # A connection whose answer was not read to its end is not used again.
+                self._pool.give(place, connection)
+            redirects -= 1
+            url, tls_name = _redirected(url, location, schemes), None
 
-
-class _Resolver(AbstractResolver):
-    """The library's view of an address book."""
-
-    def __init__(self, book: AddressBook) -> None:
-        self._book = book
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in await self._book.addresses(host)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
+    async def _asked(
+        self, place: Place, request: bytes, deadline: float, method: str
+    ) -> tuple[Connection, Reply]:
+        """Send a request and wait for the head of its answer, on a connection to be given back."""
+        connection = await self._pool.take(place, deadline)
+        while True:
+            reply = connection.ask(request, deadline)
+            try:
+                await reply.begun()
+            except BaseException as error:
+                self._pool.give(place, connection)
+                closed_before = isinstance(error, Unanswered) and connection.asked > 1
+                if not closed_before or method not in _MAY_COME_TWICE:
+                    raise
+            else:
+                return connection, reply
+            connection = await self._pool.take(place, deadline, new=True)
 
 
 def tls_context(verify: bool = True, ca_file: Path | None = None) -> ssl.SSLContext:
@@ -305,6 +223,39 @@ def _context(verify: bool, ca_file: Path | None, _content: bytes) -> ssl.SSLCont
     return context
 
 
+@lru_cache(maxsize=1_000)
+def _parsed(url: str, tls_name: str | None) -> tuple[Place, str, str]:
+    """Where a request goes, and its Host and target; raises OutboundFailed."""
+    found = _URL.fullmatch(url)
+    if found is None or int(found[3] or 1) not in range(1, 65_536):
+        raise OutboundFailed("the address is malformed")
+    usual = 443 if found[1].lower() == "https" else 80
+    port, name = int(found[3] or usual), found[2].lower()
+    host = name if port == usual else f"{name}:{port}"
+    name = name.strip("[]")
+    expected = (tls_name or name).rstrip(".") if usual == 443 else None
+    target = found[4] or "/"
+    return Place(name, port, expected), host, target if target[0] == "/" else f"/{target}"
+
+
+def _request(
+    method: str, host: str, target: str, headers: Mapping[str, str] | None, body: bytes | None
+) -> bytes:
+    """A request as it is sent; raises OutboundFailed for what would be read as another one."""
+    lines = {"Host": host, "Accept": "*/*", "Accept-Encoding": "gzip", **(headers or {})}
+    if body is not None or method != "GET":
+        lines["Content-Length"] = str(len(body or b""))
+    head = f"{method} {target} HTTP/1.1\r\n"
+    head += "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+    breaks = len(lines) + 1
+    if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
+        raise OutboundFailed("the request has a header that can't be sent")
+    try:
+        return b"%s\r\n%s" % (head.encode(), body or b"")
+    except UnicodeEncodeError:
+        raise OutboundFailed("the address is malformed") from None
+
+
 def _pieces(inflating: "zlib._Decompress | None", chunk: bytes) -> Iterator[bytes]:
     """What comes out of a chunk, bit by bit: a bomb is never whole in memory."""
     if inflating is None:
@@ -326,23 +277,4 @@ def _redirected(url: str, location: str, schemes: Collection[str]) -> str:
     if parts.scheme not in schemes or not parts.hostname or "@" in parts.netloc:
         allowed = " or ".join(sorted(schemes))
         raise OutboundFailed(f"the answer redirects to something else than an {allowed} address")
-    return target
-
-
-def _failure(error: Exception) -> OutboundFailed:
-    """The library's exception in our words."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = getattr(error.certificate_error, "verify_message", None) or "it is not valid"
-        return ConnectFailed(f"its certificate was refused: {reason}")
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ConnectFailed("no connection in time")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        inner = error.os_error
-        return ConnectFailed(f"no connection: {inner.strerror or inner}")
-    if isinstance(error, TimeoutError):
-        return OutboundFailed("no answer in time")
-    if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return OutboundFailed("the address is malformed")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return OutboundFailed("the connection was closed without an answer")
-    return OutboundFailed(f"the answer broke off: {str(error) or type(error).__name__}")
+    return target.partition("#")[0]

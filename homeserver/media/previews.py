@@ -228,7 +228,7 @@ class Previews:
 
     async def _fetch(self, url: str, most: int) -> _Fetched:
         """What lies at an address; of HTML the beginning. Raises OutboundFailed."""
-        async with self._outbound.follow(
+        async with self._outbound.open(
             "GET",
             url,
             headers={"User-Agent": _USER_AGENT, "Accept-Language": "en, *;q=0.5"},
