@@ -8,6 +8,8 @@ CONFIG := $(DATA)/homeserver.toml
 RUN_READY := $(VENV)/.ready-to-run
 DEV_READY := $(VENV)/.ready-to-develop
 WORKERS ?= auto
+# Each start of a server would compile all modules anew: more than half of what a start costs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test test-long check format bench docs clean
 
