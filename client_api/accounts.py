@@ -3,6 +3,7 @@
 spec: client-server-api#account-registration
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from client_api.appservices import service_of
@@ -29,6 +30,7 @@ class RegisterBody(Shape):
     initial_device_display_name: str | None = None
     inhibit_login: bool | None = None
     refresh_token: bool | None = None
+    guest_access_token: str | None = None
 
 
 class Registered(Reply):
@@ -52,7 +54,12 @@ async def register(call: Call, query: RegisterQuery, body: RegisterBody) -> Regi
     elif query.kind == "guest":
         made = await call.app.registration.register_guest(body.initial_device_display_name)
     else:
-        made = await call.app.registration.register(_request(body))
+        request = _request(body)
+        if body.guest_access_token is not None:
+            token = body.guest_access_token
+            guest = await call.app.sessions.authenticate(token, call.request)
+            request = replace(request, guest=guest)
+        made = await call.app.registration.register(request)
     return _registered(made)
 
 

@@ -1,6 +1,7 @@
 """Changes of accounts that a row alone can't say: one column, or a condition."""
 
 from storage.changes import Do
+from storage.schema import GUEST
 
 
 def device_named(device_nid: int, name: str) -> Do:
@@ -46,6 +47,16 @@ def password_renewed(user_nid: int, before: str, password: str) -> Do:
     return Do(
         "UPDATE users SET password = ? WHERE user_nid = ? AND password = ?",
         (password, user_nid, before),
+    )
+
+
+def guest_upgraded(user_nid: int, password: str, flags: int) -> Do:
+    """Make a guest's account a person's, with a password and more flags; `Missed` if it is none."""
+    return Do(
+        "UPDATE users SET password = ?, flags = (flags & ?) | ?"
+        " WHERE user_nid = ? AND flags & 2 = 0 AND flags & 4 <> 0",
+        (password, ~GUEST, flags, user_nid),
+        expect=1,
     )
 
 

@@ -1,14 +1,16 @@
 """Making accounts.
 
 Owns which names may be registered and the one transaction that makes an account: user, profile,
-first session, the use of a token. The first account of a server is its administrator; two that are
-made at once do not both become it. Who may register is decided by `registration.py`.
+first session, the use of a token; a guest's account becomes a person's in one transaction, too.
+The first account of a server is its administrator; two that are made at once do not both become it.
+Who may register is decided by `registration.py`.
 spec: client-server-api#account-registration
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import encode
@@ -18,9 +20,10 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
 from homeserver.users.passwords import Passwords
-from homeserver.users.sessions import Begun, DeviceRequest, Sessions, check_device
+from homeserver.users.sessions import Begun, DeviceRequest, Session, Sessions, check_device
 from homeserver.users.validations import Validated
 from storage import accounts as store
+from storage.account_changes import guest_upgraded
 from storage.changes import Change, Conflict, Insert, Missed
 from storage.engine import Database
 from storage.schema import (
@@ -32,6 +35,8 @@ from storage.schema import (
     ProfileRow,
     UserRow,
 )
+
+T = TypeVar("T")
 
 _FIRST_ACCOUNT = "first_account"
 
@@ -123,12 +128,7 @@ class Accounts:
         now = self._clock.now_ms()
         user = UserRow(user_nid, localpart, hashed, flags, now)
         changes: list[Change] = list(also)
-        changes += [
-            Insert(AcceptedTermsRow(user_nid, policy, version, now))
-            for policy, version in new.accepted.items()
-        ]
-        if new.mail is not None:
-            changes += new.mail.added(user_nid, now)
+        changes += _shown(new, user_nid, now)
         if new.displayname is not None:
             changes.append(Insert(ProfileRow(user_nid, "displayname", encode(new.displayname))))
         changes.append(known_user(user_nid, user_id, new.displayname, None))
@@ -136,32 +136,73 @@ class Accounts:
         if new.device is not None:
             begun, added = await self._sessions.first(user_nid, new.device)
             changes += added
+
+        def made(more: int) -> Change:
+            return Insert(user._replace(flags=user.flags | more))
+
         try:
-            await self._commit(user, changes)
+            if flags & (GUEST | SERVICE):
+                await self._commits.commit([made(0), *changes])
+            else:
+                await self._commit(made, changes, self._commits.commit)
         except Missed:
             raise MatrixError.forbidden("The registration token can't be used any more") from None
+        except Conflict as conflict:
+            raise _taken(conflict) from None
         return Registered(user_id, begun)
+
+    async def upgrade(
+        self, guest: Session, new: NewAccount, password: str, also: tuple[Change, ...]
+    ) -> Registered:
+        """Make the guest's account that of a person, who has all that the guest had.
+
+        The guest's devices stay logged in. Raises `MatrixError` as `create` does, M_FORBIDDEN also
+        when the account is no guest's any more.
+        spec: client-server-api#guest-access
+        """
+        hashed = await self._passwords.hash(password)
+        changes = [*also, *_shown(new, guest.user_nid, self._clock.now_ms())]
+
+        def made(more: int) -> Change:
+            return guest_upgraded(guest.user_nid, hashed, more)
+
+        async def write(changes: list[Change]) -> Begun | None:
+            if new.device is not None:
+                return await self._sessions.begin(guest.user_nid, new.device, changes)
+            await self._commits.commit(changes)
+            return None
+
+        try:
+            begun = await self._commit(made, changes, write)
+        except Missed:
+            raise MatrixError.forbidden(
+                "The account is no guest's, or the registration token can't be used any more"
+            ) from None
+        except Conflict as conflict:
+            raise _taken(conflict) from None
+        self._sessions.forget_user(guest.user_nid)
+        return Registered(guest.user_id, begun)
 
     def random_localpart(self) -> str:
         """A name for those who asked for none."""
         return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(12))
 
-    async def _commit(self, user: UserRow, changes: list[Change]) -> None:
+    async def _commit(
+        self,
+        made: Callable[[int], Change],
+        changes: list[Change],
+        write: Callable[[list[Change]], Awaitable[T]],
+    ) -> T:
+        """Write what makes a person's account, given the flags that it is to have besides."""
         if not self._has_accounts:
             self._has_accounts = await store.any_account(self._database)
-        if not self._has_accounts and not user.flags & (GUEST | SERVICE):
-            first = Insert(MetaRow(_FIRST_ACCOUNT, user.localpart))
-            admin = user._replace(flags=user.flags | ADMIN)
+        if not self._has_accounts:
             try:
-                await self._commits.commit([Insert(admin), first, *changes])
-                return
+                return await write([made(ADMIN), Insert(MetaRow(_FIRST_ACCOUNT, "")), *changes])
             except Conflict as conflict:
                 if conflict.table != "meta":
-                    raise _taken(conflict) from None
-        try:
-            await self._commits.commit([Insert(user), *changes])
-        except Conflict as conflict:
-            raise _taken(conflict) from None
+                    raise
+        return await write([made(0), *changes])
 
     def _checked(self, localpart: str) -> str:
         localpart = localpart.lower() if localpart.isascii() else localpart
@@ -174,6 +215,15 @@ class Accounts:
         if not fits(f"@{localpart}:{self._server_name}"):
             raise MatrixError("M_INVALID_USERNAME", "The user name is too long", 400)
         return localpart
+
+
+def _shown(new: NewAccount, user_nid: int, now: int) -> list[Change]:
+    """The changes that note what a new user has accepted and shown (at `now`, ms)."""
+    accepted: list[Change] = [
+        Insert(AcceptedTermsRow(user_nid, policy, version, now))
+        for policy, version in new.accepted.items()
+    ]
+    return accepted + (new.mail.added(user_nid, now) if new.mail is not None else [])
 
 
 def _taken(conflict: Conflict) -> MatrixError:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from homeserver import config
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.ids import split_user_id
 from homeserver.runtime.clock import Clock
+from homeserver.users.access_tokens import user_locked
 from homeserver.users.accounts import Accounts, NewAccount, Registered
 from homeserver.users.registration_tokens import RegistrationTokens
-from homeserver.users.sessions import DeviceRequest, check_device
+from homeserver.users.sessions import DeviceRequest, Session, check_device
 from homeserver.users.uia import (
     DUMMY,
     EMAIL,
@@ -37,13 +39,17 @@ MAX_NONCES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRequest:
-    """What a client asks for; `auth` is its user-interactive step."""
+    """What a client asks for; `auth` is its user-interactive step.
+
+    `guest`: who wants to be no guest any more, and keep the account.
+    """
 
     username: str | None
     password: str | None
     auth: JsonObject | None
     device: DeviceRequest
     inhibit_login: bool
+    guest: Session | None = None
 
 
 class Registration:
@@ -81,10 +87,13 @@ class Registration:
         Raises `MatrixError`: M_FORBIDDEN when registration is closed, M_INVALID_USERNAME and
         M_USER_IN_USE before any step is asked for, the 401 of the next step, M_MISSING_PARAM for a
         password that is missing at the end, M_THREEPID_IN_USE for an address that another account
-        has got since the link was mailed.
+        has got since the link was mailed; for a guest M_MISSING_PARAM and M_INVALID_PARAM without
+        the user name of the account, M_FORBIDDEN when it is none.
         """
         self.check_open()
-        if request.username is not None:
+        if request.guest is not None:
+            _check_guest(request.guest, request.username)
+        elif request.username is not None:
             await self._accounts.check_free(request.username)
         check_device(request.device)
         proven = await self._interactive.check(self._operation(), request.auth)
@@ -100,6 +109,8 @@ class Registration:
         also = proven.changes
         if proven.registration_token is not None:
             also = (*also, self._tokens.use(proven.registration_token))
+        if request.guest is not None:
+            return await self._accounts.upgrade(request.guest, new, request.password, also)
         return await self._accounts.create(new, also)
 
     async def register_service_user(
@@ -136,6 +147,18 @@ class Registration:
         if not self._policies:
             return Operation(REGISTER, [flow or (DUMMY,)])
         return Operation(REGISTER, [(*flow, TERMS)], params={TERMS: {"policies": self._policies}})
+
+
+def _check_guest(guest: Session, username: str | None) -> None:
+    """The name must be said with the token: a client that mixes up two accounts is told."""
+    if guest.is_locked:
+        raise user_locked()
+    if not guest.is_guest:
+        raise MatrixError.forbidden("guest_access_token is not a guest's")
+    if username is None:
+        raise MatrixError.missing_param("username: a guest keeps the name, and must say it")
+    if username.lower() != split_user_id(guest.user_id)[0]:
+        raise MatrixError.invalid_param("username is not the name of the guest")
 
 
 def policies_of(terms: Iterable[config.Terms]) -> JsonObject:

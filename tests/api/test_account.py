@@ -171,6 +171,85 @@ class TestGuests:
         assert (await server.app.services.sessions.authenticate(alice.token, _Here())).is_admin
 
 
+class TestUpgradedGuests:
+    """spec: client-server-api#guest-access"""
+
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"registration": {"guests": True, "mode": "open"}}
+
+    async def guest(self, server: Running) -> Person:
+        reply = await server.request("POST", f"{CLIENT}/register", query={"kind": "guest"}, body={})
+        return Person(
+            server, *(reply.body[key] for key in ("user_id", "access_token", "device_id"))
+        )
+
+    async def register(self, server: Running, guest: Person, **body: Any) -> Reply:
+        body = {
+            "guest_access_token": guest.token,
+            "username": guest.user_id[1:].partition(":")[0],
+            "password": "no guest",
+            "auth": {"type": "m.login.dummy"},
+            **body,
+        }
+        return await server.request("POST", f"{CLIENT}/register", body=body)
+
+    @pytest.mark.parametrize("inhibit", [False, True])
+    async def test_a_guest_who_registers_keeps_the_account(
+        self, server: Running, inhibit: bool
+    ) -> None:
+        alice, guest = await server.person("alice"), await self.guest(server)
+        room = await alice.create_room(preset="private_chat")
+        await alice.ok("POST", f"/rooms/{room}/invite", body={"user_id": guest.user_id})
+        await guest.join(room)
+        asked = await self.register(server, guest, auth=None)
+        assert (asked.status, asked.body["flows"]) == (401, [{"stages": ["m.login.dummy"]}])
+        assert (await guest.ok("GET", "/account/whoami"))["is_guest"]
+        made = (await self.register(server, guest, inhibit_login=inhibit)).body
+        assert made["user_id"] == guest.user_id
+        assert ("access_token" in made) != inhibit
+        for token in {guest.token, made.get("access_token", guest.token)}:
+            person = Person(server, guest.user_id, token, "")
+            assert not (await person.ok("GET", "/account/whoami")).get("is_guest")
+            assert room in (await person.ok("GET", "/joined_rooms"))["joined_rooms"]
+            await person.create_room()
+        body = {"type": "m.login.password", "user": guest.user_id, "password": "no guest"}
+        assert (await server.request("POST", f"{CLIENT}/login", body=body)).status == 200
+        again = await self.register(server, guest)
+        assert (again.status, again.errcode) == (403, "M_FORBIDDEN")
+        assert not (await server.app.services.sessions.authenticate(guest.token, _Here())).is_admin
+
+    async def test_the_first_account_is_the_administrator_also_as_a_guest_before(
+        self, server: Running
+    ) -> None:
+        guest = await self.guest(server)
+        assert (await self.register(server, guest)).status == 200
+        assert (await server.app.services.sessions.authenticate(guest.token, _Here())).is_admin
+        alice = await server.person("alice")
+        assert not (await server.app.services.sessions.authenticate(alice.token, _Here())).is_admin
+
+    @pytest.mark.parametrize(
+        ("errcode", "change"),
+        [
+            ("M_MISSING_PARAM", {"username": None}),
+            ("M_INVALID_PARAM", {"username": "somebody"}),
+            ("M_UNKNOWN_TOKEN", {"guest_access_token": "unknown"}),
+            ("M_MISSING_PARAM", {"password": None}),
+        ],
+    )
+    async def test_what_makes_no_account_changes_nothing(
+        self, server: Running, errcode: str, change: dict[str, Any]
+    ) -> None:
+        guest = await self.guest(server)
+        assert (await self.register(server, guest, **change)).errcode == errcode
+        assert (await guest.ok("GET", "/account/whoami"))["is_guest"]
+
+    async def test_who_is_no_guest_takes_no_account_over(self, server: Running) -> None:
+        alice = await server.person("alice")
+        reply = await self.register(server, alice)
+        assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
+
+
 class _Here:
     remote = "192.0.2.1"
 
