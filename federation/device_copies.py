@@ -55,11 +55,10 @@ _AT_ONCE = 500
 
 
 class Kept(NamedTuple):
-    """Keys by user id, whose server could not be asked, and all users that are kept."""
+    """Keys by user id, and why a server could not be asked."""
 
     keys: dict[str, UserKeys]
     failures: dict[str, str]
-    users: Collection[str]
 
 
 class DeviceCopies:
@@ -94,26 +93,29 @@ class DeviceCopies:
 
     # --- asking
 
-    async def of(self, asker_nid: int, user_ids: Collection[str], seconds: float) -> Kept:
-        """The keys of those users who share a room with the asker, after at most so long."""
+    async def shared(self, asker_nid: int, user_ids: Collection[str]) -> dict[str, int]:
+        """Those of these users, by number, who share a room with the asker."""
         nids = await self._names.find(user_ids)
         rooms = await joined_rooms(self._database, [asker_nid, *nids.values()])
         mine = rooms.get(asker_nid, set())
-        kept = {
+        return {
             user_id: nid for user_id, nid in nids.items() if not mine.isdisjoint(rooms.get(nid, ()))
         }
+
+    async def of(self, users: Mapping[str, int], seconds: float) -> Kept:
+        """The keys of users (numbers by id) who share a room, after at most so long."""
         failures: dict[str, str] = {}
-        rows = await store.lists(self._database, kept.values())
-        stale = {user_id: nid for user_id, nid in kept.items() if self._is_stale(nid, rows)}
+        rows = await store.lists(self._database, users.values())
+        stale = {user_id: nid for user_id, nid in users.items() if self._is_stale(nid, rows)}
         if stale:
             failures = await self._fetches.fetch(stale, seconds, urgent=True)
-        keys = await self._public.of({nid: user_id for user_id, nid in kept.items()})
+        keys = await self._public.of({nid: user_id for user_id, nid in users.items()})
         found = {
             user_id: keys[nid]
-            for user_id, nid in kept.items()
+            for user_id, nid in users.items()
             if server_of(user_id) not in failures or keys[nid].devices or keys[nid].master
         }
-        return Kept(found, failures, kept)
+        return Kept(found, failures)
 
     async def fetch(self, server: str, users: Mapping[str, int]) -> str:
         """Fetch the lists of users of a server anew; why that failed, or nothing."""

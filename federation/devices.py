@@ -36,6 +36,8 @@ MAX_RECIPIENTS = 10_000
 MAX_BYTES = 8 * 1_048_576
 MAX_SECONDS = 4.5
 """However long a client would wait for other servers, it has its answer within five seconds."""
+SHORTEST = 0.1
+"""Seconds that other servers have in any case."""
 
 
 class RemoteDevices:
@@ -148,15 +150,14 @@ class RemoteDevices:
     ) -> tuple[dict[str, UserKeys], JsonObject]:
         """See `homeserver.users.e2e_keys.Elsewhere`."""
         seconds = min(timeout, MAX_SECONDS)
-        kept = await self._copies.of(asker.user_nid, wanted, seconds)
+        shared = await self._copies.shared(asker.user_nid, wanted)
         by_server: dict[str, JsonObject] = {}
         for user_id, devices in wanted.items():
-            if user_id not in kept.users:
+            if user_id not in shared:
                 by_server.setdefault(server_of(user_id), {})[user_id] = list(devices)
-        answers, failures = await self._ask(
-            "query",
-            {server: {"device_keys": asked} for server, asked in by_server.items()},
-            seconds,
+        bodies = {server: {"device_keys": asked} for server, asked in by_server.items()}
+        kept, (answers, failures) = await asyncio.gather(
+            self._copies.of(shared, seconds), self._ask("query", bodies, seconds)
         )
         found = kept.keys
         for server, answer in answers.items():
@@ -188,9 +189,13 @@ class RemoteDevices:
     async def _ask(
         self, what: str, bodies: Mapping[str, JsonObject], timeout: float
     ) -> tuple[dict[str, JsonObject], JsonObject]:
-        """The answers by server; which servers gave none, and why."""
+        """The answers by server; which servers gave none, and why.
 
-        async def one(server: str) -> JsonObject | Exception:
+        How long a client waits says nothing of a server: only one that is silent for all of
+        `MAX_SECONDS` counts as one that fails.
+        """
+
+        async def one(server: str) -> JsonObject | str:
             path = path_of("federation/v1", "user", "keys", what)
             try:
                 return await self._requests.request(
@@ -198,20 +203,29 @@ class RemoteDevices:
                     "POST",
                     path,
                     body=bodies[server],
-                    timeout=max(timeout, 0.1),
+                    timeout=MAX_SECONDS,
                     max_bytes=MAX_BYTES,
                 )
-            except (Unreachable, RemoteError) as error:
-                return error
+            except Unreachable as error:
+                return error.reason
+            except RemoteError as error:
+                return str(error)
 
-        servers = list(bodies)
-        found = await asyncio.gather(*(one(server) for server in servers))
+        asking = {asyncio.ensure_future(one(server)): server for server in bodies}
+        patience = None if timeout >= MAX_SECONDS else max(timeout, SHORTEST)
+        try:
+            if asking:
+                await asyncio.wait(asking, timeout=patience)
+        finally:
+            late = [task for task in asking if not task.done()]
+            for task in late:
+                task.cancel()
         answers: dict[str, JsonObject] = {}
         failures: JsonObject = {}
-        for server, answer in zip(servers, found, strict=True):
-            if isinstance(answer, Exception):
-                reason = answer.reason if isinstance(answer, Unreachable) else str(answer)
-                failures[server] = _failure(reason)
+        for task, server in asking.items():
+            answer = "it has not answered in time" if task in late else task.result()
+            if isinstance(answer, str):
+                failures[server] = _failure(answer)
             else:
                 answers[server] = answer
         return answers, failures

@@ -17,6 +17,7 @@ import pytest_asyncio
 import trustme
 from aiohttp import web
 
+from federation.client import PER_SERVER
 from homeserver.matrix.canonical import JsonObject
 from tests.api.test_keys import Device
 from tests.federation.house import Guest, House, house, until
@@ -239,6 +240,62 @@ async def test_a_server_that_stalls_is_given_up_within_five_seconds(there: There
         return await devices(alice, user) == {"FIRST"}
 
     await until(back)
+
+
+async def test_lists_and_strangers_are_asked_for_at_the_same_time(there: There) -> None:
+    """What a client waits for is the longest of both, not their sum."""
+    alice, elsewhere = there
+    friend, stranger = await elsewhere.user(), await elsewhere.user(joined=False)
+    elsewhere.hold = asyncio.Event()
+    asking = asyncio.create_task(query(alice, friend, stranger))
+
+    async def both() -> bool:
+        return elsewhere.at_once == 2
+
+    await until(both)
+    elsewhere.hold.set()
+    answer = await asking
+    assert set(answer["device_keys"]) == {friend, stranger}
+    assert answer["failures"] == {}
+
+
+@pytest.mark.parametrize("what", ["query", "claim"])
+async def test_many_who_ask_a_server_that_stalls_do_not_pile_up(there: There, what: str) -> None:
+    """Each is answered with what is known, the server is asked by few at a time and left alone."""
+    alice, elsewhere = there
+    friend = await elsewhere.user()
+    await devices(alice, friend)
+    await elsewhere.tell(elsewhere.update(friend, "NEW", prev_id=[99]))  # it is stale now
+    strangers = [await elsewhere.user(joined=False) for _ in range(30)]
+    elsewhere.hold = asyncio.Event()
+    elsewhere.asked.clear()
+    field = "device_keys" if what == "query" else "one_time_keys"
+    asked: Any = [] if what == "query" else {"FIRST": "signed_curve25519"}
+    bodies = [{field: {alice.user_id: asked, stranger: asked}} for stranger in strangers]
+    if what == "query":
+        bodies += [{field: {alice.user_id: [], friend: []}}] * 30
+    answers = await asyncio.gather(
+        *(alice.ok("POST", f"/keys/{what}", body=body) for body in bodies)
+    )
+    for body, answer in zip(bodies, answers, strict=True):
+        assert set(answer["failures"]) == {elsewhere.guest.name}
+        if what == "query":
+            known = {alice.user_id, *([friend] if friend in body[field] else [])}
+            assert set(answer["device_keys"]) == known
+    # And what was broken off, which a server hears of late.
+    assert len(elsewhere.asked) <= 2 * PER_SERVER
+    elsewhere.hold.set()
+
+
+async def test_an_impatient_client_has_no_server_left_alone(there: There) -> None:
+    alice, elsewhere = there
+    stranger = await elsewhere.user(joined=False)
+    elsewhere.hold = asyncio.Event()
+    body = {"device_keys": {stranger: []}, "timeout": 1}
+    answer = await alice.ok("POST", "/keys/query", body=body)
+    assert set(answer["failures"]) == {elsewhere.guest.name}
+    elsewhere.hold.set()
+    assert await devices(alice, stranger) == {"FIRST"}
 
 
 async def test_a_room_shared_anew_makes_it_stale(there: There) -> None:
