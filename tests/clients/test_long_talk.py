@@ -1,0 +1,266 @@
+"""A long talk in an encrypted room of two servers, through all that may happen meanwhile.
+
+Four people stay, two on each server, one of each SDK; two guests are invited, enter and leave
+while the others talk. Both servers are killed, and one of them is away for a while. Everybody must
+read all that was said while they belonged to the room: the history is for who was invited.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import nio
+import pytest
+import trustme
+
+from tests.clients.encrypting import (
+    ROOM_ENCRYPTION,
+    Device,
+    People,
+    Programs,
+    knows,
+    reads,
+)
+from tests.clients.js_person import JsPerson
+from tests.federation.house import House, HouseServer, house
+
+ROOM_HISTORY = {
+    "type": "m.room.history_visibility",
+    "state_key": "",
+    "content": {"history_visibility": "invited"},
+}
+
+Anybody = Device | JsPerson
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[House]:
+    """Two servers, a.example and b.example."""
+    async with house(trustme.CA(), tmp_path) as one:
+        await one.start("a.example", "b.example")
+        yield one
+
+
+@pytest.fixture
+async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
+    async with AsyncExitStack() as stack:
+        yield Programs(made.servers, tmp_path, stack)
+
+
+@pytest.fixture
+async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
+    async with AsyncExitStack() as stack:
+        yield People(made.servers, tmp_path / "programs", stack)
+
+
+class Talk:
+    """The room, who is in it, and what was said there."""
+
+    def __init__(self, room_id: str, staying: list[Anybody], each: int) -> None:
+        """Everybody says `each` things in a round."""
+        self.room_id = room_id
+        self.present = list(staying)
+        self.said = 0
+        self._each = each
+        self._spoken: dict[Anybody, list[str]] = {}
+
+    async def speak(self, *speakers: Anybody) -> None:
+        """Each of these, or of all who are there, says what is theirs in this round, at once."""
+        async with asyncio.TaskGroup() as group:
+            for speaker in speakers or self.present:
+                group.create_task(self._speak(speaker))
+
+    async def _speak(self, speaker: Anybody) -> None:
+        for _ in range(self._each):
+            self.said += 1
+            text = f"{self.said} by {speaker.user_id}"
+            self._spoken.setdefault(speaker, []).append(text)
+            await speaker.say(self.room_id, text)
+
+    async def all_read(self) -> None:
+        """Everybody who is there has read what was said in this round."""
+        async with asyncio.TaskGroup() as group:
+            for reader in self.present:
+                others = [
+                    text
+                    for speaker, texts in self._spoken.items()
+                    for text in texts
+                    if speaker is not reader
+                ]
+                group.create_task(self._read(reader, others))
+        self._spoken.clear()
+
+    async def _read(self, reader: Anybody, texts: list[str]) -> None:
+        if isinstance(reader, JsPerson):
+            await reads(reader, self.room_id, *texts)
+        else:
+            await reader.until(lambda: set(texts) <= set(reader.read))
+
+    async def unreadable(self, *readers: Anybody) -> int:
+        """How many messages these could not read."""
+        count = 0
+        for reader in readers:
+            if isinstance(reader, JsPerson):
+                count += sum(one["body"] is None for one in await reader.readings(self.room_id))
+            else:
+                count += len(reader.unread)
+        return count
+
+    async def acquainted(self) -> None:
+        """Everybody has the devices of all others."""
+        for one in self.present:
+            for other in self.present:
+                if one is not other:
+                    await _known(one, other)
+
+    async def invite(self, host: Device, guest: Anybody) -> None:
+        """Invite somebody; returns when everybody will encrypt for them."""
+        answer = await host.client.room_invite(self.room_id, guest.user_id)
+        assert isinstance(answer, nio.RoomInviteResponse), answer
+        for one in self.present:
+            await self._sees(one, guest, "invite")
+            await _known(one, guest)
+
+    async def enter(self, guest: Anybody) -> None:
+        """An invited guest enters."""
+        if isinstance(guest, JsPerson):
+            await guest.until(self.room_id, lambda view: view.membership == "invite")
+            await guest.join(self.room_id)
+        else:
+            await guest.until(lambda: self.room_id in guest.client.invited_rooms)
+            answer = await guest.client.join(self.room_id)
+            assert isinstance(answer, nio.JoinResponse), answer
+        self.present.append(guest)
+
+    async def leave(self, guest: Anybody) -> None:
+        """Somebody goes."""
+        self.present.remove(guest)
+        self._spoken.pop(guest, None)
+        if isinstance(guest, JsPerson):
+            await guest.leave(self.room_id)
+        else:
+            answer = await guest.client.room_leave(self.room_id)
+            assert isinstance(answer, nio.RoomLeaveResponse), answer
+
+    async def met(self) -> None:
+        """Everybody sees everybody in the room, and has their devices."""
+        for one in self.present:
+            for other in self.present:
+                await self._sees(one, other, "join")
+        await self.acquainted()
+
+    async def gone(self, guest: Anybody) -> None:
+        """Nobody sees them there any more."""
+        for one in self.present:
+            await self._sees(one, guest, None)
+
+    async def _sees(self, one: Anybody, other: Anybody, membership: str | None) -> None:
+        user_id = other.user_id
+        if isinstance(one, JsPerson):
+            await one.until(
+                self.room_id,
+                lambda view: (
+                    membership == view.members[user_id].membership
+                    if membership
+                    else view.members[user_id].membership == "leave"
+                ),
+            )
+            return
+
+        def seen() -> bool:
+            room = one.client.rooms.get(self.room_id)
+            user = room.users.get(user_id) if room is not None else None
+            if user is None:
+                return room is not None and membership is None
+            return membership == ("invite" if user.invited else "join")
+
+        await one.until(seen)
+
+
+async def _known(one: Anybody, other: Anybody) -> None:
+    device_id = (
+        await other.device_id() if isinstance(other, JsPerson) else str(other.client.device_id)
+    )
+    if isinstance(one, JsPerson):
+        await knows(one, other.user_id, device_id)
+    else:
+        await one.knows_device(other.user_id, device_id)
+
+
+async def _restarted(server: HouseServer) -> None:
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+
+@pytest.mark.parametrize(
+    ("messages", "away"),
+    [
+        (200, 0.0),
+        pytest.param(2_000, 30.0, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
+    ],
+)
+async def test_nothing_is_unreadable(
+    made: House, programs: Programs, people: People, messages: int, away: float
+) -> None:
+    alice = await people.device("alice", "a.example")
+    bob = await people.device("bob", "b.example")
+    carol = await programs.device("carol", "a.example")
+    dora = await programs.device("dora", "b.example")
+    gwen = await people.device("gwen", "b.example")
+    hugo = await programs.device("hugo", "a.example")
+    staying: list[Anybody] = [alice, bob, carol, dora]
+    answer = await alice.client.room_create(
+        preset=nio.RoomPreset.private_chat, initial_state=[ROOM_ENCRYPTION, ROOM_HISTORY]
+    )
+    assert isinstance(answer, nio.RoomCreateResponse), answer
+    await alice.in_room(answer.room_id, 1)
+    talk = Talk(answer.room_id, [alice], max(1, messages // 200))
+    for one in staying[1:]:
+        await talk.invite(alice, one)
+        await talk.enter(one)
+        await talk.met()
+
+    kills = iter(("a.example", "b.example"))
+    outage = True
+    while talk.said < messages:
+        # They enter while the others talk.
+        for guest in (gwen, hugo):
+            await talk.invite(alice, guest)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(talk.speak(*staying))
+            group.create_task(talk.enter(gwen))
+            group.create_task(talk.enter(hugo))
+        await talk.all_read()
+        await talk.met()
+
+        # All have claimed keys of all others before a server is away: matrix-nio tries it once.
+        await talk.speak()
+        await talk.all_read()
+
+        # Half of all that is said is said: one server is away while those of the other go on.
+        if outage and talk.said >= messages // 2:
+            server = made.servers["b.example"]
+            await asyncio.to_thread(server.kill)
+            waiting = asyncio.create_task(talk.speak(bob, dora, gwen))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(away))
+                group.create_task(talk.speak(alice, carol, hugo))
+            await asyncio.to_thread(server.start)
+            await waiting
+            await talk.all_read()
+            outage = False
+
+        # They leave while the others talk, who make new sessions then; and a server dies.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(talk.speak(*staying))
+            group.create_task(talk.leave(gwen))
+            group.create_task(talk.leave(hugo))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(talk.speak(*staying))
+            if (name := next(kills, None)) is not None:
+                await _restarted(made.servers[name])
+        await talk.all_read()
+        for guest in (gwen, hugo):
+            await talk.gone(guest)
+    assert await talk.unreadable(*staying, gwen, hugo) == 0
