@@ -8,24 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2ee.wanderers import Life
+from tests.e2ee.wanderers import Client, Life
 from tests.federation.neighbours import neighbours
 
 DEEDS = 60
+LIVES = 1_000
 OF_ONE_WORLD = 50
 """Lives that go by on the same servers, which everybody of them stays on."""
 
 
-async def lives(folder: Path, count: int) -> None:
-    for first in range(0, count, OF_ONE_WORLD):
-        home = folder / f"from{first}"
-        home.mkdir()
-        async with neighbours(home, "a.example", "b.example") as world:
-            for seed in range(first, min(count, first + OF_ONE_WORLD)):
-                await Life(world, seed).live(DEEDS)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
-async def test_clients_end_with_the_truth(tmp_path: Path) -> None:
-    await lives(tmp_path, 50)
+@pytest.mark.parametrize("first", range(0, LIVES, OF_ONE_WORLD))
+async def test_clients_end_with_the_truth(tmp_path: Path, first: int) -> None:
+    async with neighbours(tmp_path, "a.example", "b.example") as world:
+        for seed in range(first, first + OF_ONE_WORLD):
+            await Life(world, seed, Client).live(DEEDS)

@@ -8,8 +8,9 @@ truth. What never comes true is the fault that a test shows.
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
 from homeserver.matrix.canonical import JsonObject
@@ -106,18 +107,29 @@ def _members(answer: Any) -> set[str]:
     return found
 
 
-class Life:
-    """People of several servers, two of each, with a room of each server; see the module."""
+C = TypeVar("C", bound=Client)
 
-    def __init__(self, world: Neighbours, seed: int) -> None:
+
+class Life(Generic[C]):
+    """People of several servers, two of each, with a room of each server; see the module.
+
+    `kinds` says how often each kind of deed is done.
+    """
+
+    kinds: ClassVar[Counter[str]] = KINDS
+
+    def __init__(self, world: Neighbours, seed: int, make: Callable[[Person], C]) -> None:
         self.world = world
+        self._make = make
         self.chance = random.Random(seed)
         self.seed = seed
-        self.clients: list[Client] = []
-        self.gone: list[Client] = []
+        self.clients: list[C] = []
+        self.gone: list[C] = []
         self.rooms: list[str] = []
         self.masters: dict[str, JsonObject] = {}
         self.log: list[str] = []
+        self.moved: dict[tuple[str, str], int] = {}
+        """When (by the log's length) a user was last told to come into or out of a room."""
 
     async def begin(self) -> None:
         """The people, their first devices and the rooms."""
@@ -136,8 +148,8 @@ class Life:
                     work = client.person.raw("POST", f"/join/{room}", body={})
                     await self.world.passing(work)
 
-    async def _client(self, person: Person) -> Client:
-        client = Client(person)
+    async def _client(self, person: Person) -> C:
+        client = self._make(person)
         await client.upload(2)
         await client.sync()
         return client
@@ -146,7 +158,7 @@ class Life:
         """So many random deeds, and then peace."""
         await self.begin()
         for _ in range(deeds):
-            kind = self.chance.choices([*KINDS], [*KINDS.values()])[0]
+            kind = self.chance.choices([*self.kinds], [*self.kinds.values()])[0]
             await self.world.passing(self._do(kind))
         await self.settle()
 
@@ -160,8 +172,11 @@ class Life:
         client = self.chance.choice(self.clients)
         other = self.chance.choice(self.clients)
         room = self.chance.choice(self.rooms)
-        path = f"/rooms/{quote(room.partition('?')[0], safe='')}"
+        room_id = room.partition("?")[0]
+        path = f"/rooms/{quote(room_id, safe='')}"
         self._note(kind, client.user_id, client.device_id, other.user_id, other.device_id, room)
+        if kind in ("join", "leave", "kick"):
+            self.moved[(other if kind == "kick" else client).user_id, room_id] = len(self.log)
         match kind:
             case "sync" | "lost":
                 await client.sync(lost=kind == "lost")
@@ -198,10 +213,10 @@ class Life:
             case "restart":
                 await self._server(client).restart()
 
-    def _devices(self, user_id: str) -> list[Client]:
+    def _devices(self, user_id: str) -> list[C]:
         return [one for one in self.clients if one.user_id == user_id]
 
-    async def _new_device(self, of: Client) -> None:
+    async def _new_device(self, of: C) -> None:
         device_id = f"D{len(self.log)}"
         token = await second_device(of.person, device_id)
         person = Person(of.person.server, of.user_id, token, device_id)
@@ -258,12 +273,16 @@ class Life:
             await client.sync()
             await client.fetch()
 
-    async def _wrong(self) -> list[str]:
-        """What clients hold that isn't the truth."""
-        rooms = {
+    async def _joined(self) -> dict[str, set[str]]:
+        """By user the rooms that their own server says they are in."""
+        return {
             client.user_id: set((await client.person.ok("GET", "/joined_rooms"))["joined_rooms"])
             for client in self.clients
         }
+
+    async def _wrong(self) -> list[str]:
+        """What clients hold that isn't the truth."""
+        rooms = await self._joined()
         found = []
         for client in self.clients:
             truth = {
