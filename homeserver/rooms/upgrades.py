@@ -128,7 +128,8 @@ class Upgrades:
         await self._close(user_id, old, new_id)
         if able != levels:
             await self._try(room, Draft(user_id, _LEVELS, levels, ""))
-        await self._link_spaces(session, old, room)
+        for type_ in (_CHILD, _PARENT):
+            await self._link(session, type_, old, room)
         await self.came_over(user_id, room)
         return new_id
 
@@ -242,29 +243,37 @@ class Upgrades:
 
         await self._rooms.change(old, verb)
 
-    async def _link_spaces(self, session: Session, old: Room, room: Room) -> None:
-        """Spaces of the user that hold the old room hold the new one in its place."""
-        keys = await self._names.find_keys([(_CHILD, old.room_id)])
+    async def _link(self, session: Session, type_: str, old: Room, room: Room) -> None:
+        """Rooms of the user that name the old room in a link name the new one in its place.
+
+        Spaces do it as their child, rooms as their parent; others' links stay where the user may
+        not change them.
+        """
+        keys = await self._names.find_keys([(type_, old.room_id)])
         if not keys:
             return
         joined = (await joined_rooms(self._database, [session.user_nid])).get(
             session.user_nid, set()
         )
-        holding = await current_values(self._database, joined, keys.values())
-        spaces = await self._rooms.by_nids(holding)
-        await self._names.load(keys=[(_CHILD, room.room_id)])
-        for space in spaces.values():
+        naming = await current_values(self._database, joined, keys.values())
+        others = await self._rooms.by_nids(naming)
+        await self._names.load(keys=[(type_, room.room_id)])
+        for other in others.values():
 
             def verb(sending: Sending) -> None:
-                link = sending.head.event(_CHILD, old.room_id)
+                link = sending.head.event(type_, old.room_id)
                 if link is None or not link.content.get("via"):
                     return
                 with suppress(Rejected):
                     content = {**link.content, "via": [self._server_name]}
-                    sending.add(Draft(session.user_id, _CHILD, content, room.room_id))
-                    sending.add(Draft(session.user_id, _CHILD, {}, old.room_id))
+                    sending.add(Draft(session.user_id, type_, content, room.room_id))
+                    sending.add(Draft(session.user_id, type_, {}, old.room_id))
 
-            await self._rooms.change(space, verb)
+            # One that can't (it is busy, its policy server says no) keeps no other from it.
+            try:
+                await self._rooms.change(other, verb)
+            except MatrixError as error:
+                log.warning("%s goes on to name %s: %s", other.room_id, old.room_id, error)
 
     async def _try(self, room: Room, draft: Draft) -> None:
         """Send what would be good, and do without it where the rules forbid it."""

@@ -115,6 +115,29 @@ async def test_spaces_hold_the_new_room_in_place_of_the_old(server: Running) -> 
     assert (await state_of(alice, upgraded))["m.room.create", ""]["type"] == "m.space"
 
 
+async def test_children_of_a_space_have_the_new_one_for_a_parent(server: Running) -> None:
+    """In the child it is said by who may: other children keep the link to the old space."""
+    alice, bob = await server.person("alice"), await server.person("bob")
+    space = await alice.create_room(room_version="11", creation_content={"type": "m.space"})
+    link = {"via": ["test.example"]}
+    parent = {"via": ["test.example"], "canonical": True}
+    child, unlinked = await alice.create_room(), await alice.create_room()
+    theirs = await bob.create_room(preset="public_chat")
+    await alice.join(theirs)
+    for room in (child, unlinked, theirs, "!elsewhere:far.example"):
+        await alice.put_state(space, "m.space.child", link, room)
+    await alice.put_state(child, "m.space.parent", parent, space)
+    await alice.put_state(unlinked, "m.space.parent", {}, space)
+    await bob.put_state(theirs, "m.space.parent", parent, space)
+    new = await upgrade(alice, space, "12")
+    links = await state_of(alice, child)
+    assert links["m.space.parent", new] == parent
+    assert links["m.space.parent", space] == {}
+    assert (await state_of(alice, theirs))["m.space.parent", space] == parent
+    for room in (unlinked, theirs):
+        assert ("m.space.parent", new) not in await state_of(alice, room)
+
+
 async def test_additional_creators_are_those_who_are_named(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     old = await alice.create_room(room_version="11")
