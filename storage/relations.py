@@ -42,6 +42,22 @@ class Child(NamedTuple):
     ts: int
 
 
+class Referring(NamedTuple):
+    """One event that refers to another, with what decides who may see it."""
+
+    nid: int
+    event_id: str
+    sender_nid: int
+    pos: int | None
+    flags: int
+    key_nid: int | None
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is state."""
+        return self.key_nid is not None
+
+
 async def counted(
     db: Database, room_nid: int, parent_ids: Collection[str], until: int
 ) -> dict[str, dict[str, Children]]:
@@ -102,10 +118,11 @@ async def edits(
 
 async def references(
     db: Database, room_nid: int, parent_ids: Collection[str], until: int, limit: int
-) -> dict[str, list[tuple[str, int]]]:
-    """By parent the (event id, sender_nid) of what refers to it, at most `limit` in all."""
+) -> dict[str, list[Referring]]:
+    """By parent what refers to it, at most `limit` in all."""
     rows = await db.fetch(
-        "SELECT parent_id, event_id, relations.sender_nid FROM relations"
+        "SELECT parent_id, relations.event_nid, event_id, relations.sender_nid, events.pos, flags,"
+        " key_nid FROM relations"
         " JOIN events ON events.event_nid = relations.event_nid"
         " WHERE relations.room_nid = ? AND parent_id IN (??) AND relations.pos <= ?"
         " AND rel_type = 'm.reference' ORDER BY parent_id, relations.pos LIMIT ?",
@@ -114,9 +131,9 @@ async def references(
         until,
         limit,
     )
-    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for parent_id, event_id, sender_nid in rows:
-        found[parent_id].append((event_id, sender_nid))
+    found: dict[str, list[Referring]] = defaultdict(list)
+    for parent_id, *row in rows:
+        found[parent_id].append(Referring(*row))
     return dict(found)
 
 

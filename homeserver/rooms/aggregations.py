@@ -6,13 +6,14 @@ the viewer ignores, is in it. Annotations are not aggregated, and state has no a
 spec: client-server-api#aggregations-of-child-events
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.relations import ANNOTATION, REFERENCE, REPLACE, THREAD, relation_of
 from homeserver.rooms.actor import Room
+from homeserver.rooms.readable import Reader
 from homeserver.rooms.timeline import Timeline
 from homeserver.rooms.views import EventView
 from homeserver.streams.numbers import Names
@@ -29,19 +30,21 @@ _THREAD_TAIL = 50
 class Viewer(NamedTuple):
     """For whom is aggregated.
 
-    `until` bounds what is counted, `sees` says whether an event may be shown, `json` shows one
-    with its own aggregations.
+    `until` bounds what is counted, `reader` says which events may be shown (None: all, to who was
+    in the room all along), `json` shows one with its own aggregations.
     """
 
     user_nid: int
     user_id: str
     ignored: frozenset[str]
     until: int
-    sees: Callable[[EventView], bool]
+    reader: Reader | None
     json: Callable[[EventView, bytes | None], bytes]
 
-    def shows(self, view: EventView) -> bool:
-        return view.sender not in self.ignored and self.sees(view)
+    async def shown(self, views: Iterable[EventView]) -> list[EventView]:
+        """Those of the events that may be shown, in their order."""
+        views = [view for view in views if view.sender not in self.ignored]
+        return views if self.reader is None else await self.reader.seen(views)
 
 
 class Aggregations:
@@ -93,13 +96,12 @@ class Aggregations:
         views = await self._timeline.views(
             [nid for nids in tried.values() for nid in nids], room.rules
         )
+        shown = {view.nid: view for view in await viewer.shown(views.values()) if _replaces(view)}
         texts: dict[str, bytes] = {}
         for parent_id, nids in tried.items():
-            for nid in nids:
-                view = views.get(nid)
-                if view is not None and _replaces(view) and viewer.shows(view):
-                    texts[parent_id] = viewer.json(view, None)
-                    break
+            latest = next((shown[nid] for nid in nids if nid in shown), None)
+            if latest is not None:
+                texts[parent_id] = viewer.json(latest, None)
         return texts
 
     async def _references(
@@ -114,7 +116,10 @@ class Aggregations:
         ignored = await self._ignored(viewer)
         texts: dict[str, bytes] = {}
         for parent_id, children in found.items():
-            chunk = [{"event_id": id_} for id_, sender_nid in children if sender_nid not in ignored]
+            told = [child for child in children if child.sender_nid not in ignored]
+            if viewer.reader is not None:
+                told = await viewer.reader.seen(told)
+            chunk = [{"event_id": child.event_id} for child in told]
             if chunk:
                 texts[parent_id] = canonical.encode({"chunk": chunk})
         return texts
@@ -164,22 +169,17 @@ class Aggregations:
         last = {found.last_pos: id_ for id_, found in threads.items()}
         nids = await store.at_positions(self._database, room.nid, last.keys())
         views = await self._timeline.views(nids.values(), room.rules)
-        latest = {
-            last[pos]: views[nid]
-            for pos, nid in nids.items()
-            if nid in views and viewer.shows(views[nid])
-        }
+        shown = {view.nid: view for view in await viewer.shown(views.values())}
+        latest = {last[pos]: shown[nid] for pos, nid in nids.items() if nid in shown}
         for root_id in threads.keys() - latest.keys():
             tail = await store.thread_tail(
                 self._database, room.nid, root_id, viewer.until, _THREAD_TAIL
             )
             wanted = [nid for nid, sender_nid in tail if sender_nid not in ignored]
             views = await self._timeline.views(wanted, room.rules)
-            shown = next(
-                (views[nid] for nid in wanted if nid in views and viewer.shows(views[nid])), None
-            )
-            if shown is not None:
-                latest[root_id] = shown
+            tail_views = await viewer.shown(views[nid] for nid in wanted if nid in views)
+            if tail_views:
+                latest[root_id] = tail_views[0]
         return latest
 
     async def _ignored(self, viewer: Viewer) -> frozenset[int]:

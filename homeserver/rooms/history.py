@@ -291,7 +291,7 @@ class History:
             user_id=looking.session.user_id,
             ignored=looking.ignored,
             until=NEWEST if looking.until is None else looking.until,
-            sees=looking.reader.sees,
+            reader=looking.reader,
             json=lambda view, relations: self.json(looking, view, relations),
         )
         return await self._aggregations.of(looking.room, views, viewer)

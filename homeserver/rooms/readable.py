@@ -9,7 +9,7 @@ spec: client-server-api#room-history-visibility
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.versions import RoomRules
@@ -37,6 +37,28 @@ class Before(NamedTuple):
     visibility: Visibility
     membership: str
 
+
+class Placed(Protocol):
+    """What must be known of an event to say who may read it: its number, place and kind."""
+
+    @property
+    def nid(self) -> int:
+        """Its number."""
+
+    @property
+    def pos(self) -> int | None:
+        """Its position; None for one that has no place in the room's history."""
+
+    @property
+    def flags(self) -> int:
+        """Its flags as stored."""
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is state."""
+
+
+P = TypeVar("P", bound=Placed)
 
 LoadForks = Callable[[Sequence[int]], Awaitable[dict[int, Before]]]
 
@@ -123,13 +145,18 @@ class Reader:
             return view
         return view if self._knew(view, since) else view.erased(rules)
 
-    async def ready(self, views: Iterable[EventView]) -> None:
+    async def ready(self, views: Iterable[Placed]) -> None:
         """Read what `sees` must know of these events: of those in forks the state before them."""
         forks = [view.nid for view in views if _in_fork(view) and view.nid not in self._forks]
         if forks and self._load_forks is not None:
             self._forks |= await self._load_forks(forks)
 
-    def sees(self, view: EventView) -> bool:
+    async def seen(self, views: Sequence[P]) -> list[P]:
+        """Those of the events that the user may read, in their order."""
+        await self.ready(views)
+        return [view for view in views if self.sees(view)]
+
+    def sees(self, view: Placed) -> bool:
         """Whether the user may read the event, for which the reader was made `ready`."""
         return self._sees(view, len(self._joins))
 
@@ -138,14 +165,14 @@ class Reader:
         joins = bisect_right(self._joins, pos)
         return joins > 0 and self._sees(view, joins)
 
-    def _sees(self, view: EventView, joins: int) -> bool:
+    def _sees(self, view: Placed, joins: int) -> bool:
         """Whether the event may be read when only so many joins count."""
         pos = view.pos
         if pos is None:
             return False
         joined_later = bisect_right(self._joins, pos) < joins
         fork = self._forks.get(view.nid)
-        if fork is not None and view.state_key is None:
+        if fork is not None and not view.is_state:
             # When it was sent the room was another than when it came here.
             now = self._at(bisect_right(self._positions, pos)) == "join"
             return allows(fork.visibility, fork.membership, joined_later or now)
@@ -229,7 +256,7 @@ class Readers:
         That is so with messages in forks, when the room was not open to later members where they
         were sent. Of each event it is asked once for all readers.
         """
-        forks = [view.nid for view in views if view.state_key is None and _in_fork(view)]
+        forks = [view.nid for view in views if not view.is_state and _in_fork(view)]
         known = {nid: self._open[nid] for nid in forks if nid in self._open}
         unknown = [nid for nid in forks if nid not in known]
         if unknown:
@@ -284,6 +311,6 @@ class Readers:
         }
 
 
-def _in_fork(view: EventView) -> bool:
+def _in_fork(view: Placed) -> bool:
     """Whether the room was another where the event was sent than when it came here."""
     return not view.flags & LINEAR and (view.pos or 0) > 0

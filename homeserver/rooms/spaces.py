@@ -2,7 +2,8 @@
 
 Owns the walk: depth first, each room once, children in the order that their space gives them, and
 only rooms that the user may see. A page's token says how much of the walk was told; what the walk
-finds is kept for a while, so the next page costs little and other servers are not asked again.
+finds is kept for a while, so the next page costs little. What other servers say of their rooms is
+kept as long for all walks, and that they know nothing, too: it depends on nobody who asks.
 spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
 """
 
@@ -11,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
@@ -29,6 +32,7 @@ from storage.state import current_of_type
 _CHILD = "m.space.child"
 _KEPT_SECONDS = 60.0
 _KEPT = 500
+_HEARD_BYTES = 8 * 1_048_576
 _MOST_ROOMS = 50
 _MOST_WALKED = 2_000
 _DEEPEST = 20
@@ -45,6 +49,15 @@ class _Space:
     entry: JsonObject
     children: dict[str, JsonObject] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What other servers said of a room, and how many bytes that is as JSON."""
+
+    until: float
+    space: _Space | None
+    size: int
 
 
 @dataclass(slots=True)
@@ -87,6 +100,8 @@ class Spaces:
         self._remote = remote
         self._clock = clock
         self._walks: OrderedDict[tuple[int, str, int, bool], _Walk] = OrderedDict()
+        self._heard: OrderedDict[tuple[str, ...], _Heard] = OrderedDict()
+        self._heard_bytes = 0
 
     async def page(
         self,
@@ -191,11 +206,10 @@ class Spaces:
             return await self._local(room)
         if step.said is not None and step.said.get("room_type") != "m.space":
             space: _Space | None = _Space({**step.said, "children_state": []})
-        elif walk is None or not step.via or walk.asked >= _MOST_REMOTE:
+        elif walk is None or not step.via:
             return None
         else:
-            walk.asked += 1
-            space = await self._asked(step)
+            space = await self._elsewhere_said(step, walk)
         if space is None or not await self._summaries.may_see_remote(session, space.entry):
             return None
         return space
@@ -218,6 +232,25 @@ class Spaces:
                 for event in events.values()
             ]
         return _Space(entry)
+
+    async def _elsewhere_said(self, step: _Step, walk: _Walk) -> _Space | None:
+        """What other servers say of a room, or have said lately."""
+        key = (step.room_id, *step.via[:_MOST_SERVERS])
+        now = self._clock.monotonic()
+        heard = self._heard.get(key)
+        if heard is not None and heard.until >= now:
+            return heard.space
+        if walk.asked >= _MOST_REMOTE:
+            return None
+        walk.asked += 1
+        space = await self._asked(step)
+        size = 0 if space is None else len(msgspec.json.encode((space.entry, space.children)))
+        before = self._heard.pop(key, None)
+        self._heard[key] = _Heard(now + _KEPT_SECONDS, space, size)
+        self._heard_bytes += size - (before.size if before is not None else 0)
+        while len(self._heard) > _KEPT or self._heard_bytes > _HEARD_BYTES:
+            self._heard_bytes -= self._heard.popitem(last=False)[1].size
+        return space
 
     async def _asked(self, step: _Step) -> _Space | None:
         """What another server says of a space; nothing of it is believed to have its form."""

@@ -80,6 +80,11 @@ class EventView:
         self.contains_url = isinstance(event.content.get("url"), str)
         self.body = _body(event)
 
+    @property
+    def is_state(self) -> bool:
+        """Whether it is state."""
+        return self.state_key is not None
+
     def render(
         self,
         now: int,

@@ -459,15 +459,10 @@ class Sections:
             user_id=asker.user_id,
             ignored=asker.ignored,
             until=until,
-            sees=_everything if reader is None else reader.sees,
+            reader=reader,
             json=json,
         )
         return await self._aggregations.of(room, stretch.views, viewer)
-
-
-def _everything(view: EventView) -> bool:
-    """What somebody sees who was in the room all along."""
-    return True
 
 
 def _copies(

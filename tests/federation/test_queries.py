@@ -9,8 +9,10 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 import trustme
+from aiohttp import web
 
 from tests.federation.house import House, house
+from tests.federation.internet import nothing_here
 from tests.serving import Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -112,6 +114,47 @@ async def test_spaces_of_other_servers_are_walked(people: tuple[Person, Person])
     summary = f"/_matrix/client/v1/room_summary/{quote(open_room)}?via=a.example"
     assert (await bob.ok("GET", summary))["name"] == "Open"
     await bob.refused("M_NOT_FOUND", "GET", summary.replace(quote(open_room), quote(closed_room)))
+
+
+async def test_what_another_server_says_of_a_space_is_asked_once_for_all(
+    made: House, people: tuple[Person, Person]
+) -> None:
+    alice, _ = people
+    far, absent = "!far:third.example", "!absent:third.example"
+    guest = made.guests.get("third.example") or await made.guest("third.example")
+    told = {
+        "room_id": far,
+        "room_type": "m.space",
+        "name": "Far",
+        "join_rule": "public",
+        "guest_can_join": False,
+        "world_readable": False,
+        "num_joined_members": 1,
+        "children_state": [],
+    }
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if quote(far, safe="") in request.raw_path:
+            return web.json_response({"room": told, "children": [], "inaccessible_children": []})
+        return await nothing_here(request)
+
+    guest.answer = answer
+    space = await alice.create_room(preset="public_chat", creation_content={"type": "m.space"})
+    for room in (far, absent):
+        await alice.put_state(space, "m.space.child", {"via": ["third.example"]}, room)
+    carol = await made.servers["a.example"].person("carol")
+    await carol.join(space)
+
+    async def walk(person: Person) -> list[str]:
+        path = f"/_matrix/client/v1/rooms/{quote(space)}/hierarchy"
+        return [room["room_id"] for room in (await person.ok("GET", path))["rooms"]]
+
+    def asked() -> int:
+        return sum("/hierarchy/" in seen.target for seen in guest.seen)
+
+    for person in (alice, carol, alice):
+        assert await walk(person) == [space, far]
+        assert asked() == 2
 
 
 async def test_a_closed_space_is_told_to_no_stranger(

@@ -367,3 +367,22 @@ async def test_subscriptions_to_threads(people: Any) -> None:
     assert await bob.ok("GET", path) == {"automatic": True}
     missing = f"{base}{quote(room, safe='')}/thread/%24unknown/subscription"
     await bob.refused("M_NOT_FOUND", "PUT", missing, body={})
+
+
+async def test_what_a_reader_may_not_see_is_in_no_aggregation(people: Any) -> None:
+    """Of references not even the ids of events from while the reader was away."""
+    alice, bob, room = people
+    await alice.put_state(room, "m.room.history_visibility", {"history_visibility": "joined"})
+    root = await alice.send(room, "m.room.message", text("root"))
+    seen = await alice.send(room, "org.test", relation("m.reference", root))
+    await bob.ok("POST", f"/rooms/{quote(room, safe='')}/leave", body={})
+    hidden = await alice.send(room, "org.test", relation("m.reference", root))
+    await edit(alice, room, root, "changed")
+    await bob.join(room)
+    later = await alice.send(room, "org.test", relation("m.reference", root))
+    told = [{"event_id": id_} for id_ in (seen, hidden, later)]
+    assert (await bundled(alice, room, root))["m.reference"] == {"chunk": told}
+    assert await bundled(bob, room, root) == {"m.reference": {"chunk": [told[0], told[2]]}}
+    page = await bob.ok("GET", f"/rooms/{quote(room, safe='')}/messages", query={"dir": "b"})
+    (event,) = (event for event in page["chunk"] if event["event_id"] == root)
+    assert event["unsigned"]["m.relations"] == {"m.reference": {"chunk": [told[0], told[2]]}}
