@@ -59,11 +59,31 @@ class Answer:
 
 
 class Streamed:
-    """An answer whose body is still coming."""
+    """An answer whose body is still coming, until it is left."""
 
-    __slots__ = ("_max_bytes", "_reply", "headers", "status", "url")
+    __slots__ = (
+        "_connection",
+        "_max_bytes",
+        "_place",
+        "_pool",
+        "_reply",
+        "headers",
+        "status",
+        "url",
+    )
 
-    def __init__(self, reply: Reply, url: str, max_bytes: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        place: Place,
+        connection: Connection,
+        reply: Reply,
+        url: str,
+        max_bytes: int,
+    ) -> None:
+        self._pool = pool
+        self._place = place
+        self._connection = connection
         self._reply = reply
         self._max_bytes = max_bytes
         self.status = reply.status
@@ -92,6 +112,10 @@ class Streamed:
             raise OutboundFailed("the answer is not compressed as it says") from None
         if inflating is not None and received and not inflating.eof:
             raise OutboundFailed("the answer ended too early")
+
+    def leave(self) -> None:
+        """Give the connection back, which is used again only if the answer was read to its end."""
+        self._pool.give(self._place, self._connection)
 
 
 class Outbound:
@@ -129,18 +153,14 @@ class Outbound:
         redirects: int = 0,
     ) -> Answer:
         """The whole answer to a request as `open` sends it."""
-        async with self.open(
-            method,
-            url,
-            headers=headers,
-            body=body,
-            tls_name=tls_name,
-            seconds=seconds,
-            max_bytes=max_bytes,
-            redirects=redirects,
-        ) as answer:
+        answer = await self._answered(
+            method, url, headers, body, tls_name, seconds, max_bytes, redirects, _HTTPS
+        )
+        try:
             content = b"".join([piece async for piece in answer.chunks()])
             return Answer(answer.status, answer.headers, content, answer.url)
+        finally:
+            answer.leave()
 
     @asynccontextmanager
     async def open(
@@ -163,19 +183,39 @@ class Outbound:
         `OutboundFailed`: `ConnectFailed`, `TooLong`, or another; `seconds` bounds all of it, the
         reading of the body included.
         """
+        answer = await self._answered(
+            method, url, headers, body, tls_name, seconds, max_bytes, redirects, schemes
+        )
+        try:
+            yield answer
+        finally:
+            answer.leave()
+
+    async def _answered(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        tls_name: str | None,
+        seconds: float,
+        max_bytes: int,
+        redirects: int,
+        schemes: Collection[str],
+    ) -> Streamed:
+        """The answer that `open` gives, to be left."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             place, host, target = _parsed(url, tls_name)
             request = _request(method, host, target, headers, body)
             connection, reply = await self._asked(place, request, deadline, method)
-            try:
-                location = reply.headers.get("Location") if reply.status in _REDIRECTS else None
-                if not redirects or not location:
-                    yield Streamed(reply, url, max_bytes)
-                    return
-            finally:
-                # A connection whose answer was not read to its end is not used again.
-                self._pool.give(place, connection)
+            answer = Streamed(self._pool, place, connection, reply, url, max_bytes)
+            if not redirects or reply.status not in _REDIRECTS:
+                return answer
+            location = reply.headers.get("Location")
+            if not location:
+                return answer
+            answer.leave()
             redirects -= 1
             url, tls_name = _redirected(url, location, schemes), None
 

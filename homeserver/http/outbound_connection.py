@@ -340,18 +340,19 @@ class Connection(asyncio.Protocol):
 
     def _plan(self) -> None:
         loop = asyncio.get_running_loop()
-        at = min(self._deadline, loop.time() + SILENT_SECONDS)
-        self._timer = loop.call_at(at, self._look)
+        at = loop.time() + SILENT_SECONDS
+        if at < self._deadline:
+            self._timer = loop.call_at(at, self._look)
+        else:
+            self._timer = loop.call_at(self._deadline, self.give_up, "no answer in time")
 
     def _look(self) -> None:
-        """See whether the answer still comes, and comes in time."""
+        """See whether the answer still comes."""
         reply = self._reply
         assert reply is not None
         if reply.is_over:
             return
-        if asyncio.get_running_loop().time() >= self._deadline:
-            self.give_up("no answer in time")
-        elif reply.status and not self._has_heard and not self._is_paused:
+        if reply.status and not self._has_heard and not self._is_paused:
             self.give_up("the answer broke off: nothing more comes")
         else:
             self._has_heard = False
