@@ -21,6 +21,7 @@ from homeserver.streams.sliding.asked import (
     RoomConfig,
     Scope,
     SlidingRequest,
+    Sticky,
 )
 from homeserver.users.presence import State
 
@@ -75,6 +76,12 @@ class ToDevice(Shape):
     limit: Int | None = None
 
 
+class StickyEvents(Shape):
+    enabled: bool | None = None
+    since: str | None = None
+    limit: Int | None = None
+
+
 class Enabled(Shape):
     enabled: bool | None = None
 
@@ -98,6 +105,9 @@ class ExtensionParameters(Shape):
     typing: Scoped | None = None
     thread_subscriptions: Limited | None = msgspec.field(
         default=None, name="io.element.msc4308.thread_subscriptions"
+    )
+    sticky_events: StickyEvents | None = msgspec.field(
+        default=None, name="org.matrix.msc4354.sticky_events"
     )
 
 
@@ -217,9 +227,14 @@ def _extensions(wanted: ExtensionParameters) -> Extensions:
     if wanted.to_device is not None and wanted.to_device.enabled:
         limit = wanted.to_device.limit
         messages = Messages(wanted.to_device.since or None, 100 if limit is None else limit)
+    sticky = None
+    if wanted.sticky_events is not None and wanted.sticky_events.enabled:
+        limit = wanted.sticky_events.limit
+        sticky = Sticky(wanted.sticky_events.since or None, 100 if limit is None else limit)
     threads = wanted.thread_subscriptions
     return Extensions(
         messages,
+        sticky,
         bool(wanted.e2ee is not None and wanted.e2ee.enabled),
         _scope(wanted.account_data),
         _scope(wanted.receipts),

@@ -549,6 +549,7 @@ class App:
             self.notifier,
             publisher,
             timelines,
+            sticky,
             clock,
             incarnation,
         )

@@ -9,10 +9,13 @@ from storage.schema import StickyEventRow
 
 async def told_between(
     db: Database, room_nid: int, after: int, until: int, now: int, limit: int
-) -> list[int]:
-    """Up to `limit` of a room's sticky events told at positions in (after, until], last first."""
-    rows = await db.fetch(
-        "SELECT event_nid FROM sticky_events WHERE room_nid = ? AND pos > ? AND pos <= ?"
+) -> list[tuple[int, int]]:
+    """(position, event) of up to `limit` of a room's sticky events told in (after, until].
+
+    The last comes first.
+    """
+    return await db.fetch(
+        "SELECT pos, event_nid FROM sticky_events WHERE room_nid = ? AND pos > ? AND pos <= ?"
         " AND until > ? ORDER BY pos DESC LIMIT ?",
         room_nid,
         after,
@@ -20,7 +23,24 @@ async def told_between(
         now,
         limit,
     )
-    return [event_nid for (event_nid,) in rows]
+
+
+async def first_told(
+    db: Database, room_nids: Collection[int], after: int, until: int, now: int, limit: int
+) -> list[tuple[int, int, int]]:
+    """(position, room, event) of the rooms' sticky events told in (after, until], up to `limit`.
+
+    In order of position.
+    """
+    return await db.fetch(
+        "SELECT pos, room_nid, event_nid FROM sticky_events WHERE room_nid IN (??) AND pos > ?"
+        " AND pos <= ? AND until > ? ORDER BY pos, event_nid LIMIT ?",
+        room_nids,
+        after,
+        until,
+        now,
+        limit,
+    )
 
 
 async def sticky_until(db: Database, event_nids: Collection[int]) -> dict[int, int]:

@@ -4,12 +4,12 @@ Owns which of a room's events are sticky now, and the memory of which rooms have
 without cost a sync nothing. An event that was soft-failed, or came as history, is held back: it is
 judged by the room's state now, and again when that changes, and told once that allows it, beside
 the timeline. How many are told of a room at once is bounded: of a flood only the last.
-spec: MSC4354
+spec: MSC4354, MSC4480
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from homeserver.matrix.auth import authorise
@@ -29,6 +29,7 @@ from homeserver.streams.commit import CommitQueue
 from storage import sticky_events as store
 from storage.changes import Pos, Put
 from storage.engine import Database
+from storage.memberships import joined_since
 from storage.schema import REDACTED
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,13 @@ class _Last(NamedTuple):
 
     pos: int
     until: int
+
+
+class Page(NamedTuple):
+    """Sticky events by room id, and up to which position they are told; None: there were none."""
+
+    events: Mapping[str, Sequence[EventView]]
+    upto: int | None
 
 
 class StickyEvents:
@@ -114,8 +122,8 @@ class StickyEvents:
         if last is None or last.pos <= after:
             return []
         now = self._clock.now_ms()
-        nids = await store.told_between(self._database, room.nid, after, until, now, MAX_TOLD)
-        wanted = [nid for nid in nids if nid not in without]
+        listed = await store.told_between(self._database, room.nid, after, until, now, MAX_TOLD)
+        wanted = [nid for _, nid in listed if nid not in without]
         views = await self._timeline.views(wanted, room.rules) if wanted else {}
         found: list[EventView] = []
         size = 0
@@ -123,11 +131,84 @@ class StickyEvents:
             size += len(view.body)
             if size > MAX_BYTES:
                 break
-            # Whoever is told now did not know what an erased user wrote, or has had it before.
-            if not view.flags & REDACTED and self._erased.since(view.sender) is None:
+            if self._may_be_told(view):
                 found.append(view)
         found.reverse()
         return found
+
+    async def page(
+        self,
+        user_nid: int,
+        members: Mapping[int, int],
+        after: int,
+        until: int,
+        limit: int,
+        without: Collection[str],
+        ignored: Collection[str],
+    ) -> Page:
+        """Events of rooms that a user is in, oldest first.
+
+        `members` are the positions of the user's member events. Told are events of (after, until],
+        about `limit`; and of a room that was joined in between those from before, all at once: they
+        count as of the join. `without` are ids of events that are told anyway, `ignored` users of
+        whom nothing is. spec: MSC4480
+        """
+        limit = min(max(limit, 1), MAX_TOLD)
+        joined = await self._joined(user_nid, members, after)
+        stirred = self.rooms_since(members.keys(), after) - joined.keys()
+        if not stirred and not joined:
+            return Page({}, None)
+        now = self._clock.now_ms()
+        found = await store.first_told(
+            self._database, stirred, max(after, 0), until, now, limit + 1
+        )
+        for nid, since in joined.items():
+            told = await store.told_between(self._database, nid, 0, until, now, MAX_TOLD)
+            found += [(max(pos, since), nid, event_nid) for pos, event_nid in told]
+        found = sorted(entry for entry in found if entry[0] <= until)
+        upto = until
+        if len(found) > limit:
+            upto = found[limit - 1][0]
+            found = [entry for entry in found if entry[0] <= upto]
+        rooms = await self._rooms.by_nids({nid for _, nid, _ in found})
+        views: dict[int, EventView] = {}
+        for nid, room in rooms.items():
+            nids = [event_nid for _, room_nid, event_nid in found if room_nid == nid]
+            views |= await self._timeline.views(nids, room.rules)
+        shown: dict[str, list[EventView]] = {}
+        size, last = 0, after
+        for pos, nid, event_nid in found:
+            view = views[event_nid]
+            size += len(view.body)
+            if size > MAX_BYTES and shown:
+                if pos > last:
+                    return Page(shown, last)
+                continue
+            last = pos
+            if (
+                self._may_be_told(view)
+                and view.event_id not in without
+                and view.sender not in ignored
+            ):
+                shown.setdefault(rooms[nid].room_id, []).append(view)
+        return Page(shown, upto if found else None)
+
+    async def _joined(
+        self, user_nid: int, members: Mapping[int, int], after: int
+    ) -> dict[int, int]:
+        """Those of the rooms that the user has joined behind a position, and where."""
+        if after <= 0:
+            return {}
+        joined: dict[int, int] = {}
+        for nid, pos in members.items():
+            since = await joined_since(self._database, user_nid, nid) if pos > after else None
+            if since is not None and since > after:
+                joined[nid] = since
+        return joined
+
+    def _may_be_told(self, view: EventView) -> bool:
+        # Whoever is told now did not know what an erased user wrote, or has had it before.
+        return not view.flags & REDACTED and self._erased.since(view.sender) is None
 
     async def run(self) -> None:
         """Judge again what is held back, and forget what is over, until cancelled."""

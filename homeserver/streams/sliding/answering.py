@@ -51,11 +51,16 @@ class Makers(NamedTuple):
 
 @dataclass(slots=True)
 class SlidingAnswer:
-    """One answer: rooms by id as JSON."""
+    """One answer: rooms by id as JSON.
+
+    `events` are the ids of those in it, `matched` what the request has matched.
+    """
 
     counts: Mapping[str, int]
     rooms: dict[str, bytes] = field(default_factory=dict)
     extended: Extended = field(default_factory=Extended)
+    events: set[str] = field(default_factory=set)
+    matched: Matched | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to say at once."""
@@ -122,6 +127,7 @@ class Answering:
             matches = matched.rooms.values()
             lasting = matched.lasting
         self._answer.counts = matched.counts
+        self._answer.matched = matched
         due = [(match, sent) for match in matches for sent in self._due(match, matched)]
         read = await self._read([match for match, sent in due if sent is None])
         events = 0
@@ -247,6 +253,7 @@ class Answering:
         bits = self._bits(match)
         if told.json is not None:
             self._answer.rooms[match.room.room_id] = told.json
+            self._answer.events.update(told.events)
         await self._extend(match, sent, told, news, bits)
         self._rooms[nid] = told.sent._replace(extensions=bits)
         return len(told.events)

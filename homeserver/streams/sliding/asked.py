@@ -74,10 +74,18 @@ class Messages(NamedTuple):
     limit: int
 
 
+class Sticky(NamedTuple):
+    """The extension of sticky events: those after `since`, about `limit`."""
+
+    since: str | None
+    limit: int
+
+
 class Extensions(NamedTuple):
     """The extensions that are enabled."""
 
     messages: Messages | None = None
+    sticky: Sticky | None = None
     e2ee: bool = False
     account_data: Scope | None = None
     receipts: Scope | None = None

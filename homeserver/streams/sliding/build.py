@@ -4,6 +4,7 @@ from homeserver.push.unread import UnreadCounts
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.state import RoomState
+from homeserver.rooms.sticky import StickyEvents
 from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
 from homeserver.streams.answer import RoomAnswers
@@ -51,6 +52,7 @@ def build(
     notifier: Notifier,
     publisher: Publisher,
     timelines: Timelines,
+    sticky: StickyEvents,
     clock: Clock,
     incarnation: str,
 ) -> SlidingSync:
@@ -66,7 +68,7 @@ def build(
         answers,
         Lists(rooms, answers, state, timeline, facts, users),
         RoomTeller(database, names, sections, answers, readers, state, timeline, unread),
-        Extending(answers, extras, typing, devices, inboxes, subscriptions, timelines),
+        Extending(answers, extras, typing, devices, inboxes, subscriptions, timelines, sticky),
         typing,
     )
     connections = Connections(incarnation)

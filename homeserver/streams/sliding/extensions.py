@@ -1,11 +1,11 @@
 """What stands beside the rooms of a sliding sync answer: the extensions.
 
-Owns their JSON: to-device messages, devices and keys, account data, receipts, typing and threads.
-Messages have a place of their own, which their client names and which outlives connections: a
-message is told until a request says that it has arrived. Receipts of a room that is told afresh are
-the user's own and those on the events told, as MSC3960 has it; of several of one user at one event
-that without a thread is told, which stands for all.
-spec: MSC4186, MSC3884, MSC3885, MSC3959, MSC3960, MSC3961, MSC4308
+Owns their JSON: to-device messages, devices and keys, account data, receipts, typing, threads and
+sticky events. Messages and sticky events have places of their own, which their client names and
+which outlive connections: one is told until a request says that it has arrived. Receipts of a room
+that is told afresh are the user's own and those on the events told, as MSC3960 has it; of several
+of one user at one event that without a thread is told, which stands for all.
+spec: MSC4186, MSC3884, MSC3885, MSC3959, MSC3960, MSC3961, MSC4308, MSC4480
 """
 
 from collections.abc import Collection, Mapping
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from homeserver.matrix import canonical
 from homeserver.rooms.actor import Room
+from homeserver.rooms.sticky import StickyEvents
 from homeserver.streams.answer import RoomAnswers
 from homeserver.streams.asker import Asker
 from homeserver.streams.device_news import DeviceNews
@@ -20,7 +21,7 @@ from homeserver.streams.extras import RoomExtras, account_data_event, receipt_ev
 from homeserver.streams.memberships import UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.ring import AccountDataEntry, ReceiptEntry
-from homeserver.streams.sliding.asked import Messages
+from homeserver.streams.sliding.asked import Messages, Sticky
 from homeserver.streams.tokens import Timelines
 from homeserver.users.account_data import DELETED
 from homeserver.users.sessions import Session
@@ -44,6 +45,8 @@ class Extended:
     receipts: dict[str, bytes] = field(default_factory=dict)
     typing: dict[str, bytes] = field(default_factory=dict)
     threads: bytes | None = None
+    sticky: dict[str, bytes] = field(default_factory=dict)
+    sticky_next: str | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to say at once."""
@@ -56,6 +59,7 @@ class Extended:
             or self.receipts
             or self.typing
             or self.threads
+            or self.sticky
         )
 
     def json(self) -> bytes:
@@ -82,6 +86,11 @@ class Extended:
                 parts.append(b'"%b":{"rooms":%b}' % (name, _by_room(rooms)))
         if self.threads is not None:
             parts.append(b'"io.element.msc4308.thread_subscriptions":' + self.threads)
+        if self.sticky_next is not None:
+            parts.append(
+                b'"org.matrix.msc4354.sticky_events":{"next_batch":"%b","rooms":%b}'
+                % (self.sticky_next.encode(), _by_room(self.sticky))
+            )
         return b"{%b}" % b",".join(parts)
 
 
@@ -97,6 +106,7 @@ class Extending:
         inboxes: Inboxes,
         subscriptions: SubscriptionNews,
         timelines: Timelines,
+        sticky: StickyEvents,
     ) -> None:
         self._answers = answers
         self._extras = extras
@@ -105,6 +115,7 @@ class Extending:
         self._inboxes = inboxes
         self._subscriptions = subscriptions
         self._timelines = timelines
+        self._sticky = sticky
 
     async def received(self, session: Session, wanted: Messages, applied: int) -> int:
         """After which position the device lacks its messages; those before it are done with.
@@ -139,6 +150,38 @@ class Extending:
         told.next_batch = self._timelines.messages_token(
             max(until if upto is None else upto, after)
         )
+
+    def sticky_after(self, wanted: Sticky, applied: int) -> int:
+        """After which position the client lacks sticky events; raises as `received` does."""
+        return 0 if wanted.since is None else self._timelines.parse_messages(wanted.since, applied)
+
+    async def sticky(
+        self,
+        told: Extended,
+        asker: Asker,
+        user: UserRooms,
+        wanted: Sticky,
+        passing: Collection[int],
+        after: int,
+        until: int,
+        without: Collection[str],
+    ) -> None:
+        """The sticky events of these of the user's rooms in (after, until]."""
+        members = {
+            nid: user.rooms[nid].pos
+            for nid in self._sticky.rooms_since(passing, 0)
+            if nid in user.joined
+        }
+        if not members:
+            return
+        page = await self._sticky.page(
+            asker.user_nid, members, after, until, wanted.limit, without, asker.ignored
+        )
+        for room_id, views in page.events.items():
+            events = [view.render(asker.now, device_nid=asker.device_nid) for view in views]
+            told.sticky[room_id] = b'{"events":[%b]}' % b",".join(events)
+        if page.upto is not None:
+            told.sticky_next = self._timelines.messages_token(page.upto)
 
     async def lists(self, told: Extended, asker: Asker, news: News, user: UserRooms) -> None:
         """Whose devices have changed."""

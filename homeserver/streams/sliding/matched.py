@@ -41,6 +41,11 @@ class Matched(NamedTuple):
     windows: Mapping[str, Window] = {}
 
     @property
+    def passing(self) -> Collection[int]:
+        """Every room that a list or subscription is about, in a window or not."""
+        return self.rooms.keys() | {nid for one in self.windows.values() for nid in one.passing}
+
+    @property
     def lasting(self) -> bool:
         """Whether the same will be matched as long as nothing changes: nobody is told of an end."""
         return all(match.lists or match.subscribed for match in self.rooms.values())

@@ -6,6 +6,8 @@ its client had by the `pos` that it presents, so what was lost on its way is tol
 spec: MSC4186
 """
 
+from typing import NamedTuple
+
 from homeserver.runtime.clock import Clock
 from homeserver.streams.asker import Asker
 from homeserver.streams.ignored import Ignored
@@ -15,6 +17,14 @@ from homeserver.streams.sliding.answering import EAGER, Answering, Makers, Slidi
 from homeserver.streams.sliding.asked import Asked, SlidingRequest
 from homeserver.streams.sliding.connections import Connections, State
 from homeserver.streams.tokens import SlidingToken, Timelines
+from homeserver.users.sessions import Session
+
+
+class After(NamedTuple):
+    """After which positions a client lacks what has places of its own."""
+
+    messages: int = 0
+    sticky: int = 0
 
 
 class SlidingSync:
@@ -47,10 +57,14 @@ class SlidingSync:
         Raises `MatrixError`: M_UNKNOWN_POS for a `pos` with which nothing can be begun any more,
         M_INVALID_PARAM for a wrong token of messages.
         """
-        session, messages = request.session, request.asked.extensions.messages
-        after = 0
+        session, extensions = request.session, request.asked.extensions
+        messages, sticky = extensions.messages, extensions.sticky
+        after = After()
         if messages is not None:
-            after = await self._extending.received(session, messages, self._desk.pos)
+            place = await self._extending.received(session, messages, self._desk.pos)
+            after = after._replace(messages=place)
+        if sticky is not None:
+            after = after._replace(sticky=self._extending.sticky_after(sticky, self._desk.pos))
         key = (session.user_nid, session.device_nid or 0, request.conn_id)
         deadline = self._clock.monotonic()
         before = self.connections.of(key)
@@ -96,7 +110,7 @@ class SlidingSync:
         return asked.extensions.typing is not None and self._typing.counter > state.typing
 
     async def _look(
-        self, request: SlidingRequest, base: State, after: int
+        self, request: SlidingRequest, base: State, after: After
     ) -> tuple[SlidingAnswer, State]:
         """What a client must know who knows `base`, and what it knows then."""
         session, asked = request.session, _without_place(request.asked)
@@ -105,16 +119,23 @@ class SlidingSync:
             and base.pos == self._desk.pos
             and base.asked == asked
             and not self._typing_moved(asked, base)
+            and (base.matched is not None or request.asked.extensions.sticky is None)
         ):
             # There is nothing to say; but only users whose rooms are known are woken.
             await self._memberships.of(session.user_nid)
-            answer, reached = SlidingAnswer(base.counts), base
+            answer, reached = SlidingAnswer(base.counts, matched=base.matched), base
         else:
             answer, reached = await self._answer(request, asked, base)
+        await self._add_sticky(request, answer, after.sticky, reached.pos)
         messages = request.asked.extensions.messages
         if messages is not None:
             await self._extending.messages(
-                answer.extended, session, messages, after, reached.pos, stored=request.stored
+                answer.extended,
+                session,
+                messages,
+                after.messages,
+                reached.pos,
+                stored=request.stored,
             )
         return answer, reached
 
@@ -128,17 +149,7 @@ class SlidingSync:
             user = await self._memberships.of(session.user_nid)
             # From here to the first await below, everything is as of one position.
             news = self._desk.since(base.pos, stored=stored)
-            asker = Asker(
-                user_id=session.user_id,
-                user_nid=session.user_nid,
-                device_nid=session.device_nid,
-                filter=EAGER,
-                full_state=False,
-                state_name="state_after",
-                ignored=ignored,
-                now=self._clock.now_ms(),
-                stored=stored,
-            )
+            asker = self._asker(session, ignored, stored=stored)
             answering = Answering(
                 self._makers, asker, user, news, base, asked, self._typing.counter
             )
@@ -147,7 +158,40 @@ class SlidingSync:
                 return answer, reached
             stored = True
 
+    async def _add_sticky(
+        self, request: SlidingRequest, answer: SlidingAnswer, after: int, until: int
+    ) -> None:
+        """The sticky events that the client lacks and the timelines don't have."""
+        wanted, session = request.asked.extensions.sticky, request.session
+        if wanted is None or answer.matched is None:
+            return
+        ignored = await self._ignored.by(session.user_nid, session.user_id)
+        user = await self._memberships.of(session.user_nid)
+        await self._extending.sticky(
+            answer.extended,
+            self._asker(session, ignored, stored=request.stored),
+            user,
+            wanted,
+            answer.matched.passing,
+            after,
+            until,
+            answer.events,
+        )
+
+    def _asker(self, session: Session, ignored: frozenset[str], *, stored: bool) -> Asker:
+        return Asker(
+            user_id=session.user_id,
+            user_nid=session.user_nid,
+            device_nid=session.device_nid,
+            filter=EAGER,
+            full_state=False,
+            state_name="state_after",
+            ignored=ignored,
+            now=self._clock.now_ms(),
+            stored=stored,
+        )
+
 
 def _without_place(asked: Asked) -> Asked:
-    """What is asked for, wherever the messages stand."""
-    return asked._replace(extensions=asked.extensions._replace(messages=None))
+    """What is asked for, wherever messages and sticky events stand."""
+    return asked._replace(extensions=asked.extensions._replace(messages=None, sticky=None))
