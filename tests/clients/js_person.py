@@ -12,12 +12,13 @@ from tests.serving import PASSWORD
 
 
 class JsPerson(Person):
-    """Speaks with `js/program.js` in JSON lines."""
+    """Speaks with `js/program.js` in JSON lines; a `sliding` one syncs by sliding sync."""
 
-    def __init__(self, url: str, log: Path) -> None:
+    def __init__(self, url: str, log: Path, *, sliding: bool = False) -> None:
         super().__init__()
         self._url = url
         self._log = log
+        self._sliding = sliding
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -56,7 +57,7 @@ class JsPerson(Person):
         return number
 
     async def start(self) -> None:
-        await self._do("start")
+        await self._do("start", sliding=self._sliding)
 
     async def quit(self) -> None:
         if self._process is None or self._reader is None:
@@ -210,6 +211,11 @@ class JsPerson(Person):
         """The sticky events (sender, content) that the SDK holds of a room."""
         found: list[dict[str, Any]] = await self._do("stickyEvents", roomId=room_id)
         return found
+
+    async def room_order(self) -> tuple[int, list[str]]:
+        """How many rooms the list of a sliding program has, and which, the newest first."""
+        found = await self._do("roomOrder")
+        return found["count"], found["rooms"]
 
     async def _do(self, command: str, **given: object) -> Any:
         assert self._process is not None

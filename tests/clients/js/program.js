@@ -10,10 +10,12 @@ for (const level of ["log", "info", "debug", "warn", "error", "trace"]) {
     console[level] = (...words) => process.stderr.write(words.map(String).join(" ") + "\n");
 }
 const sdk = await import("matrix-js-sdk");
+const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
 const encryption = await import("./encryption.js");
 
 let client;
 let baseUrl;
+let sliding = null;
 let reachable = true;
 const heard = [];
 
@@ -164,16 +166,24 @@ const commands = {
     async renewals() {
         return renewals;
     },
-    async start() {
+    async start({ sliding: slides }) {
         client.on("sync", (state) => {
             if (state === "SYNCING" || state === "PREPARED") write({ synced: true });
         });
         const prepared = new Promise((resolve) => {
             client.on("sync", (state) => state === "PREPARED" && resolve());
         });
-        const filter = new sdk.Filter(client.getUserId());
-        filter.setDefinition({ room: { timeline: { limit: 200 } } });
-        await client.startClient({ filter, pollTimeout: 10000, pendingEventOrdering: "detached" });
+        const options = { pollTimeout: 10000, pendingEventOrdering: "detached" };
+        if (slides) {
+            const wanted = { required_state: [["*", "*"]], timeline_limit: 20 };
+            const lists = new Map([["all", { ranges: [[0, 99]], ...wanted }]]);
+            sliding = new SlidingSync(baseUrl, lists, wanted, client, 10000);
+            options.slidingSync = sliding;
+        } else {
+            options.filter = new sdk.Filter(client.getUserId());
+            options.filter.setDefinition({ room: { timeline: { limit: 200 } } });
+        }
+        await client.startClient(options);
         await prepared;
     },
     async stop() {
@@ -260,6 +270,10 @@ const commands = {
             sender: event.getSender(),
             content: event.getContent(),
         }));
+    },
+    async roomOrder() {
+        const rooms = client.getRooms().sort((one, other) => other.getBumpStamp() - one.getBumpStamp());
+        return { count: sliding.getListData("all").joinedCount, rooms: rooms.map((each) => each.roomId) };
     },
     async heard({ roomId }) {
         return heard.map(({ since, next, rooms }) => ({ since, next, ...(rooms[roomId] ?? {}) }));
