@@ -140,6 +140,19 @@ async def devices_of(db: Database, user_nids: Collection[int]) -> dict[int, dict
     return dict(found)
 
 
+async def device_nids_of(db: Database, user_nids: Collection[int]) -> dict[int, dict[str, int]]:
+    """By user, the numbers of devices by their id."""
+    rows = await db.fetch(
+        "SELECT user_nid, device_id, device_nid FROM devices WHERE user_nid IN (??)"
+        " ORDER BY user_nid, device_id",
+        user_nids,
+    )
+    found: dict[int, dict[str, int]] = defaultdict(dict)
+    for user_nid, device_id, device_nid in rows:
+        found[user_nid][device_id] = device_nid
+    return found
+
+
 async def profiles(db: Database, user_nids: Collection[int]) -> dict[int, dict[str, bytes]]:
     """By user, the JSON of each field of the profile."""
     rows = await db.fetch(

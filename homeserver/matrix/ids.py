@@ -8,6 +8,7 @@ spec: appendices#identifier-grammar
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from homeserver.matrix.errors import Malformed
 
@@ -55,6 +56,10 @@ def is_server_name(name: str) -> bool:
     if ipv4 is not None:
         return _is_ipv4(ipv4)
     return ipv6 is None or _is_ipv6(ipv6)
+
+
+# Ids name the same servers again and again; these names are short, as the ids fit.
+_is_server_name = lru_cache(maxsize=1_024)(is_server_name)
 
 
 def is_user_id(user_id: str, historical: bool = True) -> bool:
@@ -137,7 +142,7 @@ def _localpart(identifier: str, sigil: str) -> str | None:
     head, colon, server = identifier.partition(":")
     if not colon or not head.startswith(sigil):
         return None
-    if not _fits(identifier) or not is_server_name(server):
+    if not _fits(identifier) or not _is_server_name(server):
         return None
     return head[1:]
 

@@ -75,8 +75,7 @@ class AccountDataEntry:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MessageEntry:
+class MessageEntry(NamedTuple):
     """A to-device message; `json` is the event as /sync shows it."""
 
     pos: int

@@ -135,16 +135,19 @@ class Inboxes:
     async def arriving(self, sender: str, type_: str, messages: Messages) -> Told:
         """What puts messages for local users into their devices' inboxes, at one position."""
         nids = await self._names.find([user for user in messages if user.endswith(self._suffix)])
-        devices = await accounts_store.devices_of(self._database, [*nids.values()])
+        devices = await accounts_store.device_nids_of(self._database, [*nids.values()])
+        end = b',"sender":%b,"type":%b}' % (canonical.encode(sender), canonical.encode(type_))
         rows: dict[int, tuple[int, bytes]] = {}
         for user_id, nid in nids.items():
             own = devices.get(nid, {})
-            # What is meant for one device comes before what is meant for all.
-            for device_id, content in sorted(messages[user_id].items(), key=_all_first):
-                json = canonical.encode({"content": content, "sender": sender, "type": type_})
-                for known in own if device_id == ALL else (device_id,):
-                    if known in own:
-                        rows[own[known].device_nid] = (nid, json)
+            given = messages[user_id]
+            # What is meant for one device goes before what is meant for all.
+            if ALL in given:
+                given = {**dict.fromkeys(own, given[ALL]), **given}
+            for device_id, content in given.items():
+                device_nid = own.get(device_id)
+                if device_nid is not None:
+                    rows[device_nid] = (nid, b'{"content":%b%b' % (canonical.encode(content), end))
         changes = [
             Insert(ToDeviceRow(device_nid, Pos(0), json)) for device_nid, (_, json) in rows.items()
         ]
@@ -264,7 +267,3 @@ class Inboxes:
                 if len(self._inboxes) > _MAX_CACHED:
                     self._inboxes.popitem(last=False)
         return inbox
-
-
-def _all_first(message: tuple[str, JsonObject]) -> bool:
-    return message[0] != ALL
