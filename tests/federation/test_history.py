@@ -18,7 +18,7 @@ from federation.gaps import REQUEST_SECONDS
 from homeserver.matrix.canonical import JsonObject
 from tests.federation.branch import Branch
 from tests.federation.generated import GeneratedRoom
-from tests.federation.house import House, heard, house
+from tests.federation.house import House, heard, house, until
 from tests.federation.internet import Handler
 from tests.rooms.paths import at
 from tests.serving import Person
@@ -250,6 +250,42 @@ async def test_who_looks_for_a_time_does_not_wait_for_a_server_that_stalls(made:
     event = await bob.ok("GET", at(room.room_id, "event", found["event_id"]))
     assert event["state_key"] == bob.user_id
     never.set()
+
+
+async def test_who_pages_does_not_wait_for_a_server_that_stalls(made: House) -> None:
+    """The page is empty and says that there is more, which comes when the server has answered."""
+    bob = await person(made, "b.example")
+    guest = await made.guest(f"guest{next(_count)}.example")
+    room = GeneratedRoom(guest)
+    asked: list[str] = []
+    released = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if "/backfill/" in request.path:
+            asked.append(request.path_qs)
+            await released.wait()
+            return web.json_response({"pdus": [event.pdu for event in room.events[::-1]]})
+        return await room.answer(request)
+
+    guest.answer = answer
+    await bob.ok("POST", f"/join/{room.room_id}?via={guest.name}", body={})
+    path = at(room.room_id, "messages")
+    first = await bob.ok("GET", path, query={"dir": "b", "limit": 1})
+    assert len(first["chunk"]) == 1
+    began = time.monotonic()
+    empty = await bob.ok("GET", path, query={"dir": "b", "from": first["end"]})
+    assert time.monotonic() - began < REQUEST_SECONDS - 5
+    assert (empty["chunk"], "end" in empty, len(asked)) == ([], True, 1)
+    released.set()
+
+    async def more() -> list[str]:
+        page = await bob.ok("GET", path, query={"dir": "b", "from": empty["end"], "limit": 2})
+        return [event["event_id"] for event in page["chunk"]]
+
+    found = await until(more)
+    times = len(asked)
+    assert await more() == found  # it is kept: nobody is asked again
+    assert len(asked) == times
 
 
 async def test_the_event_nearest_to_a_time_is_one_that_the_server_may_see(made: House) -> None:
