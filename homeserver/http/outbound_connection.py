@@ -213,9 +213,6 @@ class Connection(asyncio.Protocol):
         if not (reply.is_whole and self._stays) or transport.get_write_buffer_size():
             transport.abort()
             return False
-        if self._is_paused:
-            self._is_paused = False
-            transport.resume_reading()
         return True
 
     def abort(self) -> None:
@@ -241,7 +238,6 @@ class Connection(asyncio.Protocol):
         if is_full:
             transport.pause_reading()
         else:
-            self._has_heard = True  # The silence was ours.
             transport.resume_reading()
 
     # What the transport tells.
@@ -355,7 +351,7 @@ class Connection(asyncio.Protocol):
         if reply.status and not self._has_heard and not self._is_paused:
             self.give_up("the answer broke off: nothing more comes")
         else:
-            self._has_heard = False
+            self._has_heard = self._is_paused  # That silence was ours.
             self._plan()
 
 

@@ -305,6 +305,26 @@ class TestTime:
             with pytest.raises(OutboundFailed, match="nothing more comes"):
                 await made.get()
 
+    async def test_silence_is_not_held_against_who_was_not_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(of_connections, "SILENT_SECONDS", 0.01)
+        go_on = asyncio.Event()
+
+        async def talk(writer: asyncio.StreamWriter, number: int) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 70001\r\n\r\n" + b"x" * 70_000)
+            await go_on.wait()
+            writer.write(b"x")
+
+        async with asking(talk) as made, made.outbound.open("GET", made.url) as answer:
+            await asyncio.sleep(0.05)
+            monkeypatch.setattr(of_connections, "SILENT_SECONDS", 1_000.0)
+            pieces = answer.chunks()
+            read = len(await anext(pieces))
+            await asyncio.sleep(0.05)
+            go_on.set()
+            assert read + sum([len(piece) async for piece in pieces]) == 70_001
+
     async def test_it_may_take_longer_to_begin(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(of_connections, "SILENT_SECONDS", 0.01)
 
@@ -392,6 +412,23 @@ class TestOneMoreTry:
                 await made.get()
             assert len(made.peer.seen) == 3
 
+    async def test_goes_over_a_new_connection(self) -> None:
+        """Others that were kept are as likely to be closed."""
+        both = asyncio.Event()
+
+        async def talk(writer: asyncio.StreamWriter, number: int) -> None:
+            if number > 2 and made.peer.seen[-1][0] < 2:
+                raise ConnectionError
+            if number == 2:
+                both.set()
+            await both.wait()
+            writer.write(OK)
+
+        async with asking(talk) as made:
+            await asyncio.gather(made.get(), made.get())
+            assert (await made.get()).body == b"ok"
+            assert [number for number, _, _ in made.peer.seen][3:] == [2]
+
     async def test_is_not_for_an_answer_that_has_begun(self) -> None:
         async def talk(writer: asyncio.StreamWriter, number: int) -> None:
             writer.write(OK if number == 1 else b"H")
@@ -459,11 +496,19 @@ class TestRequests:
 
     async def test_are_taken_whole_before_the_next(self) -> None:
         """An answer that comes before leaves the rest of a body on the connection."""
-        async with asking(says(OK)) as made:
+        answered = asyncio.Event()
+
+        async def talk(writer: asyncio.StreamWriter, number: int) -> None:
+            writer.write(OK)
+            if number == 1:
+                await answered.wait()
+
+        async with asking(talk) as made:
             made.peer.takes_bodies = False
             assert (await made.outbound.fetch("PUT", made.url, body=b"x" * 30_000_000)).status
-            assert (await made.get()).body == b"ok"
+            assert (await made.get(seconds=5)).body == b"ok"
             assert [number for number, _, _ in made.peer.seen] == [0, 1]
+            answered.set()
 
 
 class TestPool:
