@@ -7,12 +7,11 @@ is answered by None. Matching rules against events is done elsewhere.
 spec: client-server-api#push-rules
 """
 
-import copy
 from typing import Any, Literal, get_args
 
 import msgspec
 
-from homeserver.matrix.canonical import JsonObject, encode
+from homeserver.matrix.canonical import JsonObject, decode, encode
 from homeserver.matrix.errors import Malformed, Rejected
 
 Kind = Literal["override", "content", "room", "sender", "underride"]
@@ -256,7 +255,8 @@ def _shown(rule: UserRule) -> JsonObject:
 
 
 def _default_rules(user_id: str, changes: dict[str, DefaultChange]) -> dict[str, list[JsonObject]]:
-    defaults = copy.deepcopy(_DEFAULTS)
+    # To read them is a tenth of what it costs to copy them.
+    defaults: dict[str, list[JsonObject]] = decode(_DEFAULTS_JSON)
     for rules in defaults.values():
         for rule in rules:
             for condition in rule["conditions"]:
@@ -372,4 +372,5 @@ _DEFAULTS: dict[str, list[JsonObject]] = {
         _rule("encrypted", [_match("type", "m.room.encrypted")], "notify"),
     ],
 }
+_DEFAULTS_JSON = encode(_DEFAULTS)
 _DEFAULT_IDS = {kind: {rule["rule_id"] for rule in rules} for kind, rules in _DEFAULTS.items()}
