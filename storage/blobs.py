@@ -1,9 +1,9 @@
 """Files by the hash of their content, on the local disk.
 
-Owns the folder of a media store: where a file of a SHA-256 lies, the drafts that become files, and
-the threads that touch the disk. Invariants: a file with a hash's name is whole and has that hash,
-for it is renamed to it only then; no call holds the event loop; no more than `PIECE` bytes of a
-file are in memory. Which files there should be is not known here.
+Owns the drafts that become files, the reading, and the threads for both; how a file gets its name
+and loses it is in `keeping.py`. Invariants: a file with a hash's name is whole and has that hash,
+for it gets it only then; no call holds the event loop; no more than `PIECE` bytes of a file are in
+memory. Which files there should be is not known here.
 """
 
 import asyncio
@@ -14,9 +14,11 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
+
+from storage.keeping import Keeper, New, written
 
 T = TypeVar("T")
 
@@ -41,12 +43,12 @@ class Draft:
     """Content that is being written: in memory up to one piece, then in a file of `folder`.
 
     Use it as an asynchronous context: what was not kept at its end is removed. `digest` and `size`
-    say what was written so far.
+    say what was written so far; `pieces` is what is in no file yet.
     """
 
     def __init__(self, disk: "Disk") -> None:
         self._disk = disk
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
         self._waiting = 0
         self._hash = hashlib.sha256()
         self.path: Path | None = None
@@ -65,7 +67,7 @@ class Draft:
 
     async def write(self, piece: bytes) -> None:
         """Add to the content; raises NoSpace."""
-        self._pieces.append(piece)
+        self.pieces.append(piece)
         self._waiting += len(piece)
         self.size += len(piece)
         if self.path is not None or self._waiting > PIECE:
@@ -74,7 +76,7 @@ class Draft:
     async def finish(self) -> None:
         """All was written; from now on `digest` is that of the content."""
         if self.path is None:
-            for piece in self._pieces:
+            for piece in self.pieces:
                 self._hash.update(piece)
         else:
             await self._flush()
@@ -83,21 +85,21 @@ class Draft:
         """The finished content as a file, which lives as long as the draft."""
         if self.path is None:
             self.path = self._disk.new_draft()
-            await self._disk.run(self._disk.write, self.path, self._pieces)
-            self._pieces, self._waiting = [], 0
+            await self._disk.run(self._disk.write, self.path, self.pieces)
+            self.pieces, self._waiting = [], 0
         return self.path
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The finished content."""
         if self.path is None:
-            for piece in self._pieces:
+            for piece in self.pieces:
                 yield piece
             return
         async for piece in self._disk.pieces(self.path, 0, self.size):
             yield piece
 
     async def _flush(self) -> None:
-        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        pieces, self.pieces, self._waiting = self.pieces, [], 0
         if self.path is None:
             self.path = self._disk.new_draft()
         await self._disk.run(self._written, self.path, pieces)
@@ -109,13 +111,24 @@ class Draft:
 
 
 class Blobs(Protocol):
-    """A place where files are kept by their hash."""
+    """A place where files are kept by their hash.
+
+    `remembers`: what was put and not settled is known to `unsettled` of the next run.
+    """
+
+    remembers: bool
 
     async def put(self, draft: Draft) -> None:
-        """Keep a finished draft; its file may be taken over.
+        """Keep a finished draft; its file may be taken over. `settle` or `delete` follows.
 
         Raises NoSpace, OSError or PlaceFailed, as the others do that are not said to do else.
         """
+
+    def settle(self, digest: bytes) -> None:
+        """What was put is to stay."""
+
+    async def unsettled(self) -> list[bytes]:
+        """What an earlier run has put and not settled, when the place remembers that."""
 
     def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a file from `start` up to `stop`; raises BlobMissing too."""
@@ -142,24 +155,20 @@ class Blobs(Protocol):
 class Disk:
     """The local folder: drafts of every store, and the files of this one."""
 
+    remembers = True
+
     def __init__(self, folder: Path, *, durable: bool, keep_free: int = 0) -> None:
         """`durable`: files survive a power cut. `keep_free`: bytes of the disk that stay free."""
-        self._files = folder / "files"
+        self._folder = folder
         self._drafts = folder / "drafts"
         self._durable = durable
         self._keep_free = keep_free
+        self._keeper = Keeper(folder, durable=durable, keep_free=keep_free)
         self._threads = ThreadPoolExecutor(THREADS, "media")
 
     async def open(self) -> None:
         """Make the folders, and remove what an earlier run has left half-written."""
-
-        def prepare() -> None:
-            self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._drafts.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for left in self._drafts.iterdir():
-                left.unlink()
-
-        await self.run(prepare)
+        await self._keeper.open()
 
     def draft(self) -> Draft:
         """A new draft."""
@@ -171,13 +180,25 @@ class Disk:
 
     def path(self, digest: bytes) -> Path:
         """Where the file of a hash lies."""
-        name = digest.hex()
-        return self._files / name[:2] / name[2:4] / name
+        return Path(self._keeper.path(digest.hex()))
 
     async def put(self, draft: Draft) -> None:
-        path = await draft.file()
-        await self.run(self._keep, path, self.path(draft.digest))
+        if draft.path is not None and self._durable:
+            # Large ones hold nobody up that waits for a name.
+            await self.run(_synced, draft.path)
+        with _space():
+            await self._keeper.put(New(draft.digest.hex(), draft.path, draft.pieces))
         draft.path = None
+
+    def settle(self, digest: bytes) -> None:
+        self._keeper.settle(digest.hex())
+
+    async def unsettled(self) -> list[bytes]:
+        return [bytes.fromhex(name) for name in await self._keeper.unsettled()]
+
+    async def flush(self) -> None:
+        """Finish what was settled now, not within some seconds."""
+        await self._keeper.flush()
 
     async def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         async for piece in self.pieces(self.path(digest), start, stop):
@@ -200,7 +221,7 @@ class Disk:
             os.close(handle)
 
     async def delete(self, digest: bytes) -> None:
-        await self.run(self._delete, self.path(digest))
+        await self._keeper.delete(digest.hex())
 
     async def has(self, digest: bytes) -> bool:
         return await self.run(self.path(digest).is_file)
@@ -213,47 +234,40 @@ class Disk:
 
     async def close(self) -> None:
         self._threads.shutdown()
+        await self._keeper.close()
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call something that touches the disk, off the loop; raises NoSpace when it is full."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._threads, call, *args)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise NoSpace("the disk is full") from error
-            raise
+        with _space():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
     def write(self, path: Path, pieces: list[bytes]) -> None:
         """Append to a draft; blocks."""
         if self._keep_free and shutil.disk_usage(self._drafts).free < self._keep_free:
             raise OSError(errno.ENOSPC, "no more space is to be used", str(path))
-        with open(path, "ab", buffering=0) as file:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
             for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-
-    def _keep(self, draft: Path, path: Path) -> None:
-        if self._durable:
-            _synced(draft)
-        new = [folder for folder in (path.parent.parent, path.parent) if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft.replace(path)
-        if self._durable:
-            for folder in {path.parent, *(one.parent for one in new)}:
-                _synced(folder)
-
-    def _delete(self, path: Path) -> None:
-        _removed(path)
-        if self._durable and path.parent.exists():
-            _synced(path.parent)
+                written(handle, piece)
+        finally:
+            os.close(handle)
 
     def _found(self) -> Iterator[tuple[bytes, int]]:
-        for folder, _, names in os.walk(self._files):
+        for folder, _, names in os.walk(self._folder / "blobs"):
             for name in names:
                 with suppress(ValueError, FileNotFoundError):
                     yield bytes.fromhex(name), (Path(folder) / name).stat().st_size
+
+
+@contextmanager
+def _space() -> Iterator[None]:
+    """A full disk becomes `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpace("the disk is full") from error
+        raise
 
 
 def _read_once(path: Path, start: int, stop: int) -> bytes:

@@ -50,6 +50,8 @@ class Bucket:
 class S3:
     """A place where files are kept; see `storage.blobs.Blobs`."""
 
+    remembers = False
+
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._uploads = asyncio.Semaphore(UPLOADS)
@@ -82,6 +84,12 @@ class S3:
                 chunk_size=PART_BYTES,
                 max_concurrency=PARTS,
             )
+
+    def settle(self, digest: bytes) -> None:
+        return
+
+    async def unsettled(self) -> list[bytes]:
+        return []
 
     async def read(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         if start >= stop:

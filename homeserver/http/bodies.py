@@ -50,8 +50,10 @@ class Incoming:
         end = asyncio.get_running_loop().time() + STREAM_SECONDS
         try:
             while True:
-                async with asyncio.timeout(SILENT_SECONDS):
-                    piece = await raw.more()
+                piece = raw.take()
+                if not piece:
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        piece = await raw.more()
                 if not piece:
                     return
                 size += len(piece)

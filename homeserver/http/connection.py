@@ -75,9 +75,10 @@ class RawRequest:
     """One request as it came: its head, and its body piece by piece.
 
     `method`; `target` is path and query byte for byte; `minor` the 1 of HTTP/1.1; `length` the
-    bytes that the body is announced to have, None where that is left open; `keep_alive` whether
-    the client wants the connection kept, and `stays` whether it was told that it is. `fault` says
-    why a request could not be understood; it then has nothing else.
+    bytes that the body is announced to have, None where that is left open, and `due` those of them
+    that have not come; `keep_alive` whether the client wants the connection kept, and `stays`
+    whether it was told that it is. `fault` says why a request could not be understood; it then has
+    nothing else.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class RawRequest:
         "_parts",
         "_size",
         "_waiter",
+        "due",
         "fault",
         "is_whole",
         "keep_alive",
@@ -123,6 +125,7 @@ class RawRequest:
         self.stays = False
         self.target = target
         self.length = length
+        self.due = length or 0
 
     def header(self, name: str) -> str | None:
         """The first header of that name (in small letters), None without one."""
@@ -184,6 +187,7 @@ class RawRequest:
         else:
             self._parts.append(part)
         self._size += len(part)
+        self.due -= len(part)
         self._wake()
 
     def ends(self, fault: MatrixError | None = None) -> None:
@@ -505,13 +509,17 @@ class Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         """Parse what came, but no further than to requests that have to wait for others."""
         view = memoryview(data)
-        for start in range(0, len(data), _SLICE):
+        start = 0
+        while start < len(data):
             if self._is_deaf:
                 break
             if self._queue is not None and (self.task is not None or len(self._queue) > 1):
                 self._rest = data[start:]
                 break
-            self._parse(view[start : start + _SLICE])
+            # What a body is announced to have holds nothing else.
+            step = max(_SLICE, self._reading.due if self._reading is not None else 0)
+            self._parse(view[start : start + step])
+            start += step
         if not self._is_within:
             self._parser = None
 

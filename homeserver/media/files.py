@@ -1,15 +1,16 @@
 """The stored files: each content once, by its hash.
 
 Owns the rows of `blobs` and the files that they promise, in whichever place. Invariants: a row
-exists only for a file that is there; a file without a row is written down as in doubt before it
-exists, so that the next start removes it; what is done to one hash is done one thing at a time.
-Who refers to a file stands in the changes that callers add.
+exists only for a file that is there; a file without a row is known to be in doubt before it exists,
+to its place or by a row, so that the next start removes it; what is done to one hash is done one
+thing at a time. Who refers to a file stands in the changes that callers add.
+docs/decisions/015-files-in-doubt-by-name.md
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,18 @@ class Files:
         self._keep_in = keep_in
         self._turns: dict[bytes, _Turn] = {}
         self._judged: dict[bytes, JudgedHashRow] = {}
+        self.dropped: Callable[[int], None] = lambda _user_nid: None
+        """Called after a URI of a local user's was dropped, or may have been."""
 
     async def open(self) -> None:
         """Make the folders, and finish or undo what an earlier run was at; raises OSError."""
         await self.disk.open()
-        for digest, place in await store.in_doubt(self._database):
-            await self._decide(digest, place)
+        for digest, number in await store.in_doubt(self._database):
+            await self._decide(digest, number)
+        for number, place in self._places.items():
+            for digest in await place.unsettled():
+                await self._look(digest, number)
+        await self.disk.flush()
         self._judged = {row.hash: row for row in await store.judged(self._database)}
 
     async def close(self) -> None:
@@ -101,34 +108,46 @@ class Files:
     async def _keep(self, draft: Draft, digest: bytes, changes: Sequence[Change]) -> None:
         async with self._turn(digest):
             if await store.blob(self._database, digest) is not None:
-                await self._commits.commit(changes)
+                await self._commits.submit(changes)
             else:
                 await self._store(draft, digest, changes)
 
     async def _store(self, draft: Draft, digest: bytes, changes: Sequence[Change]) -> None:
-        place = self._keep_in
-        await self._commits.commit([Put(BlobInDoubtRow(digest, place))])
+        number = self._keep_in
+        place = self._at(number)
+        row = Insert(BlobRow(digest, draft.size, number, self._clock.now_ms()))
+        if not place.remembers:
+            await self._commits.commit([Put(BlobInDoubtRow(digest, number))])
+            changes = [store.decided(digest, number), *changes]
         try:
-            await self._at(place).put(draft)
-            row = BlobRow(digest, draft.size, place, self._clock.now_ms())
-            await self._commits.commit([Insert(row), store.decided(digest, place), *changes])
+            await place.put(draft)
+            await self._commits.submit([row, *changes])
         except BaseException:
-            await self._undo(digest, place)
+            await self._undo(digest, number)
             raise
+        place.settle(digest)
 
-    async def _decide(self, digest: bytes, place: int) -> None:
+    async def _decide(self, digest: bytes, number: int) -> None:
         """Remove a file from a place if its row does not say that it is there.
 
         When the place fails that is left to the next start.
         """
+        if await self._look(digest, number):
+            await self._commits.commit([store.decided(digest, number)])
+
+    async def _look(self, digest: bytes, number: int) -> bool:
+        """As `_decide`, when no row says that it is in doubt; whether the place did not fail."""
         blob = await store.blob(self._database, digest)
         try:
-            if blob is None or blob.place != place:
-                await self._at(place).delete(digest)
+            place = self._at(number)
+            if blob is None or blob.place != number:
+                await place.delete(digest)
+            else:
+                place.settle(digest)
         except PlaceFailed as error:
             log.error("a file may be left over until the next start: %s", error)
-            return
-        await self._commits.commit([store.decided(digest, place)])
+            return False
+        return True
 
     async def _undo(self, digest: bytes, place: int) -> None:
         try:
@@ -148,7 +167,13 @@ class Files:
             return
         if row.uploader_nid is not None:
             gone.append(store.used(row.uploader_nid, -row.size, -1))
-        mine = (row.server, row.media_id)
+        try:
+            await self._drop(digest, (row.server, row.media_id), gone)
+        finally:
+            if row.uploader_nid is not None:
+                self.dropped(row.uploader_nid)
+
+    async def _drop(self, digest: bytes, mine: tuple[str, str], gone: Sequence[Change]) -> None:
         if all(name == mine for name in await store.names_of(self._database, digest, 2)):
             for spec, small in (await store.thumbnails(self._database, digest)).items():
                 if small.thumb_hash != digest:
@@ -233,6 +258,7 @@ class Files:
             except BaseException:
                 await self._undo(digest, to)
                 raise
+            self._at(to).settle(digest)
             await self._decide(digest, blob.place)
             return True
 

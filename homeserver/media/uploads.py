@@ -1,16 +1,15 @@
 """Uploads: from a client's bytes to an mxc:// URI that everybody can ask for.
 
-Owns the making of media ids, the limits on size, number and quota, and who waits for a content that
-has been announced. Invariants: a URI that was answered has its content stored; bytes that are still
-coming count against the quota, so parallel uploads do not pass it.
+Owns the making of media ids, the limit on size, and who waits for a content that has been
+announced. Invariant: a URI that was answered has its content stored. Quotas are in `quotas.py`.
 spec: client-server-api#content-repository
 """
 
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +17,10 @@ from homeserver import config
 from homeserver.errors import MatrixError
 from homeserver.matrix.mxc import Mxc
 from homeserver.media.files import Files
+from homeserver.media.quotas import Quotas
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import media as store
-from storage.blobs import Draft
 from storage.changes import Change, Insert, Missed
 from storage.engine import Database
 from storage.schema import MediaRow
@@ -62,6 +61,7 @@ class Uploads:
         self,
         options: config.Media,
         files: Files,
+        quotas: Quotas,
         database: Database,
         commits: CommitQueue,
         clock: Clock,
@@ -69,11 +69,11 @@ class Uploads:
     ) -> None:
         self._options = options
         self._files = files
+        self._quotas = quotas
         self._database = database
         self._commits = commits
         self._clock = clock
         self._server_name = server_name
-        self._coming: dict[int, int] = {}
         self._filling: set[str] = set()
         self._awaited: dict[str, set[asyncio.Future[None]]] = {}
         self.uploaded: Callable[[int, Mxc], None] = lambda _user_nid, _name: None
@@ -182,50 +182,24 @@ class Uploads:
 
     async def _store(self, row: MediaRow, body: Body, change: Callable[[MediaRow], Change]) -> None:
         user_nid = row.uploader_nid or 0
-        used = (await store.usage(self._database, [user_nid])).get(user_nid)
-        left = self._options.user_bytes - (used.bytes if used is not None else 0)
-        if used is not None and used.files >= self._options.user_files:
-            raise MatrixError.forbidden("You have as many files here as you may")
+        here = await self._quotas.check(user_nid, body.length or 0)
         async with self._files.draft() as draft:
             # Who is refused counts no more at once, before what was written of it is gone: else
             # two that have room for one of them could both be refused.
-            with self._counted(user_nid) as count:
-                if self._options.user_bytes and (body.length or 0) > left:
-                    raise _over_quota()
+            with self._quotas.coming(user_nid, here) as count:
                 async with aclosing(body.chunks(self.most)) as pieces:
                     async for piece in pieces:
-                        if count(len(piece)) > left and self._options.user_bytes:
-                            raise _over_quota()
+                        count(len(piece))
                         await draft.write(piece)
                 await draft.finish()
-                await self._kept(row, draft, change)
-
-    async def _kept(
-        self, row: MediaRow, draft: Draft, change: Callable[[MediaRow], Change]
-    ) -> None:
-        filled = row._replace(hash=draft.digest, size=draft.size)
-        counted = store.used(filled.uploader_nid or 0, draft.size, 1)
-        await self._files.keep(draft, [change(filled), counted])
-
-    @contextmanager
-    def _counted(self, user_nid: int) -> Iterator[Callable[[int], int]]:
-        """Counts bytes that are coming; the function adds some and says how many there are."""
-        mine = 0
-
-        def count(more: int) -> int:
-            nonlocal mine
-            mine += more
-            self._coming[user_nid] = self._coming.get(user_nid, 0) + more
-            return self._coming[user_nid]
-
-        try:
-            yield count
-        finally:
-            left = self._coming.get(user_nid, 0) - mine
-            if left > 0:
-                self._coming[user_nid] = left
-            else:
-                self._coming.pop(user_nid, None)
+                filled = row._replace(hash=draft.digest, size=draft.size)
+                counted = store.used(user_nid, draft.size, 1)
+                try:
+                    await self._files.keep(draft, [change(filled), counted])
+                except BaseException:
+                    self._quotas.forget(user_nid)
+                    raise
+                self._quotas.changed(user_nid, draft.size, 1)
 
 
 def media_type(given: str | None) -> str:
@@ -253,7 +227,3 @@ def _set(arrived: "asyncio.Future[None]") -> None:
 
 def _already() -> MatrixError:
     return MatrixError("M_CANNOT_OVERWRITE_MEDIA", "This URI has its content already", 409)
-
-
-def _over_quota() -> MatrixError:
-    return MatrixError.forbidden("This upload would exceed what you may keep here")

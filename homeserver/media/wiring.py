@@ -15,6 +15,7 @@ from homeserver.media.listing import Listing
 from homeserver.media.moderation import Moderation
 from homeserver.media.moving import Moving
 from homeserver.media.previews import Previews
+from homeserver.media.quotas import Quotas
 from homeserver.media.remote import Elsewhere, Remote
 from homeserver.media.shrinkers import Shrinkers
 from homeserver.media.thumbnails import Thumbnails
@@ -66,7 +67,9 @@ class Media:
         keep_in = S3 if S3 in places and config.s3.new_files else DISK
         files = Files(database, commits, clock, disk, places, keep_in)
         await files.open()
-        uploads = Uploads(options, files, database, commits, clock, name)
+        quotas = Quotas(options, database)
+        files.dropped = quotas.forget
+        uploads = Uploads(options, files, quotas, database, commits, clock, name)
         remote = Remote(options, files, elsewhere, database, commits, clock)
         await remote.open()
         leaving = Leaving(options, files, remote, database, commits, clock, name)

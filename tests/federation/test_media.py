@@ -68,7 +68,7 @@ async def download(person: Person, name: str) -> Reply:
 
 def blobs(server: HouseServer) -> int:
     """The bytes of all files that a server keeps."""
-    files = (server.folder / "media" / "files").rglob("*")
+    files = (server.folder / "media" / "blobs").rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
@@ -187,7 +187,7 @@ async def test_a_file_that_vanished_comes_again(made: House, alice: Person, bob:
     name = await upload(alice, content)
     assert (await download(bob, name)).body == content
     digest = hashlib.sha256(content).hexdigest()
-    (path,) = (made.servers["b.example"].folder / "media").rglob(digest)
+    (path,) = (made.servers["b.example"].folder / "media" / "blobs").rglob(digest)
     path.unlink()
     assert (await download(bob, name)).body == content
     assert path.exists()

@@ -188,6 +188,7 @@ async def test_files_move_there_and_back(
     # One is missing, one is not what it should be: both are told, and the others move.
     digests = [hashlib.sha256(content).digest() for content in contents]
     disk = server.app.services.media.files.disk
+    await disk.flush()
     disk.path(digests[0]).unlink()
     disk.path(digests[1]).write_bytes(b"x")
     first = await admin.ok("POST", f"{PATH}/move", body={"to": "s3"})

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +13,7 @@ import pytest
 
 from storage.blobs import PIECE
 from tests.media.sending import V1, V3, ask, download, upload
+from tests.media.test_moderation import files
 from tests.serving import CLIENT, Person, Running
 
 MEGABYTE = 1_048_576
@@ -22,11 +22,6 @@ MEGABYTE = 1_048_576
 @pytest.fixture
 async def alice(server: Running) -> Person:
     return await server.person("alice")
-
-
-def files(server: Running) -> list[Path]:
-    """Every file in the folder of media, drafts included."""
-    return [path for path in server.config.media.dir.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 3 * MEGABYTE + 7])
@@ -128,7 +123,7 @@ async def test_head_says_the_length_and_sends_nothing(alice: Person) -> None:
 async def test_equal_contents_are_stored_once(server: Running, alice: Person) -> None:
     first, second = await upload(alice, b"same"), await upload(alice, b"same", "image/png")
     assert first != second
-    assert len(files(server)) == 1
+    assert files(server) == 1
     assert (await download(alice, second)).headers["Content-Type"] == "image/png"
     assert (await download(alice, first)).headers["Content-Type"] == "text/plain"
 
@@ -137,7 +132,7 @@ async def test_the_same_content_many_times_at_once(server: Running, alice: Perso
     content = b"many" * 100_000
     names = await asyncio.gather(*(upload(alice, content) for _ in range(20)))
     assert len(set(names)) == 20
-    assert len(files(server)) == 1
+    assert files(server) == 1
     assert (await download(alice, names[7])).body == content
 
 
@@ -196,7 +191,7 @@ async def test_uploads_have_a_limit(server: Running, alice: Person) -> None:
         assert got.status == 413
     except aiohttp.ClientError:
         pass  # the connection was closed while the client was still sending
-    assert files(server) == []
+    assert files(server) == 0
     await upload(alice, b"x" * 1_000_000)
 
 
@@ -216,8 +211,27 @@ async def test_users_have_a_quota(server: Running, alice: Person) -> None:
     await upload(alice, b"small")
     got = await ask(alice, "POST", f"{V3}/upload", data=b"a fourth")
     assert (got.status, json.loads(got.body)["errcode"]) == (403, "M_FORBIDDEN")
-    assert len(files(server)) == 3
+    assert files(server) == 3
     await upload(await server.person("bob"), b"x" * 600_000)
+
+
+@pytest.mark.parametrize("settings", [{"media": {"user_bytes": 1_000_000}}])
+async def test_what_was_stored_meanwhile_counts_too(server: Running, alice: Person) -> None:
+    begun, stored = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 200_000
+        begun.set()
+        await stored.wait()
+        yield b"x" * 300_000
+
+    late = asyncio.ensure_future(ask(alice, "POST", f"{V3}/upload", data=slow()))
+    await begun.wait()
+    await upload(alice, b"y" * 600_000)
+    stored.set()
+    assert (await late).status == 403
+    # What is deleted makes room again.
+    assert files(server) == 1
 
 
 async def test_a_full_disk_refuses_and_leaves_nothing(
@@ -230,7 +244,7 @@ async def test_a_full_disk_refuses_and_leaves_nothing(
     for size in (10, 2 * MEGABYTE):
         got = await ask(alice, "POST", f"{V3}/upload", data=BytesIO(b"x" * size))
         assert (got.status, json.loads(got.body)["errcode"]) == (507, "M_UNKNOWN")
-    assert files(server) == []
+    assert files(server) == 0
     monkeypatch.undo()
     await upload(alice, b"x" * 10)
 
@@ -244,9 +258,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(server: Running, alice: 
         await ask(alice, "POST", f"{V3}/upload", data=broken())
     for _ in range(200):
         await asyncio.sleep(0.01)
-        if files(server) == []:
+        if files(server) == 0:
             break
-    assert files(server) == []
+    assert files(server) == 0
 
 
 class TestLaterUploads:

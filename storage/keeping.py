@@ -1,0 +1,257 @@
+"""Files get the names of their hashes, durably and many in one go.
+
+Owns the one thread that names files of the local disk, and removes them. A new file is first
+`drafts/HASH`, then `blobs/HA/HASH` as well (a hard link); the first name goes when it is settled,
+that is when its row was committed. Invariants: a file with a hash's name under `blobs` is whole and
+on the disk; what is there without a row has a name under `drafts` too, so that the next start finds
+it. Which files there should be is not known here.
+docs/decisions/015-files-in-doubt-by-name.md
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 5.0
+"""How long first names may be left over."""
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class New(NamedTuple):
+    """A content to be named: already a file that is on the disk, or its pieces."""
+
+    name: str
+    path: Path | None
+    pieces: Sequence[bytes]
+
+
+class Keeper:
+    """See the module. Use it on one loop; `open` comes first."""
+
+    def __init__(self, folder: Path, *, durable: bool, keep_free: int) -> None:
+        self._blobs = str(folder / "blobs")
+        self._drafts = str(folder / "drafts")
+        self._earlier = folder / "files"
+        self._durable = durable
+        self._keep_free = keep_free
+        self._waiting: list[tuple[New, asyncio.Future[None]]] = []
+        self._is_naming = False
+        self._settled: set[str] = set()
+        self._settling: asyncio.TimerHandle | None = None
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
+        self._jobs = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="media-keeper", daemon=True)
+
+    async def open(self) -> None:
+        """Make the folders, and remove what an earlier run has left half-written."""
+        self._thread.start()
+        await self._do(self._prepare)
+
+    def path(self, name: str) -> str:
+        """Where the file of a hash (in hexadecimal) lies."""
+        return f"{self._blobs}/{name[:2]}/{name}"
+
+    async def put(self, new: New) -> None:
+        """Name a file; afterwards it survives a power cut. Raises OSError."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((new, done))
+        if not self._is_naming:
+            self._name_waiting()
+        await done
+
+    def settle(self, name: str) -> None:
+        """The row of a file that was put is there."""
+        self._settled.add(name)
+        if self._settling is None:
+            loop = asyncio.get_running_loop()
+            self._settling = loop.call_later(SETTLE_SECONDS, self._settle_soon)
+
+    async def delete(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        self._settled.discard(name)
+        await self._do(lambda: self._delete(name))
+
+    async def unsettled(self) -> list[str]:
+        """What an earlier run did not settle."""
+        return await self._do(
+            lambda: [name for name in os.listdir(self._drafts) if _NAME.fullmatch(name)]
+        )
+
+    async def flush(self) -> None:
+        """Remove the first names of all that is settled."""
+        await self._settle_soon()
+
+    async def close(self) -> None:
+        """Do what was begun, and end the thread."""
+        await self.flush()
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _do(self, job: Callable[[], T]) -> "asyncio.Future[T]":
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((job, done))
+        return done
+
+    def _name_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._is_naming = True
+        news = [new for new, _ in waiting]
+        named = self._do(lambda: self._name(news))
+
+        def tell(_: object) -> None:
+            self._is_naming = False
+            failed = named.exception()
+            errors = [failed] * len(waiting) if failed is not None else named.result()
+            for (_new, done), error in zip(waiting, errors, strict=True):
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+            if self._waiting:
+                self._name_waiting()
+
+        named.add_done_callback(tell)
+
+    def _settle_soon(self) -> "asyncio.Future[None]":
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        names, self._settled = self._settled, set()
+        return self._do(lambda: self._settle(names))
+
+    # In the thread.
+
+    def _work(self) -> None:
+        while (task := self._jobs.get()) is not None:
+            job, done = task
+            try:
+                result, failed = job(), None
+            except Exception as error:  # belongs to the caller, whatever it is
+                result, failed = None, error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                done.get_loop().call_soon_threadsafe(_tell, done, result, failed)
+
+    def _prepare(self) -> None:
+        os.makedirs(self._drafts, mode=0o700, exist_ok=True)
+        for number in range(256):
+            os.makedirs(f"{self._blobs}/{number:02x}", mode=0o700, exist_ok=True)
+        for left in os.scandir(self._drafts):
+            if _NAME.fullmatch(left.name) is None:
+                os.unlink(left)
+        if self._earlier.exists():
+            self._take_over()
+        if self._durable:
+            _synced(self._blobs)
+
+    def _take_over(self) -> None:
+        """Files used to lie in folders of folders."""
+        for path in list(self._earlier.rglob("*")):
+            if _NAME.fullmatch(path.name) is not None:
+                path.rename(self.path(path.name))
+        if self._durable:
+            for number in range(256):
+                _synced(f"{self._blobs}/{number:02x}")
+        shutil.rmtree(self._earlier)
+
+    def _name(self, news: Sequence[New]) -> list[Exception | None]:
+        """Name files; what went wrong with each."""
+        if self._keep_free and shutil.disk_usage(self._drafts).free < self._keep_free:
+            raise OSError(errno.ENOSPC, "no more space is to be used", self._drafts)
+        errors: list[Exception | None] = []
+        for new in news:
+            try:
+                self._write(new)
+                self._link(new.name)
+                errors.append(None)
+            except OSError as error:
+                errors.append(error)
+        if self._durable:
+            _synced(self._drafts)
+        return errors
+
+    def _write(self, new: New) -> None:
+        path = f"{self._drafts}/{new.name}"
+        if new.path is not None:
+            os.rename(new.path, path)
+            return
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            for piece in new.pieces:
+                written(handle, piece)
+            if self._durable:
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _link(self, name: str) -> None:
+        first, path = f"{self._drafts}/{name}", self.path(name)
+        try:
+            os.link(first, path)
+        except FileExistsError:
+            # Nothing promises what lies there: it is of an earlier run, or of somebody else.
+            os.unlink(path)
+            os.link(first, path)
+
+    def _settle(self, names: set[str]) -> None:
+        try:
+            for name in names:
+                # After a power cut the second name may be lacking.
+                with suppress(FileExistsError, FileNotFoundError):
+                    os.link(f"{self._drafts}/{name}", self.path(name))
+            if self._durable:
+                for folder in {name[:2] for name in names}:
+                    _synced(f"{self._blobs}/{folder}")
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self._drafts}/{name}")
+        except OSError as error:
+            log.warning("names of files are left over until the next start: %s", error)
+
+    def _delete(self, name: str) -> None:
+        path = self.path(name)
+        for one in (path, f"{self._drafts}/{name}"):
+            with suppress(FileNotFoundError):
+                os.unlink(one)
+        if self._durable:
+            _synced(os.path.dirname(path))
+            _synced(self._drafts)
+
+
+def written(handle: int, piece: bytes) -> None:
+    """Write all of a piece."""
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _synced(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _tell(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
