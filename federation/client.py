@@ -8,7 +8,7 @@ own callers time, and nobody else. What is asked and how it is signed stands in 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from federation.destinations import Destinations
@@ -27,6 +27,8 @@ _GATEWAY_ERRORS = frozenset({502, 503, 504})
 LOOK_AGAIN_MS = 60_000
 """How often a server that waits is looked up again while somebody wants something of it."""
 MAX_REMEMBERED = 20_000
+MAX_REFUSAL_BYTES = 65_536
+"""So much is read of an answer that refuses, where a long one was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,21 @@ class ServerClient:
 
     @asynccontextmanager
     async def stream(
-        self, server: str, request: Outgoing, *, seconds: float, max_bytes: int
+        self,
+        server: str,
+        request: Outgoing,
+        *,
+        seconds: float,
+        max_bytes: int,
+        despite_pause: bool = False,
     ) -> AsyncIterator[Streamed]:
         """The answer to a request as it comes; `chunks` of it raise OutboundFailed.
 
-        Raises Unreachable when the answer does not begin. A pause after failures is not kept.
+        Raises Unreachable when the answer does not begin. `despite_pause` asks also a server that
+        failed a moment ago.
         """
+        if not despite_pause:
+            await self._check(server)
         tried = None
         async with AsyncExitStack() as held:
             try:
@@ -210,13 +221,30 @@ def json_of(server: str, answer: Answer) -> JsonObject:
         raise RemoteError(server, answer.status, message=str(error)) from None
     if 200 <= answer.status < 300:
         return body
+    raise _refused(server, answer.status, answer.headers, body)
+
+
+async def refusal(server: str, answer: Streamed) -> RemoteError:
+    """What an answer says that is read as it comes and has not the status that was hoped for."""
+    content = b""
+    body: JsonObject = {}
+    with suppress(OutboundFailed, Malformed):
+        async for piece in answer.chunks():
+            content += piece
+            if len(content) > MAX_REFUSAL_BYTES:
+                break
+        body = decode_object(content)
+    return _refused(server, answer.status, answer.headers, body)
+
+
+def _refused(server: str, status: int, headers: Mapping[str, str], body: JsonObject) -> RemoteError:
     errcode, message, wait = (body.get(key) for key in ("errcode", "error", "retry_after_ms"))
-    if answer.status == 429 and not isinstance(wait, int):
-        digits = answer.headers.get("Retry-After", "")
+    if status == 429 and not isinstance(wait, int):
+        digits = headers.get("Retry-After", "")
         wait = int(digits) * 1000 if digits.isascii() and digits.isdecimal() else None
-    raise RemoteError(
+    return RemoteError(
         server,
-        answer.status,
+        status,
         errcode if isinstance(errcode, str) else "",
         message if isinstance(message, str) else "",
         body=body,

@@ -12,25 +12,30 @@ spec: server-server-api#retrieving-events
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
 
 from federation.asking import Asking, some_of
 from federation.events import Refused, Verifier
 from federation.requests import Query, Requests, path_of
+from federation.told_state import ToldState, is_of
 from homeserver.errors import RemoteError, Unreachable
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
+from homeserver.matrix.errors import Malformed
 from homeserver.matrix.event import Event
-from homeserver.matrix.ids import is_event_id, server_of
+from homeserver.matrix.ids import server_of
 from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.checks import Missing
 from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.entering import Held
 from homeserver.rooms.receive import Receiver
 from storage.engine import Database
 from storage.events import event_numbers, first_depth
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_SERVERS = 4
 ROUNDS = 10
@@ -43,10 +48,6 @@ MAX_REQUESTS = 2_000
 """Requests made to fill one gap."""
 MAX_EVENT_BYTES = 262_144
 MAX_EVENTS_BYTES = 16 * 1_048_576
-MAX_STATE_BYTES = 64 * 1_048_576
-MAX_STATE_EVENTS = 100_000
-MAX_CHAIN = 10_000
-"""Events that authorise one, as far as they are not here."""
 FEW = 50
 """So many absent events of a state are asked for one by one; more come with the whole state."""
 SINGLE_REQUESTS = 8
@@ -62,6 +63,7 @@ class Gaps:
         self,
         requests: Requests,
         verifier: Verifier,
+        told_state: ToldState,
         rooms: Rooms,
         receiver: Receiver,
         elsewhere: Elsewhere,
@@ -69,6 +71,7 @@ class Gaps:
     ) -> None:
         self._requests = requests
         self._verifier = verifier
+        self.told_state = told_state
         self._rooms = rooms
         self._receiver = receiver
         self._elsewhere = elsewhere
@@ -136,7 +139,7 @@ class Gaps:
         listed = [
             pdu
             for pdu in (pdus[:most] if isinstance(pdus, list) else ())
-            if isinstance(pdu, dict) and _fits(pdu, room)
+            if isinstance(pdu, dict) and is_of(pdu, room)
         ]
         found: dict[str, Event] = {}
         for start in range(0, len(listed), 100):
@@ -167,12 +170,14 @@ class Gaps:
         verdict = await self._receiver.receive(room, event, pdu, before)
         return verdict if isinstance(verdict, Missing) else None
 
-    async def store(self, room: Room, events: Iterable[Event]) -> None:
-        """Store events as outliers, each after those that authorise it."""
-        by_id = {event.event_id: event for event in events}
-        ordered = in_order(by_id, lambda event: event.auth_event_ids)
+    async def store(self, room: Room, events: Mapping[str, Held]) -> None:
+        """Store events (by id) as outliers, each after those that authorise it."""
         await self._receiver.store_outliers(
-            room, [(event, canonical.encode(event.pdu)) for event in ordered]
+            room,
+            (
+                (Event.stored(canonical.decode_object(held.pdu), room.rules, id_), held.pdu)
+                for id_, held in in_order(events, lambda held: held.auth_ids)
+            ),
         )
 
     async def first_depth(self, room: Room) -> int:
@@ -267,33 +272,30 @@ class _Filling:
             ]
             if not frontier or len(found) >= MAX_EARLIER:
                 break
-        return in_order(found, lambda one: one.prev_event_ids)
+        return [one for _, one in in_order(found, lambda one: one.prev_event_ids)]
 
     async def authorising(self, event: Event, wanted: Collection[str]) -> None:
         """Fetch and store the events that authorise one."""
         room, gaps = self._room, self._gaps
 
         async def told(server: str) -> bool | None:
-            await gaps.store(room, (await self._chain(server, event, wanted)).values())
+            await gaps.store(room, await self._chain(server, event, wanted))
             return None if await gaps.absent(room, wanted) else True
 
         await self._asking.first(told)
 
-    async def _chain(self, server: str, event: Event, wanted: Collection[str]) -> dict[str, Event]:
+    async def _chain(self, server: str, event: Event, wanted: Collection[str]) -> dict[str, Held]:
         """What a server has of `wanted`, which authorise an event, and of what authorises them."""
         room, gaps = self._room, self._gaps
-        path = path_of("federation/v1", "event_auth", room.room_id, event.event_id)
-        pdus: object = None
+        told: dict[str, Held] = {}
+        self._count(server)
         try:
-            self._count(server)
-            pdus = (await gaps.ask(server, "GET", path)).get("auth_chain")
-        except RemoteError as error:
+            told = await gaps.told_state.auth_chain(server, room, event.event_id)
+        except (RemoteError, Malformed) as error:
             log.debug("the auth chain of %s: %s", event.event_id, error)
-        chain = leading(
-            await gaps.events(room, pdus, MAX_CHAIN), wanted, lambda one: one.auth_event_ids
-        )
+        chain = leading(told, wanted, lambda one: one.auth_ids)
         for _ in range(AUTH_ROUNDS):
-            named = {id_ for one in chain.values() for id_ in one.auth_event_ids}
+            named = {id_ for one in chain.values() for id_ in one.auth_ids}
             lost = await gaps.absent(room, {*wanted, *named} - chain.keys())
             if not lost or len(lost) > MAX_EARLIER:
                 break
@@ -306,30 +308,23 @@ class _Filling:
     async def _state_before(self, server: str, event: Event) -> list[str] | None:
         """The ids of the state before an event, all stored; None when the server has it not."""
         room, gaps = self._room, self._gaps
-        query = {"event_id": event.event_id}
-        path = path_of("federation/v1", "state_ids", room.room_id)
         self._count(server)
-        answer = await gaps.ask(server, "GET", path, query=query)
-        state, chain = _ids(answer.get("pdu_ids")), _ids(answer.get("auth_chain_ids"))
+        state, chain = await gaps.told_state.ids(server, room.room_id, event.event_id)
         lost = await gaps.absent(room, {*state, *chain})
         if len(lost) > FEW:
-            path = path_of("federation/v1", "state", room.room_id)
             self._count(server)
-            whole = await gaps.ask(server, "GET", path, query=query, max_bytes=MAX_STATE_BYTES)
-            told = await gaps.events(room, whole.get("pdus"), MAX_STATE_EVENTS)
-            told |= await gaps.events(room, whole.get("auth_chain"), MAX_STATE_EVENTS)
-            await gaps.store(room, [told[id_] for id_ in lost if id_ in told])
+            await gaps.store(room, await gaps.told_state.events(server, room, event.event_id, lost))
         elif lost:
-            await gaps.store(room, (await self._single(server, lost)).values())
+            await gaps.store(room, await self._single(server, lost))
         if await gaps.absent(room, state):
             return None
         return state
 
-    async def _single(self, server: str, ids: Sequence[str]) -> dict[str, Event]:
+    async def _single(self, server: str, ids: Sequence[str]) -> dict[str, Held]:
         """Events by id, each asked for by itself."""
         slots = asyncio.Semaphore(SINGLE_REQUESTS)
 
-        async def one(event_id: str) -> dict[str, Event]:
+        async def one(event_id: str) -> dict[str, Held]:
             async with slots:
                 path = path_of("federation/v1", "event", event_id)
                 try:
@@ -338,7 +333,7 @@ class _Filling:
                 except (Unreachable, RemoteError):
                     return {}
             found = await self._gaps.events(self._room, answer.get("pdus"), 1)
-            return {event_id: found[event_id]} if event_id in found else {}
+            return {event_id: Held.of(found[event_id])} if event_id in found else {}
 
         found = await asyncio.gather(*(one(event_id) for event_id in ids[:MAX_EARLIER]))
         return {id_: event for events in found for id_, event in events.items()}
@@ -351,10 +346,10 @@ class _Filling:
 
 
 def leading(
-    events: dict[str, Event], wanted: Iterable[str], named: Callable[[Event], Iterable[str]]
-) -> dict[str, Event]:
+    events: Mapping[str, T], wanted: Iterable[str], named: Callable[[T], Iterable[str]]
+) -> dict[str, T]:
     """Those of the events that are wanted, or that one which is names; all others are left out."""
-    found: dict[str, Event] = {}
+    found: dict[str, T] = {}
     queue = list(wanted)
     while queue:
         id_ = queue.pop()
@@ -364,30 +359,24 @@ def leading(
     return found
 
 
-def in_order(events: dict[str, Event], named: Callable[[Event], Iterable[str]]) -> list[Event]:
-    """Events so that those which one names come before it; what stands in a circle is left out."""
+def in_order(
+    events: Mapping[str, T], named: Callable[[T], Iterable[str]]
+) -> Iterator[tuple[str, T]]:
+    """Events by id so that those which one names come before it; what stands in a circle is left
+    out.
+    """
     graph = {
         id_: [other for other in named(event) if other in events] for id_, event in events.items()
     }
     while graph:
         try:
-            return [events[id_] for id_ in TopologicalSorter(graph).static_order()]
+            ordered = list(TopologicalSorter(graph).static_order())
         except CycleError as error:
             for id_ in error.args[1]:
                 graph.pop(id_, None)
             graph = {
                 id_: [other for other in others if other in graph] for id_, others in graph.items()
             }
-    return []
-
-
-def _fits(pdu: JsonObject, room: Room) -> bool:
-    """Whether a PDU says that it is of the room; a create event of version 12 says nothing."""
-    return bool(pdu.get("room_id", room.room_id) == room.room_id)
-
-
-def _ids(listed: object) -> list[str]:
-    if not isinstance(listed, list):
-        return []
-    found = [id_ for id_ in listed if isinstance(id_, str) and is_event_id(id_)]
-    return list(dict.fromkeys(found[:MAX_STATE_EVENTS]))
+            continue
+        yield from ((id_, events[id_]) for id_ in ordered)
+        return

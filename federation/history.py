@@ -11,19 +11,21 @@ from collections.abc import Collection
 
 from federation.asking import Asking, some_of
 from federation.gaps import Gaps, in_order, leading
-from federation.requests import Query, Requests, path_of
+from federation.requests import Query, path_of
+from federation.told_state import ToldState
 from homeserver.errors import RemoteError
 from homeserver.matrix import canonical
+from homeserver.matrix.errors import Malformed
 from homeserver.matrix.event import Event
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.elsewhere import Elsewhere
+from homeserver.rooms.entering import Held
 from homeserver.rooms.receive import Receiver
 
 log = logging.getLogger(__name__)
 
 MAX_SERVERS = 5
 SECONDS = 60.0
-MAX_STATE_IDS_BYTES = 16 * 1_048_576
 
 
 class History:
@@ -31,13 +33,13 @@ class History:
 
     def __init__(
         self,
-        requests: Requests,
+        told_state: ToldState,
         gaps: Gaps,
         rooms: Rooms,
         receiver: Receiver,
         elsewhere: Elsewhere,
     ) -> None:
-        self._requests = requests
+        self._told_state = told_state
         self._gaps = gaps
         self._rooms = rooms
         self._receiver = receiver
@@ -53,17 +55,11 @@ class History:
 
     async def state_before(self, server: str, room_id: str, event_id: str) -> list[str]:
         """See the port."""
-        answer = await self._requests.request(
-            server,
-            "GET",
-            path_of("federation/v1", "state_ids", room_id),
-            query={"event_id": event_id},
-            max_bytes=MAX_STATE_IDS_BYTES,
-        )
-        listed = answer.get("pdu_ids")
-        if not isinstance(listed, list) or not all(isinstance(id_, str) for id_ in listed):
-            raise RemoteError(server, 200, message="the answer has no list pdu_ids")
-        return listed
+        try:
+            state, _ = await self._told_state.ids(server, room_id, event_id)
+        except Malformed as error:
+            raise RemoteError(server, 200, message=str(error)) from None
+        return state
 
     async def _more(self, room_id: str, event_ids: Collection[str], limit: int) -> None:
         room = await self._rooms.find(room_id)
@@ -82,12 +78,14 @@ class History:
             by_id = {id_: event for id_, event in led_to.items() if id_ in events}
             if not by_id:
                 return None
-            newest_first = in_order(by_id, lambda event: event.prev_event_ids)[::-1]
+            oldest_first = [event for _, event in in_order(by_id, lambda one: one.prev_event_ids)]
+            newest_first = oldest_first[::-1]
             named = {id_ for event in by_id.values() for id_ in event.auth_event_ids}
             lost = await gaps.absent(room, named - by_id.keys())
             if lost:
                 await gaps.authorise(room, server, newest_first[-1], lost)
-            await gaps.store(room, [event for event in by_id.values() if event.is_state])
+            state = {id_: Held.of(event) for id_, event in by_id.items() if event.is_state}
+            await gaps.store(room, state)
             given = [(event, canonical.encode(event.pdu)) for event in newest_first]
             return await self._receiver.store_history(room, given) or None
 

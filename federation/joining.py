@@ -8,17 +8,14 @@ spec: server-server-api#joining-rooms, server-server-api#inviting-to-a-room
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from federation import older
-from federation.client import ServerClient
-from federation.elements import Elements
 from federation.events import Refused, Verifier
 from federation.handshake import Handshake, Prepared, client_error, goes_for_all
-from federation.requests import Requests, path_of, target_of
+from federation.requests import Requests, path_of
 from homeserver.errors import MatrixError, RemoteError, Unreachable
-from homeserver.http.outbound import OutboundFailed
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed, Rejected
@@ -49,7 +46,6 @@ class Joining:
     def __init__(
         self,
         requests: Requests,
-        client: ServerClient,
         verifier: Verifier,
         rooms: Rooms,
         entering: Entering,
@@ -57,7 +53,6 @@ class Joining:
         author: Author,
     ) -> None:
         self._requests = requests
-        self._client = client
         self._verifier = verifier
         self._rooms = rooms
         self._entering = entering
@@ -220,21 +215,20 @@ class Joining:
 
     async def _read(self, prepared: Prepared, room_id: str, version: str) -> "_Reading":
         reading = _Reading(self._verifier, prepared)
-        server, newest = prepared.server, version == older.VERSIONS[0]
-        path = path_of(version, "send_join", room_id, prepared.event.event_id)
-        target = target_of(path, {"omit_members": "false"} if newest else {})
-        outgoing = self._requests.outgoing(server, "PUT", target, prepared.event.pdu)
-        async with self._client.stream(
-            server, outgoing, seconds=ANSWER_SECONDS, max_bytes=MAX_ANSWER_BYTES
-        ) as answer:
-            if answer.status != 200:
-                raise await _refusal(server, answer.status, answer.chunks())
-            chunks = answer.chunks()
-            try:
-                async for chunk in chunks if newest else older.out_of_list(chunks):
-                    await reading.feed(chunk)
-            except OutboundFailed as error:
-                raise Unreachable(server, str(error)) from None
+        newest = version == older.VERSIONS[0]
+        await self._requests.read(
+            prepared.server,
+            "PUT",
+            path_of(version, "send_join", room_id, prepared.event.event_id),
+            reading.take,
+            lists=("state", "auth_chain"),
+            query={"omit_members": "false"} if newest else {},
+            body=prepared.event.pdu,
+            seconds=ANSWER_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+            despite_pause=True,
+            unwrapped=None if newest else older.out_of_list,
+        )
         return reading
 
 
@@ -246,39 +240,36 @@ class _Reading:
         self._verifier = verifier
         self._prepared = prepared
         self._rules = prepared.rules
-        self._elements = Elements(["state", "auth_chain"])
         self._batch: list[tuple[bool, object]] = []
         self._without_keys: list[tuple[bool, object]] = []
         self._returned: object = None
         self._omitted = False
         self._count = 0
 
-    async def feed(self, chunk: bytes) -> None:
-        for name, value in self._elements.feed(chunk):
-            if name in ("state", "auth_chain"):
-                self._count += 1
-                if self._count > MAX_EVENTS:
-                    raise Malformed("The answer has too many events")
-                self._batch.append((name == "state", canonical.decode(value)))
-                if len(self._batch) == BATCH:
-                    await self._take(0.0)
-            elif name == "event":
-                self._returned = canonical.decode(value)
-            elif name == "members_omitted":
-                self._omitted = value == b"true"
+    async def take(self, name: str, value: bytes) -> None:
+        """A member of the answer, or an event of its lists, in JSON."""
+        if name in ("state", "auth_chain"):
+            self._count += 1
+            if self._count > MAX_EVENTS:
+                raise Malformed("The answer has too many events")
+            self._batch.append((name == "state", canonical.decode(value)))
+            if len(self._batch) == BATCH:
+                await self._verify(0.0)
+        elif name == "event":
+            self._returned = canonical.decode(value)
+        elif name == "members_omitted":
+            self._omitted = value == b"true"
 
     async def finish(self) -> Event:
         """The join as the room has it, once all events are verified."""
-        if not self._elements.complete:
-            raise Malformed("The answer is cut off")
         if self._omitted:
             raise Malformed("The answer leaves members out, which nobody has asked for")
-        await self._take(0.0)
+        await self._verify(0.0)
         # Keys that were not at hand have been fetched meanwhile, or will be within a patience.
         missing, self._without_keys = self._without_keys, []
         for start in range(0, len(missing), BATCH):
             self._batch = missing[start : start + BATCH]
-            await self._take(KEYS_SECONDS if start == 0 else 1.0)
+            await self._verify(KEYS_SECONDS if start == 0 else 1.0)
         if self._without_keys:
             log.warning("%d events could not be verified: no keys", len(self._without_keys))
         ours = self._prepared.event
@@ -291,7 +282,7 @@ class _Reading:
             return ours
         return event
 
-    async def _take(self, patience: float) -> None:
+    async def _verify(self, patience: float) -> None:
         batch, self._batch = self._batch, []
         if not batch:
             return
@@ -308,26 +299,6 @@ class _Reading:
                 self._without_keys.append((in_state, pdu))
             else:
                 log.info("an event of %s is refused: %s", self._prepared.server, event.value)
-
-
-async def _refusal(server: str, status: int, chunks: AsyncIterator[bytes]) -> RemoteError:
-    body = b""
-    with suppress(OutboundFailed):
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_STRIPPED_BYTES:
-                break
-    answer: JsonObject = {}
-    with suppress(Malformed):
-        answer = canonical.decode_object(body)
-    errcode, message = answer.get("errcode"), answer.get("error")
-    return RemoteError(
-        server,
-        status,
-        errcode if isinstance(errcode, str) else "",
-        message if isinstance(message, str) else "",
-        body=answer,
-    )
 
 
 def stripped_state(entries: object) -> list[JsonObject]:

@@ -11,19 +11,19 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urljoin, urlsplit
 
-from federation.client import Outgoing, ServerClient
+from federation.client import Outgoing, ServerClient, refusal
 from federation.multipart import Parts, boundary_of, filename_of
 from federation.requests import Query, Requests, path_of, target_of
 from homeserver.errors import RemoteError, Unreachable
 from homeserver.http.outbound import Outbound, OutboundFailed, Streamed
-from homeserver.matrix import canonical
 from homeserver.matrix.errors import Malformed
 from homeserver.matrix.mxc import Mxc
 from homeserver.media.remote import RemoteFile
 
 SECONDS = 150.0
 """How long a file may take altogether."""
-_MAX_ERROR = 65_536
+_MAX_AROUND = 65_536
+"""What may stand around a file in an answer of several parts."""
 _MOST_REDIRECTS = 3
 _WEB = frozenset({"http", "https"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -55,7 +55,7 @@ class MediaClient:
             if answer.status == 200:
                 file = await self._parts(held, name.server, answer, max_bytes)
             else:
-                refused = await _error(name.server, answer)
+                refused = await refusal(name.server, answer)
                 if refused.status not in _UNKNOWN_PATH or refused.errcode == "M_NOT_FOUND":
                     raise refused
                 file = await self._by_old_path(held, name, wait_ms, max_bytes)
@@ -64,9 +64,14 @@ class MediaClient:
     async def _begun(
         self, held: AsyncExitStack, server: str, request: Outgoing, max_bytes: int
     ) -> Streamed:
-        # The parts around a file come on top of it.
         return await held.enter_async_context(
-            self._client.stream(server, request, seconds=SECONDS, max_bytes=max_bytes + _MAX_ERROR)
+            self._client.stream(
+                server,
+                request,
+                seconds=SECONDS,
+                max_bytes=max_bytes + _MAX_AROUND,
+                despite_pause=True,
+            )
         )
 
     async def _parts(
@@ -106,7 +111,7 @@ class MediaClient:
             url = urljoin(answer.url, location)
             return await self._elsewhere(held, name.server, url, max_bytes)
         if answer.status != 200:
-            raise await _error(name.server, answer)
+            raise await refusal(name.server, answer)
         return _plain(answer)
 
     async def _elsewhere(
@@ -147,18 +152,3 @@ async def _whole(server: str, parts: Parts) -> AsyncIterator[bytes]:
             yield piece
     except Malformed as error:
         raise RemoteError(server, 200, message=str(error)) from None
-
-
-async def _error(server: str, answer: Streamed) -> RemoteError:
-    """What an answer other than 200 says."""
-    content = b""
-    try:
-        async for piece in answer.chunks():
-            content += piece
-            if len(content) > _MAX_ERROR:
-                break
-        body = canonical.decode_object(content)
-    except (OutboundFailed, Malformed):
-        body = {}
-    errcode = body.get("errcode")
-    return RemoteError(server, answer.status, errcode if isinstance(errcode, str) else "")

@@ -17,6 +17,7 @@ from federation.history import History
 from federation.rooms import RoomFederation
 from federation.staging import Staging
 from federation.stale_lists import StaleLists
+from federation.told_state import ToldState
 from federation.transactions import Transactions
 from federation.wiring import Federation
 from homeserver.http.endpoint import Endpoint, endpoints_of
@@ -66,7 +67,8 @@ class Receiving:
     ) -> "Receiving":
         """Make everything."""
         verifier, commits, clock = room_federation.verifier, federation.commits, federation.clock
-        gaps = Gaps(federation.requests, verifier, rooms, receiver, elsewhere, database)
+        told_state = ToldState(federation.requests, verifier)
+        gaps = Gaps(federation.requests, verifier, told_state, rooms, receiver, elsewhere, database)
         staging = Staging(rooms, receiver, verifier, gaps, database, commits, numbers, clock)
         staging.hold(elsewhere.entering.under_way)
         elsewhere.entering.on_entered(staging.wake)
@@ -108,7 +110,7 @@ class Receiving:
         transactions = Transactions(
             rooms, elsewhere, verifier, staging, edus, database, commits, clock
         )
-        history = History(federation.requests, gaps, rooms, receiver, elsewhere)
+        history = History(told_state, gaps, rooms, receiver, elsewhere)
         return cls(federation, edus, staging, transactions, history, copies, stale_lists)
 
     def endpoints(self) -> list[Endpoint]:

@@ -8,7 +8,7 @@ spec: server-server-api#request-authentication
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from federation.authorization import (
@@ -19,11 +19,12 @@ from federation.authorization import (
     signatures_of,
     signed_object,
 )
-from federation.client import Outgoing, ServerClient, json_in_list_of, json_of
+from federation.client import Outgoing, ServerClient, json_in_list_of, json_of, refusal
 from federation.destinations import Destinations
+from federation.elements import Elements
 from federation.keyring import Keyring
 from homeserver.errors import MatrixError, Unreachable
-from homeserver.http.outbound import Answer
+from homeserver.http.outbound import Answer, OutboundFailed
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.errors import Malformed
@@ -99,6 +100,49 @@ class Requests:
             despite_pause=despite_pause,
         )
         return (json_in_list_of if in_list else json_of)(destination, answer)
+
+    async def read(
+        self,
+        destination: str,
+        method: str,
+        path: str,
+        take: Callable[[str, bytes], Awaitable[None]],
+        *,
+        lists: Collection[str],
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        seconds: float,
+        max_bytes: int,
+        despite_pause: bool = False,
+        unwrapped: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]] | None = None,
+    ) -> None:
+        """Hand on the JSON object that `destination` answers with while it comes.
+
+        `take(name, JSON)` is awaited for each member, and of `lists` for each element. `unwrapped`
+        finds the object in the answer where that is another. Raises as `request` does, and
+        Malformed for what is no object or is cut off: what was taken by then is for the caller to
+        forget.
+        """
+        outgoing = self.outgoing(destination, method, target_of(path, query), body)
+        elements = Elements(lists)
+        async with self._client.stream(
+            destination,
+            outgoing,
+            seconds=seconds,
+            max_bytes=max_bytes,
+            despite_pause=despite_pause,
+        ) as answer:
+            chunks = answer.chunks()
+            try:
+                if not 200 <= answer.status < 300:
+                    raise await refusal(destination, answer)
+                async for chunk in chunks if unwrapped is None else unwrapped(chunks):
+                    for name, value in elements.feed(chunk):
+                        await take(name, value)
+            except OutboundFailed as error:
+                raise Unreachable(destination, str(error)) from None
+        if not elements.complete:
+            raise Malformed("The answer is cut off")
 
     async def transaction(
         self, destination: str, txn_id: str, body: bytes, seconds: float

@@ -62,7 +62,6 @@ class RoomFederation:
         verifier = Verifier(federation.keyring)
         joining = Joining(
             federation.requests,
-            federation.client,
             verifier,
             rooms,
             elsewhere.entering,

@@ -9,7 +9,7 @@ spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from homeserver.errors import MatrixError
@@ -162,7 +162,7 @@ class Receiver:
         return frozenset(user_id for user_id, nid in nids.items() if nid in left)
 
     async def store_outliers(
-        self, room: Room, events: Collection[tuple[Event, bytes]]
+        self, room: Room, events: Iterable[tuple[Event, bytes]]
     ) -> dict[str, bool]:
         """Store auth events without a place in the timeline, in an order in which each one's auth
         events come before it or are stored already.

@@ -220,6 +220,37 @@ async def test_the_next_server_is_asked_when_an_answer_is_of_no_use(made: House,
     assert "hostile" not in json.dumps(page)
 
 
+@pytest.mark.parametrize("kind", ["cut off", "garbage"])
+async def test_a_state_that_goes_wrong_in_the_middle_is_asked_of_the_next(
+    made: House, kind: str
+) -> None:
+    """Nothing of it is kept, also not the events before the middle."""
+    room = await between(made)
+    mad, honest = room.mad, room.honest
+    members = [
+        mad.make("m.room.topic", {"topic": f"hostile {number}"}, f"{number}")
+        for number in range(60)
+    ]
+    ids = [event.event_id for event in (*honest.state.values(), *members)]
+    begin = json.dumps({"pdus": [event.pdu for event in members]}).encode()[:-2]
+    # No other way leads to `first`.
+    honest.guest.answer = knows(honest, [room.first, room.second], without=("get_missing_events",))
+
+    async def broken(request: web.BaseRequest) -> web.StreamResponse:
+        asked = kind_of(request.path)
+        if asked == "state_ids":
+            return web.json_response({"pdu_ids": ids, "auth_chain_ids": []})
+        if asked != "state":
+            return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+        return web.Response(body=begin + (b"" if kind == "cut off" else b',\xff"}'))
+
+    await room.relay(broken)
+    await heard(room.alice, room.room, room.second.event_id, 90)
+    assert "state" in room.questions(mad.guest)
+    for event in members[:3]:
+        await room.alice.refused("M_NOT_FOUND", "GET", at(room.room, "event", event.event_id))
+
+
 async def test_other_rooms_and_servers_go_on_while_one_stalls(made: House) -> None:
     stalled, other = await between(made), await between(made)
     stalled.honest.guest.answer = silent
