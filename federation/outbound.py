@@ -280,7 +280,11 @@ class Sender:
             await self._clock.sleep(SAVE_SECONDS)
             self._changed.clear()
             self._outbox.wake_noted()
-            await self._save()
+            try:
+                await self._save()
+            except Exception:
+                self._changed.set()  # what could not be saved is saved by the next try
+                raise
 
     async def _save(self) -> None:
         if self._saved is None:
@@ -288,6 +292,8 @@ class Sender:
         changes: list[Change] = []
         position = self.position
         rows: dict[str, int | None] = {}
+        cleared: dict[str, int] = {}
+        had: dict[str, int] = {}
         gone: list[EduOutboxRow] = []
         for server, queue in self._queues.items():
             floor = queue.floor
@@ -299,11 +305,12 @@ class Sender:
             if queue.letters:
                 done = queue.acked if floor is None else floor
                 if done > queue.cleared:
-                    queue.cleared = done
                     changes.append(store.pdus_delivered(server, done))
+                cleared[server] = done
                 queue.letters = floor is not None
-            gone += queue.delivered_edus
-            queue.delivered_edus = []
+            if queue.delivered_edus:
+                gone += queue.delivered_edus
+                had[server] = len(queue.delivered_edus)
         changes += [
             Delete(DeliveryRow, (server,)) if pos is None else Put(DeliveryRow(server, pos))
             for server, pos in rows.items()
@@ -314,10 +321,20 @@ class Sender:
         if position != self._saved:
             changes.append(Put(DeliveryRow("", position)))
         if changes:
-            await self._commits.commit(changes)
+            try:
+                await self._commits.commit(changes)
+            except BaseException:
+                for server in cleared:
+                    self._queues[server].letters = True
+                raise
         self._saved = position
         for server, pos in rows.items():
             self._queues[server].saved = pos
+        for server, done in cleared.items():
+            queue = self._queues[server]
+            queue.cleared = max(queue.cleared, done)
+        for server, number in had.items():
+            del self._queues[server].delivered_edus[:number]
         if len(self._queues) > MAX_QUEUES:
             for server in [name for name, queue in self._queues.items() if queue.is_idle]:
                 del self._queues[server]

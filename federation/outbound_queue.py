@@ -11,7 +11,7 @@ spec: server-server-api#transactions
 import asyncio
 import itertools
 import logging
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -53,6 +53,8 @@ DOUBTFUL = 100
 """The same for those that did not: they hold up nobody else."""
 CATCHING_UP = 4
 """Servers for whom the database is searched at the same time."""
+WHOLE = MAX_PDUS + MAX_EDUS
+"""Things in one transaction, where the server has not refused as many."""
 END = 2**62
 
 
@@ -88,8 +90,8 @@ class Queue:
         "_looking",
         "_means",
         "_missed",
+        "_most",
         "_pending",
-        "_size",
         "_stopped",
         "_task",
         "_timer",
@@ -131,7 +133,7 @@ class Queue:
         self._edus_done = (-END, 0)
         self._ephemeral: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._transaction: Transaction | None = None
-        self._size = MAX_PDUS
+        self._most = WHOLE
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._busy_until = 0
@@ -318,7 +320,7 @@ class Queue:
         except Refused as error:
             self._refused(transaction, error)
             return
-        self._size = MAX_PDUS
+        self._most = WHOLE
         self._done(transaction)
 
     def _done(self, transaction: Transaction) -> None:
@@ -339,10 +341,10 @@ class Queue:
             names += [edu.type for edu in transaction.edus]
             names += [edu.type for edu in transaction.ephemeral]
             log.warning("%s refuses %s, which is left out: %s", self.server, names, error)
-            self._size = MAX_PDUS
+            self._most = WHOLE
             self._done(transaction)
             return
-        self._size = min(MAX_PDUS - 1, transaction.size // 2)
+        self._most = transaction.size // 2
         self._put_back(transaction.pdus)
         self._lists.extendleft(reversed(transaction.lists))
         for edu in transaction.ephemeral:
@@ -363,6 +365,8 @@ class Queue:
             until = means.clock.now_ms() + MAX_BUSY_MS
         elif until is None:
             until = means.clock.now_ms() + 1_000
+        elif not row.retry_ts:
+            return  # it was heard of while the failure came home: nothing is to be waited for
         if row.pause_ms >= FIRST_PAUSE_MS or means.destinations.is_blocked(self.server):
             # It will take longer: memory is for those who are there.
             self._ephemeral.clear()
@@ -420,39 +424,57 @@ class Queue:
     def _next(self) -> Transaction:
         """The next transaction, without what must be read for it."""
         source = self._missed or self._pending
-        pdus = [source.popleft() for _ in range(min(len(source), self._size, MAX_PDUS))]
+        pdus = [source.popleft() for _ in range(min(len(source), self._most, MAX_PDUS))]
         until = self._caught_up if pdus and source is self._missed else 0
         return Transaction(self._id(), until, pdus)
 
     async def _fill(self, transaction: Transaction) -> None:
         """Add what the events' time and the limits allow of EDUs, and the events' JSON."""
         pdus = transaction.pdus
-        whole = self._size >= MAX_PDUS
-        if whole or not pdus:
-            more = bool(self._missed or self._pending)
-            last = pdus[-1].pos if pdus and more else END
-            transaction.lists = self._take_lists(last)
-            if transaction.lists and self._lists and self._lists[0].pos <= last:
-                last = transaction.lists[-1].pos
-            transaction.edus, all_of_them = await self._waiting_edus(last, len(transaction.lists))
-            until = last if all_of_them else transaction.edus[-1].row.pos
-            if pdus and until < pdus[-1].pos:
-                transaction.pdus = [pdu for pdu in pdus if pdu.pos <= until]
-                self._put_back([pdu for pdu in pdus if pdu.pos > until])
+        more = bool(self._missed or self._pending)
+        last = pdus[-1].pos if pdus and more else END
+        # Those that are there were taken before something else could not be read.
+        self._lists.extendleft(reversed(transaction.lists))
+        transaction.lists = self._take_lists(last)
+        if transaction.lists and self._lists and self._lists[0].pos <= last:
+            last = transaction.lists[-1].pos
+        transaction.edus, all_of_them = await self._waiting_edus(last, len(transaction.lists))
+        until = last if all_of_them else transaction.edus[-1].row.pos
+        if pdus and until < pdus[-1].pos:
+            transaction.pdus = [pdu for pdu in pdus if pdu.pos <= until]
+            self._put_back([pdu for pdu in pdus if pdu.pos > until])
+        if transaction.size > self._most:
+            self._shorten(transaction)
         if transaction.lists:
             transaction.told = await self._means.lists.contents(transaction.lists)
         if transaction.pdus:
             transaction.json = await self._means.pdus.json(transaction.pdus)
-        if whole or not transaction.size:
-            left = min(self._size, MAX_EDUS) - len(transaction.edus) - len(transaction.lists)
+        if self._most == WHOLE or not transaction.size:
+            left = min(self._most, MAX_EDUS) - len(transaction.edus) - len(transaction.lists)
             transaction.ephemeral = self._take_ephemeral(left)
         transaction.ready = True
+
+    def _shorten(self, transaction: Transaction) -> None:
+        """Leave in it the first of its things, in the order of the stream; the rest waits again.
+
+        What was committed together goes in the order in which it is needed: keys, messages, events.
+        """
+        pdus, lists, edus = transaction.pdus, transaction.lists, transaction.edus
+        things = [(note.pos, 0) for note in lists]
+        things += [(edu.row.pos, 1) for edu in edus]
+        things += [(pdu.pos, 2) for pdu in pdus]
+        kept = Counter(kind for _, kind in sorted(things)[: self._most])
+        transaction.lists, transaction.edus = lists[: kept[0]], edus[: kept[1]]
+        transaction.pdus = pdus[: kept[2]]
+        self._lists.extendleft(reversed(lists[kept[0] :]))
+        self.edus = self.edus or len(edus) > kept[1]
+        self._put_back(pdus[kept[2] :])
 
     def _take_lists(self, last: int) -> list[ListNote]:
         """The next changes of lists up to position `last`, half as many as EDUs may be."""
         found: list[ListNote] = []
         while self._lists and self._lists[0].pos <= last:
-            if len(found) >= max(1, min(self._size, MAX_EDUS) // 2):
+            if len(found) >= max(1, min(self._most, MAX_EDUS) // 2):
                 break
             found.append(self._lists.popleft())
         return found
@@ -462,9 +484,9 @@ class Queue:
 
         So many of the places in the transaction are taken up.
         """
-        limit = min(self._size, MAX_EDUS) - taken_up
-        if not self.edus or limit <= 0:
+        if not self.edus:
             return [], True
+        limit = max(1, min(self._most, MAX_EDUS) - taken_up)
         self.edus = False
         try:
             rows = await store.edus_waiting(

@@ -12,8 +12,11 @@ from aiohttp import web
 
 from federation.destinations import DAY, SECOND
 from federation.outbound import Note
+from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.rooms.judging import Verdict
+from storage.changes import Delete
+from storage.schema import EduOutboxRow
 from tests.api.test_keys import Device
 from tests.federation.house import Guest, House, house
 from tests.rooms.test_receive import BOB, CAROL, REMOTE, Shared, shared
@@ -229,6 +232,28 @@ async def test_a_sign_of_life_ends_the_pause(shared: Shared, guest: Guest) -> No
     assert texts(await got(guest, 1)) == ["one"]
 
 
+async def test_a_sign_of_life_counts_while_a_failure_comes_home(
+    shared: Shared, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shared.bob_joins()
+    federation = shared.server.app.federation
+    places, asked, go_on = federation.discovery.places, asyncio.Event(), asyncio.Event()
+
+    async def slow(server: str) -> frozenset[tuple[str, int]]:
+        asked.set()
+        await go_on.wait()
+        return await places(server)
+
+    monkeypatch.setattr(federation.discovery, "places", slow)
+    guest.refuse = lambda _: web.json_response({}, status=502)
+    await shared.alice.say(shared.room_id, "one")
+    await asked.wait()
+    guest.refuse = None
+    await federation.destinations.succeeded(REMOTE)
+    go_on.set()
+    assert texts(await got(guest, 1)) == ["one"]
+
+
 async def test_a_server_that_has_moved_is_found_and_tried_at_once(
     made: House, shared: Shared, guest: Guest
 ) -> None:
@@ -348,6 +373,107 @@ async def test_what_a_server_cannot_take_does_not_stop_the_rest(
     await shared.alice.say(shared.room_id, "end")
     pdus = await got(guest, 8)
     assert sorted(texts(pdus)) == sorted(["0", "1", "2", "4", "5", "6", "7", "end"])
+
+
+def things(bodies: list[JsonObject]) -> list[str]:
+    """What came, in its order; within a transaction an EDU is before the events."""
+    return [
+        name
+        for body in bodies
+        for name in (
+            *(f"edu {edu['content']['n']}" for edu in body.get("edus", ())),
+            *(pdu["content"].get("body", "") for pdu in body["pdus"]),
+        )
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_what_is_cut_keeps_its_order(shared: Shared, guest: Guest, most: int) -> None:
+    """A server that takes so few things at once gets messages to devices before what was said
+    after them, and not before what was said earlier.
+    """
+    await shared.bob_joins()
+    federation = shared.server.app.federation
+    guest.refuse = lambda _: web.json_response({}, status=502)
+    for number in range(6):
+        await shared.alice.say(shared.room_id, f"said {number}")
+        edu = federation.outbox.edu([REMOTE], "m.test", {"n": number})
+        await federation.commits.commit(edu, 1)
+    federation.outbox.wake([REMOTE])
+    await until_idle()
+
+    def refuse(body: JsonObject) -> web.StreamResponse | None:
+        if len(body["pdus"]) + len(body.get("edus", ())) <= most:
+            return None
+        return web.json_response({"errcode": "M_TOO_LARGE", "error": "no"}, status=413)
+
+    guest.refuse = refuse
+    federation.destinations.reset(REMOTE)
+    for _ in range(300):
+        if len(things(guest.transactions)) == 12:
+            break
+        await until_idle()
+        await shared.server.clock.advance(3)
+    came = things(guest.transactions)
+    assert [name for name in came if name.startswith("said")] == [f"said {n}" for n in range(6)]
+    assert [name for name in came if name.startswith("edu")] == [f"edu {n}" for n in range(6)]
+    # In one transaction an EDU may be beside the event that comes after it, not in one before.
+    heard, told = 0, 0
+    for body in guest.transactions:
+        told += len(body.get("edus", ()))
+        heard += len(body["pdus"])
+        assert heard - 1 <= told <= heard
+
+
+async def test_edus_alone_go_a_hundred_at_a_time(shared: Shared, guest: Guest) -> None:
+    await shared.bob_joins()
+    federation = shared.server.app.federation
+    for number in range(150):
+        edu = federation.outbox.edu([REMOTE], "m.test", {"n": number})
+        await federation.commits.commit(edu, 1)
+    federation.outbox.wake([REMOTE])
+    await wait_for(lambda: len(edus_of(guest)) == 150)
+    assert [len(body["edus"]) for body in guest.transactions] == [100, 50]
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_what_was_delivered_is_dropped_though_a_save_fails(
+    shared: Shared,
+    guest: Guest,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+) -> None:
+    """Its rows go with the next save that succeeds, and nothing is sent twice."""
+    await shared.bob_joins()
+    federation = shared.server.app.federation
+    commit = federation.commits.commit
+    left = failures
+
+    async def failing(changes: Any, *args: Any) -> Any:
+        nonlocal left
+        if left and any(
+            isinstance(one, Delete) and one.row_type is EduOutboxRow for one in changes
+        ):
+            left -= 1
+            raise MatrixError("M_UNKNOWN", "The database can't be reached", 503)
+        return await commit(changes, *args)
+
+    monkeypatch.setattr(federation.commits, "commit", failing)
+    await federation.commits.commit(federation.outbox.edu([REMOTE], "m.test", {"n": 1}), 1)
+    federation.outbox.wake([REMOTE])
+    await wait_for(lambda: len(edus_of(guest)) == 1)
+    admin = await shared.server.person("operator", admin=True)
+
+    async def waiting() -> int:
+        return int((await admin.ok("GET", f"{ADMIN}/{REMOTE}"))["waiting_messages"])
+
+    for _ in range(300):
+        if not left and not await waiting():
+            break
+        await until_idle()
+        await shared.server.clock.advance(30)
+    assert (left, await waiting()) == (0, 0)
+    assert len(edus_of(guest)) == 1
 
 
 @pytest.mark.parametrize("garbage", [b"<html>all is well</html>", b"[]", b"x" * 20_000_000])
