@@ -15,6 +15,8 @@ from homeserver.matrix.canonical import JsonObject, encode, encode_unpadded
 
 _ALGORITHM = "signed_curve25519"
 _TO_DEVICE = "m.room.encrypted"
+_DEVICES_A_REQUEST = 20
+_OLM_BYTES = 1_400
 
 
 class _Device:
@@ -185,9 +187,57 @@ async def to_device(bench: Bench) -> Measurement:
     return cost
 
 
+async def to_device_live(bench: Bench) -> Measurement:
+    """Keys shared with devices that are there; an operation is a message delivered, and parking.
+
+    As SDKs do it: a request for each 20 devices, of messages as long as a room key is when it is
+    encrypted, to clients that wait in a long poll.
+    """
+    sender, *listeners = await bench.users(1 + _DEVICES_A_REQUEST)
+    tokens = [(await listener.sync())["next_batch"] for listener in listeners]
+    received: list[list[int]] = [[] for _ in listeners]
+    news = asyncio.Event()
+
+    async def listen(number: int) -> None:
+        while True:
+            reply = await listeners[number].sync(tokens[number], timeout=30_000)
+            tokens[number] = reply["next_batch"]
+            events = reply.get("to_device", {}).get("events", [])
+            received[number] += [event["content"]["number"] for event in events]
+            news.set()
+
+    async def share(number: int) -> None:
+        ciphertext = {"curve25519-key-of-the-device": {"type": 1, "body": "A" * _OLM_BYTES}}
+        content = {
+            "algorithm": "m.olm.v1.curve25519-aes-sha2",
+            "number": number,
+            "ciphertext": ciphertext,
+        }
+        messages = {listener.user_id: {listener.device_id: content} for listener in listeners}
+        target = f"{V3}/sendToDevice/{_TO_DEVICE}/{sender.transaction()}"
+        await sender.call("PUT", target, {"messages": messages})
+        while any(len(got) <= number for got in received):
+            news.clear()
+            await asyncio.wait_for(news.wait(), 60)
+
+    rounds = bench.sizes.shares
+    async with asyncio.TaskGroup() as group:
+        polls = [group.create_task(listen(number)) for number in range(len(listeners))]
+        async with bench.meter.measure() as cost:
+            for number in range(rounds):
+                await timed(cost, share(number))
+            cost.operations = rounds * len(listeners)
+        for poll in polls:
+            poll.cancel()
+    expected = list(range(rounds))
+    require(all(numbers == expected for numbers in received), "a message is missing or came twice")
+    return cost
+
+
 KEYS: dict[str, Scenario] = {
     "keys-upload": uploads,
     "keys-query": queries,
     "keys-claim": claims,
     "to-device": to_device,
+    "to-device-live": to_device_live,
 }

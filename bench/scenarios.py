@@ -48,6 +48,7 @@ class Sizes:
     claims: int = 10
     inboxes: int = 100
     inbox: int = 100
+    shares: int = 500
     children: int = 50
     walks: int = 25
     searched: int = 1_000
@@ -84,6 +85,7 @@ QUICK = Sizes(
     claims=3,
     inboxes=10,
     inbox=20,
+    shares=10,
     children=8,
     walks=3,
     searched=100,
