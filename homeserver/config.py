@@ -520,6 +520,12 @@ class Media:
         reason="How much is kept of other servers' files; what is asked for again comes again.",
         least=0,
     )
+    remote_cache_days: int = option(
+        30,
+        reason="How long another server's file is kept that nobody asks for; 0: until the room is "
+        "needed.",
+        least=0,
+    )
     redacted_hours: int = option(
         24,
         reason="How long a file stays after the message or profile that showed it was taken back "

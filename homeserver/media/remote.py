@@ -1,9 +1,10 @@
 """Files of other servers, fetched once and kept while they are used.
 
 Owns the fetching (one at a time for each name, few in all, failures remembered for a while) and the
-room that these files may take: whoever was not asked for longest goes first. Invariant: the files
-that are kept never take more than the budget. Whether a file may be shown is decided in
-`downloads.py`; how another server is spoken to, in `federation.media`.
+room that these files may take: whoever was not asked for longest goes first, and what nobody asks
+for goes in the end. Invariant: the files that are kept never take more than the budget. Whether a
+file may be shown is decided in `downloads.py`; how another server is spoken to, in
+`federation.media`.
 spec: client-server-api#content-repository
 """
 
@@ -37,6 +38,7 @@ OF_A_SERVER = 4
 """Fetched from one server at a time: it holds up neither others nor what else is asked of it."""
 REMEMBERED_SECONDS = 60.0
 MOST_REMEMBERED = 10_000
+DAY_MS = 86_400_000
 TOUCHED_MS = 3_600_000
 """Of a file's use the hour is kept."""
 _STEP = 50
@@ -171,6 +173,12 @@ class Remote:
     def kept(self) -> int:
         """The bytes of what is only cached."""
         return self._kept
+
+    async def tidy(self) -> None:
+        """Drop what was not used for as long as it is to be kept."""
+        days = self._options.remote_cache_days
+        if days:
+            await self.purge(self._clock.now_ms() - days * DAY_MS)
 
     async def purge(self, before: int) -> int:
         """Drop what is only cached and was not used since `before` (ms); how many they were."""

@@ -103,6 +103,7 @@ class Media:
         while True:
             await self.uploads.forget_expired()
             await self.leaving.run()
+            await self.remote.tidy()
             await self.previews.tidy()
             await self.clock.sleep(TIDY_SECONDS)
 

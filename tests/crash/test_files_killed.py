@@ -15,10 +15,11 @@ from tests.serving import PASSWORD
 
 __all__ = ["s3_service"]
 
-KILLS = 2
 
-
-async def test_files_are_whole_and_none_is_left_over(server: Server) -> None:
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])]
+)
+async def test_files_are_whole_and_none_is_left_over(server: Server, kills: int) -> None:
     kept: dict[str, bytes] = {}
     numbers = itertools.count()
     ended = asyncio.Event()
@@ -46,7 +47,7 @@ async def test_files_are_whole_and_none_is_left_over(server: Server) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(6):
                 group.create_task(upload())
-            for kill in range(KILLS):
+            for kill in range(kills):
                 while len(kept) < 25 * (kill + 1):
                     more.clear()
                     await more.wait()
@@ -68,19 +69,22 @@ async def test_files_are_whole_and_none_is_left_over(server: Server) -> None:
 @pytest.mark.parametrize(
     "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
 )
+@pytest.mark.parametrize(
+    "kills", [1, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])]
+)
 async def test_what_was_taken_back_goes_and_nothing_else(
-    tmp_path: Path, database_url: str | None
+    tmp_path: Path, database_url: str | None, kills: int
 ) -> None:
     server = OurServer(tmp_path / "server", database_url)
     with server.config.open("a") as config:
         config.write("[media]\nredacted_hours = 0\n")
     with running(server):
-        await take_back(server)
+        await take_back(server, kills)
     checked = await asyncio.to_thread(server.check)
     assert checked.returncode == 0, checked.stdout
 
 
-async def take_back(server: OurServer) -> None:
+async def take_back(server: OurServer, kills: int) -> None:
     gone: set[str] = set()
     kept: set[str] = set()
     numbers = itertools.count()
@@ -121,12 +125,13 @@ async def take_back(server: OurServer) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(4):
                 group.create_task(show())
-            while len(gone) < 30:
-                more.clear()
-                await more.wait()
-            await asyncio.to_thread(server.kill)
-            # Files go right after the start: soon, that is among them, the next kill comes.
-            await asyncio.to_thread(server.start)
+            for kill in range(kills):
+                while len(gone) < 30 * (kill + 1):
+                    more.clear()
+                    await more.wait()
+                await asyncio.to_thread(server.kill)
+                # Files go right after the start: soon, that is among them, the next kill comes.
+                await asyncio.to_thread(server.start)
             ended.set()
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)

@@ -21,6 +21,7 @@ from homeserver.media.previews import FAILED_MS, GOOD_MS, PAGE_BYTES, address
 from storage.engine import DatabaseSettings
 from tests.federation.name_server import NameServer
 from tests.media.sending import V1, V3, download
+from tests.media.test_moderation import files
 from tests.serving import Person, Reply, Running
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -484,6 +485,26 @@ def test_encodings_that_are_right_wrong_or_none(content: bytes, charset: str, te
 def test_the_pages_own_word_counts_without_a_header() -> None:
     page = '<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS"><title>日本'
     assert decoded(page.encode("shift_jis"), "").endswith("日本")
+
+
+class TestDays:
+    @pytest.fixture
+    def settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, "media": {"remote_cache_days": 1}}
+
+    async def test_what_nobody_asks_for_goes_in_the_end(
+        self, server: Running, alice: Person, site: Site
+    ) -> None:
+        site.html("/a.png", PNG, "image/png")
+        name = (await shown(alice, site, "/a.png"))["og:image"].removeprefix("mxc://")
+        # What is used has its days anew.
+        for _ in range(2):
+            await server.clock.advance(15 * 3_600)
+            assert (await download(alice, name)).status == 200
+        await server.clock.advance(24 * 3_600 + 300)
+        while files(server):  # noqa: ASYNC110  # by itself
+            await asyncio.sleep(0.01)
+        assert (await download(alice, name)).status == 404
 
 
 class TestBudget:
