@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from federation.authorization import Authorization, authorise, signed_object
@@ -372,3 +373,34 @@ class TestIncoming:
         await inbound.authenticate("PUT", TARGET, [header(peer)], encode(BODY))
         await federation.destinations.check(peer.name)
         assert back == [peer.name]
+
+
+class TestClosedNetworks:
+    """What an operator of a private network or a test suite says of [federation] is what counts."""
+
+    @pytest.mark.parametrize(
+        ("options", "reached"),
+        [
+            ({"verify_certificates": False, "deny_networks": [], "allow_networks": []}, True),
+            ({"verify_certificates": False, "allow_networks": []}, False),
+            ({"deny_networks": [], "allow_networks": []}, False),
+        ],
+        ids=["all open", "addresses denied", "certificates checked"],
+    )
+    async def test_certificates_and_addresses(
+        self, net: Internet, options: JsonObject, reached: bool
+    ) -> None:
+        """A server at an address of this machine, with a certificate of nobody's authority."""
+        server = await TlsServer(trustme.CA(), "a.example").start()
+        net.servers.append(server)
+        net.host("a.example")
+        server.handler = answers({"ok": True})
+        requests = (await net.federation(**options)).requests
+        path = path_of("federation/v1/version")
+        if reached:
+            name = f"a.example:{server.port}"
+            assert await requests.request(name, "GET", path) == {"ok": True}
+        else:
+            with pytest.raises(Unreachable):
+                await requests.request(f"a.example:{server.port}", "GET", path)
+            assert not server.seen
