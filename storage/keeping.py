@@ -29,6 +29,8 @@ SETTLE_SECONDS = 5.0
 """How long first names may be left over."""
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""What file systems say that give a file one name only; there the second name is a copy."""
 
 
 class New(NamedTuple):
@@ -202,18 +204,32 @@ class Keeper:
     def _link(self, name: str) -> None:
         first, path = f"{self._drafts}/{name}", self.path(name)
         try:
-            os.link(first, path)
+            self._named_also(first, path)
         except FileExistsError:
             # Nothing promises what lies there: it is of an earlier run, or of somebody else.
             os.unlink(path)
+            self._named_also(first, path)
+
+    def _named_also(self, first: str, path: str) -> None:
+        """Give a file a second name; may raise FileExistsError when that is taken."""
+        try:
             os.link(first, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with open(first, "rb") as source, open(f"{first}.copy", "wb") as copy:
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                if self._durable:
+                    os.fsync(copy.fileno())
+            os.replace(copy.name, path)
 
     def _settle(self, names: set[str]) -> None:
         try:
             for name in names:
                 # After a power cut the second name may be lacking.
                 with suppress(FileExistsError, FileNotFoundError):
-                    os.link(f"{self._drafts}/{name}", self.path(name))
+                    self._named_also(f"{self._drafts}/{name}", self.path(name))
             if self._durable:
                 for folder in {name[:2] for name in names}:
                     _synced(f"{self._blobs}/{folder}")

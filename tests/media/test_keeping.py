@@ -1,6 +1,7 @@
 """What is on the disk when an upload is answered, and what a start makes of what it finds there."""
 
 import asyncio
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -64,6 +65,24 @@ async def test_many_uploads_share_the_sync_of_their_names(
     assert shared < len(contents)
     for name, content in zip(names, contents, strict=True):
         assert (await download(alice, name)).body == content
+
+
+async def test_a_file_system_without_hard_links_will_do(
+    server: Running, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(first: str, second: str) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links", second)
+
+    monkeypatch.setattr(os, "link", link)
+    for content in (b"small", b"large" * 100_000):
+        name = await upload(alice, content)
+        again = await upload(alice, content)
+        await server.app.services.media.files.disk.flush()
+        path, draft = named(server, content)
+        assert path.exists()
+        assert not draft.exists()
+        for one in (name, again):
+            assert (await download(alice, one)).body == content
 
 
 async def test_the_second_name_goes_soon(
