@@ -582,6 +582,21 @@ class TestPresence:
         assert edu["edu_type"] == "m.presence"
         assert (told["user_id"], told["status_msg"]) == (alice.user_id, "here")
 
+    @pytest.mark.parametrize("settings", [True], indirect=True)
+    async def test_of_many_changes_of_presence_the_last_is_told(
+        self, shared: Shared, guest: Guest
+    ) -> None:
+        await shared.bob_joins()
+        alice = shared.alice
+        for number in range(10):
+            body = {"presence": "online", "status_msg": f"step {number}"}
+            await alice.ok("PUT", f"/presence/{alice.user_id}/status", body=body)
+        await shared.server.clock.advance(3)
+        await alice.say(shared.room_id, "one")
+        await got(guest, 1)
+        await wait_for(lambda: bool(edus_of(guest)))
+        assert [edu["content"]["push"][0]["status_msg"] for edu in edus_of(guest)] == ["step 9"]
+
 
 ADMIN = "/_homeserver/admin/v1/federation"
 
