@@ -5,6 +5,8 @@ client. When it is tried again is decided in `queues.py`.
 spec: push-gateway-api#post_matrixpushv1notify
 """
 
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from homeserver.http.outbound import Outbound, OutboundFailed
@@ -14,6 +16,8 @@ from storage.schema import PusherRow
 
 _SECONDS = 20.0
 _MAX_ANSWER = 65_536
+_PUSHERS = 5_000
+"""Of so many pushers is remembered how their notifications begin."""
 _HEADERS = {"Content-Type": "application/json"}
 _NO_BADGE = ("disable_badge_count", "org.matrix.msc4076.disable_badge_count")
 
@@ -22,7 +26,8 @@ class GatewayFailed(Exception):
     """The gateway did not take a notification; the text says why."""
 
 
-class Notice(NamedTuple):
+@dataclass(frozen=True)
+class Notice:
     """An event for the users to whom it is the same; `full` is what is told beyond its id."""
 
     room_id: str
@@ -30,6 +35,22 @@ class Notice(NamedTuple):
     full: JsonObject
     tweaks: JsonObject
     urgent: bool
+
+    @cached_property
+    def by_id(self) -> bytes:
+        """The members of a notification that say no more than which event it is, as JSON."""
+        prio = "high" if self.urgent else "low"
+        return _members({"event_id": self.event_id, "room_id": self.room_id, "prio": prio})
+
+    @cached_property
+    def whole(self) -> bytes:
+        """Those that say all, as JSON."""
+        return self.by_id + b"," + _members(self.full)
+
+    @cached_property
+    def of_device(self) -> bytes:
+        """What the device is told with them, as JSON."""
+        return b',"tweaks":' + encode(self.tweaks)
 
 
 class Waiting(NamedTuple):
@@ -57,7 +78,7 @@ class Gateway:
                 "POST",
                 target.url,
                 headers=_HEADERS,
-                body=encode({"notification": _notification(target, notice, unread)}),
+                body=_body(target, notice, unread),
                 seconds=_SECONDS,
                 max_bytes=_MAX_ANSWER,
             )
@@ -75,37 +96,59 @@ class Gateway:
 class Target:
     """A pusher over HTTP: where its notifications go, and what it wants of them.
 
-    `gateway` is what all pushers of one gateway have in common.
+    `gateway` is what all pushers of one gateway have in common, `device` the members of the
+    notified device, as JSON.
     """
 
-    __slots__ = ("data", "gateway", "ids_only", "row", "url", "wants_badge")
+    __slots__ = ("device", "gateway", "ids_only", "row", "url", "wants_badge")
 
     def __init__(self, row: PusherRow) -> None:
-        data: JsonObject = decode_object(row.json)["data"]
         self.row = row
-        self.url: str = data.pop("url")
-        self.gateway = self.url.partition("://")[2].partition("/")[0]
-        self.data = data
-        self.ids_only = data.get("format") == "event_id_only"
-        self.wants_badge = not any(data.get(name) is True for name in _NO_BADGE)
+        said = _said(row.app_id, row.pushkey, row.created_ts, row.json)
+        self.url, self.gateway, self.device, self.ids_only, self.wants_badge = said
 
 
-def _notification(target: Target, notice: Notice | None, unread: int) -> JsonObject:
+class _Said(NamedTuple):
+    """What a pusher says of itself."""
+
+    url: str
+    gateway: str
+    device: bytes
+    ids_only: bool
+    wants_badge: bool
+
+
+@lru_cache(maxsize=_PUSHERS)
+def _said(app_id: str, pushkey: str, created_ts: int, json: str) -> _Said:
+    data: JsonObject = decode_object(json)["data"]
+    url: str = data.pop("url")
     device: JsonObject = {
-        "app_id": target.row.app_id,
-        "pushkey": target.row.pushkey,
-        "pushkey_ts": target.row.created_ts // 1_000,
-        "data": target.data,
+        "app_id": app_id,
+        "pushkey": pushkey,
+        "pushkey_ts": created_ts // 1_000,
+        "data": data,
     }
-    said: JsonObject = {"devices": [device]}
+    return _Said(
+        url,
+        url.partition("://")[2].partition("/")[0],
+        _members(device),
+        data.get("format") == "event_id_only",
+        not any(data.get(name) is True for name in _NO_BADGE),
+    )
+
+
+def _body(target: Target, notice: Notice | None, unread: int) -> bytes:
+    """A notification as it is sent: what is the same for many was encoded once."""
+    device, said = target.device, b""
+    if notice is not None:
+        said = notice.by_id + b","
+        if not target.ids_only:
+            said = notice.whole + b","
+            device += notice.of_device
     if target.wants_badge:
-        said["counts"] = {"unread": unread}
-    if notice is None:
-        return said
-    said["event_id"] = notice.event_id
-    said["room_id"] = notice.room_id
-    said["prio"] = "high" if notice.urgent else "low"
-    if not target.ids_only:
-        said.update(notice.full)
-        device["tweaks"] = notice.tweaks
-    return said
+        said += b'"counts":{"unread":%d},' % unread
+    return b'{"notification":{%b"devices":[{%b}]}}' % (said, device)
+
+
+def _members(value: JsonObject) -> bytes:
+    return encode(value)[1:-1]
