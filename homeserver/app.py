@@ -127,7 +127,7 @@ from homeserver.users.inbox import UserInbox
 from homeserver.users.login_tokens import LoginTokens
 from homeserver.users.logins import Logins
 from homeserver.users.moderation import Moderation
-from homeserver.users.notices_user import NoticesUser
+from homeserver.users.notices_user import NoticesUser, official
 from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
@@ -326,8 +326,8 @@ class App:
         )
         ignored = Ignored(database)
         publisher = Publisher(ring, views, memberships, ignored, self.notifier)
-        official = config.server_notices.user_id(server_name)
-        permissions = InvitePermissions(database, names, official)
+        official_user = await official(database, config.server_notices, server_name)
+        permissions = InvitePermissions(database, names, official_user)
         publisher.on_account_data(permissions.changed)
         publisher.on_lost(permissions.clear)
         commits = CommitQueue(database, clock, self.metrics, ring.advance, publisher.lost)
@@ -400,7 +400,7 @@ class App:
             elsewhere,
             permissions,
             server_name,
-            official,
+            official_user,
         )
         third_party = ThirdPartyInvites(rooms, elsewhere, permissions, server_name)
         room_federation = RoomFederation.build(

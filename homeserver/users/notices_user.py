@@ -14,6 +14,17 @@ from storage.engine import Database
 from storage.schema import DEACTIVATED, SERVICE, UserRow
 
 
+async def official(database: Database, options: ServerNotices, server_name: str) -> str:
+    """The id of the user in whose name the server speaks, nothing where a person has the account.
+
+    While the server runs nobody else can make it.
+    """
+    name = options.localpart
+    row = (await store.users_by_localpart(database, [name])).get(name)
+    is_persons = row is not None and not row.flags & SERVICE
+    return "" if is_persons else options.user_id(server_name)
+
+
 class NoticesUser:
     """See the module; `user_id` is known before there is an account."""
 

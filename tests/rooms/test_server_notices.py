@@ -268,6 +268,14 @@ async def test_the_account_of_a_person_says_nothing_for_the_server(
     await server.restart()
     body = {"user_id": admin.user_id, "content": text("x")}
     await admin.refused("M_USER_IN_USE", "POST", SEND, body=body)
+    # Nor does what holds for the server's invites hold for theirs.
+    invite = {"user_id": admin.user_id}
+    room = await ada.create_room(invite=[admin.user_id])
+    await admin.ok("POST", f"/rooms/{room}/leave")
+    block = {"default_action": "block"}
+    kind = "m.invite_permission_config"
+    await admin.ok("PUT", f"/user/{admin.user_id}/account_data/{kind}", body=block)
+    await ada.refused("M_INVITE_BLOCKED", "POST", f"/rooms/{room}/invite", body=invite)
     assert await invited(admin) == {}
 
 
