@@ -57,10 +57,11 @@ class Missed:
         pos, nid = newest
         user_nid = walker.reader.user_nid
         invited = {pos: user_nid} if walk.invited else {}
-        for told in await read_happened(self._database, [(pos, room_nid, nid)], invited):
-            notices = await self._audience.notices(told, only=user_nid)
-            return [Waiting(room_nid, pos, notice, walk.invited) for notice in notices.values()]
-        return []
+        return [
+            Waiting(room_nid, pos, notice, walk.invited)
+            for told in await read_happened(self._database, [(pos, room_nid, nid)], invited)
+            for notice in (await self._audience.notices(told, only=user_nid)).values()
+        ]
 
     async def _newest(self, walker: Walker, walk: Walk, since: int) -> tuple[int, int] | None:
         """(position, number) of the newest unread event that notifies."""
