@@ -1,15 +1,18 @@
-"""A server of its own for each test, and the two people on it."""
+"""Servers of its own for each test, and the people on them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import trustme
 
 from storage.engine import DatabaseSettings
+from tests.clients.encrypting import People, Programs
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import NioPerson
 from tests.clients.person import Person
+from tests.federation.house import House, house
 from tests.processes import Server, judged, running
 from tests.serving import Running, served
 
@@ -48,6 +51,26 @@ async def inside(tmp_path: Path) -> AsyncIterator[Running]:
     database = DatabaseSettings(path=tmp_path / "inside.db", durable=False)
     async with served(database, tmp_path, {"sessions": {"refreshed_minutes": 1}}) as running:
         yield running
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[House]:
+    """Two servers, a.example and b.example."""
+    async with house(trustme.CA(), tmp_path) as one:
+        await one.start("a.example", "b.example")
+        yield one
+
+
+@pytest.fixture
+async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
+    async with AsyncExitStack() as stack:
+        yield Programs(made.servers, tmp_path, stack)
+
+
+@pytest.fixture
+async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
+    async with AsyncExitStack() as stack:
+        yield People(made.servers, tmp_path / "programs", stack)
 
 
 async def arrive(person: Person, username: str) -> None:

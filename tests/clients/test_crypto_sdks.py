@@ -6,38 +6,14 @@ server whole.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.clients.encrypting import People, Programs, device_gone, enter, knows, reads, sees
 from tests.clients.js_person import JsPerson
-from tests.federation.house import House, house, until
+from tests.federation.house import House, until
 
 MANY = 200
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[House]:
-    """Two servers, a.example and b.example."""
-    async with house(trustme.CA(), tmp_path) as one:
-        await one.start("a.example", "b.example")
-        yield one
-
-
-@pytest.fixture
-async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
-    async with AsyncExitStack() as stack:
-        yield Programs(made.servers, tmp_path, stack)
-
-
-@pytest.fixture
-async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
-    async with AsyncExitStack() as stack:
-        yield People(made.servers, tmp_path / "programs", stack)
 
 
 @pytest.mark.parametrize("server", ["a.example", "b.example"])

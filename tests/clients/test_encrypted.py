@@ -5,29 +5,11 @@ the room, so no key, list of devices or one-time key was lost, late, or given ou
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.clients.encrypting import People, acquainted, all_heard, enter, together
-from tests.federation.house import House, house
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[House]:
-    """Two servers, a.example and b.example."""
-    async with house(trustme.CA(), tmp_path) as one:
-        await one.start("a.example", "b.example")
-        yield one
-
-
-@pytest.fixture
-async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
-    async with AsyncExitStack() as stack:
-        yield People(made.servers, tmp_path / "programs", stack)
+from tests.federation.house import House
 
 
 @pytest.mark.parametrize("server", ["a.example", "b.example"])

@@ -35,11 +35,8 @@ from mautrix.types import (
 )
 
 from tests.clients.encrypting import Device, People, acquainted, together
-from tests.clients.test_encrypted import people
 from tests.federation.house import House, HouseServer, house, until
 from tests.processes import ROOT, free_port
-
-__all__ = ["people"]
 
 # The library says `loop` to aiohttp, which would rather not hear it, and reads old fields.
 pytestmark = [

@@ -6,13 +6,9 @@ read all that was said while they belonged to the room: the history is for who w
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import nio
 import pytest
-import trustme
 
 from tests.clients.encrypting import (
     ROOM_ENCRYPTION,
@@ -23,7 +19,7 @@ from tests.clients.encrypting import (
     reads,
 )
 from tests.clients.js_person import JsPerson
-from tests.federation.house import House, HouseServer, house
+from tests.federation.house import House, HouseServer
 
 ROOM_HISTORY = {
     "type": "m.room.history_visibility",
@@ -32,26 +28,6 @@ ROOM_HISTORY = {
 }
 
 Anybody = Device | JsPerson
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[House]:
-    """Two servers, a.example and b.example."""
-    async with house(trustme.CA(), tmp_path) as one:
-        await one.start("a.example", "b.example")
-        yield one
-
-
-@pytest.fixture
-async def programs(made: House, tmp_path: Path) -> AsyncIterator[Programs]:
-    async with AsyncExitStack() as stack:
-        yield Programs(made.servers, tmp_path, stack)
-
-
-@pytest.fixture
-async def people(made: House, tmp_path: Path) -> AsyncIterator[People]:
-    async with AsyncExitStack() as stack:
-        yield People(made.servers, tmp_path / "programs", stack)
 
 
 class Talk:

@@ -6,22 +6,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.clients.conftest import arrive
 from tests.clients.js_person import JsPerson
 from tests.clients.nio_person import NioPerson
 from tests.clients.person import Person
 from tests.clients.test_conversation import converse
-from tests.federation.house import House, house
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[House]:
-    """Two servers, a.example and b.example."""
-    async with house(trustme.CA(), tmp_path) as one:
-        await one.start("a.example", "b.example")
-        yield one
+from tests.federation.house import House
 
 
 @pytest.fixture
