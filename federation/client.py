@@ -73,18 +73,19 @@ class ServerClient:
         comes from a proxy whose server is down, counts as none; so does one about which `judge`
         says why.
         """
-        if not despite_pause:
-            await self._check(server)
-        tried = None
-        try:
-            async with asyncio.timeout(seconds), self._slot(server):
-                tried = self._clock.now_ms()
-                async with self._open(server, request, seconds, max_bytes) as answer:
+        end = asyncio.get_running_loop().time() + seconds
+        async with self._turn(server, end, despite_pause):
+            tried = self._clock.now_ms()
+            try:
+                async with (
+                    asyncio.timeout_at(end),
+                    self._open(server, request, seconds, max_bytes) as answer,
+                ):
                     body = b"".join([piece async for piece in answer.chunks()])
-        except TimeoutError:
-            raise await self._failed(server, f"no answer within {seconds:g} s", tried) from None
-        except OutboundFailed as error:
-            raise await self._failed(server, str(error), tried) from None
+            except TimeoutError:
+                raise await self._failed(server, f"no answer within {seconds:g} s", tried) from None
+            except OutboundFailed as error:
+                raise await self._failed(server, str(error), tried) from None
         if answer.status in _GATEWAY_ERRORS and not _is_object(body):
             reason = f"a proxy answers {answer.status} in its place"
             raise await self._failed(server, reason, tried)
@@ -110,14 +111,11 @@ class ServerClient:
         Raises Unreachable when the answer does not begin. `despite_pause` asks also a server that
         failed a moment ago.
         """
-        if not despite_pause:
-            await self._check(server)
-        tried = None
-        async with AsyncExitStack() as held:
+        end = asyncio.get_running_loop().time() + seconds
+        async with self._turn(server, end, despite_pause), AsyncExitStack() as held:
+            tried = self._clock.now_ms()
             try:
-                async with asyncio.timeout(seconds):
-                    await held.enter_async_context(self._slot(server))
-                    tried = self._clock.now_ms()
+                async with asyncio.timeout_at(end):
                     answer = await held.enter_async_context(
                         self._open(server, request, seconds, max_bytes)
                     )
@@ -189,9 +187,7 @@ class ServerClient:
             assert answer is not None
             yield answer
 
-    async def _failed(self, server: str, reason: str, tried: int | None) -> Unreachable:
-        if tried is None:
-            return Unreachable(server, "too many requests to it are under way")
+    async def _failed(self, server: str, reason: str, tried: int) -> Unreachable:
         retry = await self._destinations.failed(server, reason, tried)
         if len(self._places) >= MAX_REMEMBERED:
             self._places.clear()
@@ -200,12 +196,28 @@ class ServerClient:
         return Unreachable(server, reason, retry)
 
     @asynccontextmanager
-    async def _slot(self, server: str) -> AsyncIterator[None]:
-        """One of the few places for requests to this server, and one of all places."""
+    async def _turn(self, server: str, end: float, despite_pause: bool) -> AsyncIterator[None]:
+        """One of the few places for requests to this server, and one of all places.
+
+        Raises Unreachable when there is none by `end` (in the loop's time), or the server has
+        failed, be it while this was waited for: a failure is to be told before the place is left.
+        """
+        if not despite_pause:
+            await self._check(server)
         slot = self._slots.setdefault(server, _Slot())
         slot.users += 1
         try:
-            async with slot.free, self._all:
+            async with AsyncExitStack() as held:
+                waits = slot.free.locked() or self._all.locked()
+                try:
+                    async with asyncio.timeout_at(end):
+                        await held.enter_async_context(slot.free)
+                        await held.enter_async_context(self._all)
+                except TimeoutError:
+                    reason = "too many requests to it are under way"
+                    raise Unreachable(server, reason) from None
+                if waits and not despite_pause:
+                    await self._check(server)
                 yield
         finally:
             slot.users -= 1

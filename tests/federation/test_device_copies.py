@@ -282,8 +282,8 @@ async def test_many_who_ask_a_server_that_stalls_do_not_pile_up(there: There, wh
         if what == "query":
             known = {alice.user_id, *([friend] if friend in body[field] else [])}
             assert set(answer["device_keys"]) == known
-    # And what was broken off, which a server hears of late.
-    assert len(elsewhere.asked) <= 2 * PER_SERVER
+    # Who waited for a place does not ask a server that has failed; a list may be asked for anew.
+    assert len(elsewhere.asked) <= PER_SERVER + 2
     elsewhere.hold.set()
 
 

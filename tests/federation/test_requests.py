@@ -154,6 +154,33 @@ class TestOutgoing:
         )
         assert most == PER_SERVER
 
+    async def test_who_waits_for_a_place_does_not_ask_a_server_that_fails_meanwhile(
+        self, net: Internet
+    ) -> None:
+        name, server, requests = await peer(net)
+        asked, all_there, fails = 0, asyncio.Event(), asyncio.Event()
+
+        async def hold(request: web.BaseRequest) -> web.StreamResponse:
+            nonlocal asked
+            asked += 1
+            if asked == PER_SERVER:
+                all_there.set()
+            await fails.wait()
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        server.handler = hold
+        asking = [
+            asyncio.create_task(requests.request(name, "GET", "/_matrix/x"))
+            for _ in range(2 * PER_SERVER)
+        ]
+        await all_there.wait()
+        fails.set()
+        for failed in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(failed, Unreachable)
+        assert asked == PER_SERVER
+
     async def test_this_server_does_not_ask_itself(self, net: Internet) -> None:
         _, _, requests = await peer(net)
         with pytest.raises(Unreachable):
