@@ -135,6 +135,6 @@ async def upgrade_room(call: Call, room_id: RoomID, body: UpgradeBody) -> Upgrad
     """Put a new room in a room's place."""
     room = await call.app.rooms.known(room_id)
     new_id = await call.app.chapters.upgrades.upgrade(
-        call.session, room, body.new_version, body.additional_creators
+        call.session.user_id, room, body.new_version, body.additional_creators
     )
     return UpgradeReply(new_id)

@@ -35,7 +35,7 @@ from homeserver.media.wiring import Media
 from homeserver.push.rules import Rules
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.wiring import Push
-from homeserver.rooms import guest_access, redact_events
+from homeserver.rooms import guest_access, redact_events, relinking
 from homeserver.rooms import outside as outside_rooms
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.address_invites import AddressInvites
@@ -63,6 +63,7 @@ from homeserver.rooms.readable import Readers
 from homeserver.rooms.receive import Receiver
 from homeserver.rooms.rederived import Rederiving
 from homeserver.rooms.relations import Relating, Relations
+from homeserver.rooms.relinking import Relinking
 from homeserver.rooms.repair import Repairing
 from homeserver.rooms.resets import Resets
 from homeserver.rooms.restricted import Restricted
@@ -674,6 +675,8 @@ class App:
         posting = Posting(rooms, database, Relating(database, timeline, names), clock)
         push_rules = PushRules(account_data, self._inbox)
         summaries = Summaries(rooms, database, restricted, elsewhere, federation.directory)
+        links = Relinking(rooms, database, names, jobs, server_name)
+        jobs.handle({relinking.JOB: links.run})
         upgrades = Upgrades(
             rooms,
             database,
@@ -683,7 +686,7 @@ class App:
             user_profiles,
             account_data,
             push_rules,
-            server_name,
+            links,
         )
         members.on_join(upgrades.came_over)
         notices = ServerNotices(

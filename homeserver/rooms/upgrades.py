@@ -1,13 +1,12 @@
 """Room upgrades: a new room in a room's place, that takes along everything that can go.
 
 Owns what goes along: the state that says what the room is and who may do what in it, bans, the
-children of a space, aliases, the directory's entry, the links of spaces to it, and, as each local
-user comes over, tags, push rules and direct chats. The new room is whole before the old one says
-that it is closed; what fails after that leaves two rooms that lead to each other.
+children of a space, aliases, the directory's entry, and, as each local user comes over, tags, push
+rules and direct chats. The links of other rooms are `relinking`'s. The new room is whole before the
+old one says that it is closed; what fails after that leaves two rooms that lead to each other.
 spec: client-server-api#room-upgrades
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +21,7 @@ from homeserver.rooms.actor import Room, Rooms
 from homeserver.rooms.canonical_alias import CANONICAL_ALIAS
 from homeserver.rooms.create import CreateRoom, InitialState, NewRoom
 from homeserver.rooms.head import Head
+from homeserver.rooms.relinking import CHILD, PARENT, Relinking
 from homeserver.rooms.send import Draft, Sending
 from homeserver.rooms.state import RoomState
 from homeserver.rooms.stored import load_events
@@ -29,18 +29,13 @@ from homeserver.streams.numbers import Names
 from homeserver.users.account_data import GLOBAL, TAGS, AccountData
 from homeserver.users.profiles import Profiles
 from homeserver.users.push_rules import PushRules
-from homeserver.users.sessions import Session
 from storage.changes import Put
 from storage.engine import Database
-from storage.memberships import joined_rooms, of_user_in
+from storage.memberships import of_user_in
 from storage.rooms import aliases_of
 from storage.schema import AliasRow
-from storage.state import current_values
-
-log = logging.getLogger(__name__)
 
 _TOMBSTONE = "m.room.tombstone"
-_CHILD, _PARENT = "m.space.child", "m.space.parent"
 _LEVELS = "m.room.power_levels"
 _CARRIED = frozenset(
     (
@@ -54,8 +49,8 @@ _CARRIED = frozenset(
         "m.room.join_rules",
         "m.room.image_pack",
         "im.ponies.room_emotes",
-        _CHILD,
-        _PARENT,
+        CHILD,
+        PARENT,
     )
 )
 _MOST_CARRIED = 200
@@ -75,7 +70,7 @@ class Upgrades:
         profiles: Profiles,
         account_data: AccountData,
         push_rules: PushRules,
-        server_name: str,
+        relinking: Relinking,
     ) -> None:
         self._rooms = rooms
         self._database = database
@@ -85,17 +80,16 @@ class Upgrades:
         self._profiles = profiles
         self._account_data = account_data
         self._push_rules = push_rules
-        self._server_name = server_name
+        self._relinking = relinking
 
     async def upgrade(
-        self, session: Session, old: Room, version: str, additional_creators: Sequence[str]
+        self, user_id: str, old: Room, version: str, additional_creators: Sequence[str]
     ) -> str:
         """Put a new room of this version in the room's place; returns its id.
 
         Raises `MatrixError` M_UNSUPPORTED_ROOM_VERSION, or M_FORBIDDEN for who may not send the
         tombstone.
         """
-        user_id = session.user_id
         if version not in ROOM_VERSIONS:
             raise MatrixError(
                 "M_UNSUPPORTED_ROOM_VERSION", f"This server doesn't know room version {version!r}"
@@ -128,8 +122,6 @@ class Upgrades:
         await self._close(user_id, old, new_id)
         if able != levels:
             await self._try(room, Draft(user_id, _LEVELS, levels, ""))
-        for type_ in (_CHILD, _PARENT):
-            await self._link(session, type_, old, room)
         await self.came_over(user_id, room)
         return new_id
 
@@ -221,10 +213,12 @@ class Upgrades:
     async def _close(self, user_id: str, old: Room, new_id: str) -> None:
         """The tombstone, and as little as possible after it."""
         content: JsonObject = {"body": "This room has been replaced", "replacement_room": new_id}
+        job = await self._relinking.begin(user_id, old.room_id, new_id)
 
         def verb(sending: Sending) -> None:
             head = sending.head
             sending.add(Draft(user_id, _TOMBSTONE, content, ""))
+            sending.changes.append(job)
             found = head.event(_LEVELS)
             levels: JsonObject = dict(found.content) if found is not None else {}
             default = levels.get("users_default", 0)
@@ -242,38 +236,7 @@ class Upgrades:
                 sending.changes.append(Put(head.summary))
 
         await self._rooms.change(old, verb)
-
-    async def _link(self, session: Session, type_: str, old: Room, room: Room) -> None:
-        """Rooms of the user that name the old room in a link name the new one in its place.
-
-        Spaces do it as their child, rooms as their parent; others' links stay where the user may
-        not change them.
-        """
-        keys = await self._names.find_keys([(type_, old.room_id)])
-        if not keys:
-            return
-        joined = (await joined_rooms(self._database, [session.user_nid])).get(
-            session.user_nid, set()
-        )
-        naming = await current_values(self._database, joined, keys.values())
-        others = await self._rooms.by_nids(naming)
-        await self._names.load(keys=[(type_, room.room_id)])
-        for other in others.values():
-
-            def verb(sending: Sending) -> None:
-                link = sending.head.event(type_, old.room_id)
-                if link is None or not link.content.get("via"):
-                    return
-                with suppress(Rejected):
-                    content = {**link.content, "via": [self._server_name]}
-                    sending.add(Draft(session.user_id, type_, content, room.room_id))
-                    sending.add(Draft(session.user_id, type_, {}, old.room_id))
-
-            # One that can't (it is busy, its policy server says no) keeps no other from it.
-            try:
-                await self._rooms.change(other, verb)
-            except MatrixError as error:
-                log.warning("%s goes on to name %s: %s", other.room_id, old.room_id, error)
+        self._relinking.wake()
 
     async def _try(self, room: Room, draft: Draft) -> None:
         """Send what would be good, and do without it where the rules forbid it."""

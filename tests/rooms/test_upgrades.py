@@ -19,6 +19,15 @@ async def upgrade(person: Person, room: str, version: str, **more: Any) -> str:
     return str(reply["replacement_room"])
 
 
+async def relinked(person: Person, room: str, old: tuple[str, str]) -> dict[tuple[str, str], Any]:
+    """The state of a room, once the person is told that it names the old room no longer."""
+    while True:
+        joined = (await person.sync(timeout=30_000)).get("rooms", {}).get("join", {})
+        for event in joined.get(room, {}).get("timeline", {}).get("events", ()):
+            if (event["type"], event.get("state_key")) == old and not event["content"]:
+                return await state_of(person, room)
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [("9", "12"), ("12", "11"), ("11", "12"), ("6", "10")]
 )
@@ -104,8 +113,9 @@ async def test_spaces_hold_the_new_room_in_place_of_the_old(server: Running) -> 
     link = {"via": ["test.example"], "order": "a", "suggested": True}
     await alice.put_state(space, "m.space.child", link, old)
     await alice.put_state(old, "m.space.parent", {"via": ["test.example"]}, space)
+    await alice.sync()
     new = await upgrade(alice, old, "12")
-    links = await state_of(alice, space)
+    links = await relinked(alice, space, ("m.space.child", old))
     assert links["m.space.child", new] == link
     assert links["m.space.child", old] == {}
     assert ("m.space.parent", space) in await state_of(alice, new)
@@ -129,13 +139,33 @@ async def test_children_of_a_space_have_the_new_one_for_a_parent(server: Running
     await alice.put_state(child, "m.space.parent", parent, space)
     await alice.put_state(unlinked, "m.space.parent", {}, space)
     await bob.put_state(theirs, "m.space.parent", parent, space)
+    await alice.sync()
     new = await upgrade(alice, space, "12")
-    links = await state_of(alice, child)
+    links = await relinked(alice, child, ("m.space.parent", space))
     assert links["m.space.parent", new] == parent
     assert links["m.space.parent", space] == {}
     assert (await state_of(alice, theirs))["m.space.parent", space] == parent
     for room in (unlinked, theirs):
         assert ("m.space.parent", new) not in await state_of(alice, room)
+
+
+async def test_links_follow_although_the_server_stops(server: Running) -> None:
+    """A space of many children is not waited for, and each of them has the new one in the end."""
+    alice = await server.person("alice")
+    space = await alice.create_room(creation_content={"type": "m.space"}, room_version="11")
+    children = [await alice.create_room() for _ in range(40)]
+    for child in children:
+        await alice.put_state(space, "m.space.child", {"via": ["test.example"]}, child)
+        await alice.put_state(child, "m.space.parent", {"via": ["test.example"]}, space)
+    new = await upgrade(alice, space, "12")
+    await server.restart()
+    missing = set(children)
+    while missing:
+        await alice.sync(timeout=30_000)
+        for child in set(missing):
+            parents = await state_of(alice, child)
+            if ("m.space.parent", new) in parents and parents["m.space.parent", space] == {}:
+                missing.discard(child)
 
 
 async def test_additional_creators_are_those_who_are_named(server: Running) -> None:
