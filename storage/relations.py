@@ -116,19 +116,25 @@ async def edits(
     return dict(found)
 
 
-async def references(
-    db: Database, room_nid: int, parent_ids: Collection[str], until: int, limit: int
+async def referring(
+    db: Database,
+    room_nid: int,
+    rel_type: str,
+    parent_ids: Collection[str],
+    until: int,
+    limit: int,
 ) -> dict[str, list[Referring]]:
-    """By parent what refers to it, at most `limit` in all."""
+    """By parent what refers to it by this relation, at most `limit` in all."""
     rows = await db.fetch(
         "SELECT parent_id, relations.event_nid, event_id, relations.sender_nid, events.pos, flags,"
         " key_nid FROM relations"
         " JOIN events ON events.event_nid = relations.event_nid"
         " WHERE relations.room_nid = ? AND parent_id IN (??) AND relations.pos <= ?"
-        " AND rel_type = 'm.reference' ORDER BY parent_id, relations.pos LIMIT ?",
+        " AND rel_type = ? ORDER BY parent_id, relations.pos LIMIT ?",
         room_nid,
         parent_ids,
         until,
+        rel_type,
         limit,
     )
     found: dict[str, list[Referring]] = defaultdict(list)

@@ -23,7 +23,7 @@ from storage.schema import REDACTED
 
 _AGGREGATED = frozenset((REPLACE, REFERENCE, THREAD))
 _MOST_EDITS_TRIED = 5
-_MOST_REFERENCES = 1_000
+_MOST_TOLD = 1_000
 _THREAD_TAIL = 50
 
 
@@ -110,19 +110,33 @@ class Aggregations:
         """spec: client-server-api#server-side-aggregation-of-mreference"""
         if not referred:
             return {}
-        found = await store.references(
-            self._database, room.nid, referred, viewer.until, _MOST_REFERENCES
-        )
         ignored = await self._ignored(viewer)
-        texts: dict[str, bytes] = {}
+        told = await self._told(room, REFERENCE, referred, ignored, viewer)
+        return {
+            parent_id: canonical.encode(
+                {"chunk": [{"event_id": child.event_id} for child in children]}
+            )
+            for parent_id, children in told.items()
+            if children
+        }
+
+    async def _told(
+        self,
+        room: Room,
+        rel_type: str,
+        parent_ids: Collection[str],
+        ignored: Collection[int],
+        viewer: Viewer,
+    ) -> dict[str, list[store.Referring]]:
+        """By parent the children by this relation that the viewer may see, `_MOST_TOLD` at most."""
+        found = await store.referring(
+            self._database, room.nid, rel_type, parent_ids, viewer.until, _MOST_TOLD
+        )
+        told: dict[str, list[store.Referring]] = {}
         for parent_id, children in found.items():
-            told = [child for child in children if child.sender_nid not in ignored]
-            if viewer.reader is not None:
-                told = await viewer.reader.seen(told)
-            chunk = [{"event_id": child.event_id} for child in told]
-            if chunk:
-                texts[parent_id] = canonical.encode({"chunk": chunk})
-        return texts
+            known = [child for child in children if child.sender_nid not in ignored]
+            told[parent_id] = known if viewer.reader is None else await viewer.reader.seen(known)
+        return told
 
     async def _threads(
         self,
@@ -139,14 +153,9 @@ class Aggregations:
         others = threads.keys() - own
         if others:
             own |= await store.participated(database, room.nid, others, viewer.user_nid)
-        counts = {id_: found.number for id_, found in threads.items()}
         ignored = await self._ignored(viewer)
-        if ignored:
-            hidden = await store.counted_by(
-                database, room.nid, counts.keys(), ignored, viewer.until
-            )
-            counts = {id_: count - hidden.get(id_, 0) for id_, count in counts.items()}
         latest = await self._latest(room, threads, ignored, viewer)
+        counts = await self._lengths(room, threads, latest, ignored, viewer)
         bundles = await self.of(room, latest.values(), viewer) if latest else {}
         return {
             id_: b'{"count":%d,"current_user_participated":%b,"latest_event":%b}'
@@ -157,6 +166,27 @@ class Aggregations:
             )
             for id_, view in latest.items()
         }
+
+    async def _lengths(
+        self,
+        room: Room,
+        threads: Mapping[str, store.Children],
+        shown: Collection[str],
+        ignored: Collection[int],
+        viewer: Viewer,
+    ) -> dict[str, int]:
+        """How many events of each shown thread the viewer may see."""
+        if viewer.reader is not None and not viewer.reader.sees_all(viewer.until):
+            counts = {}
+            for id_ in shown:
+                told = await self._told(room, THREAD, [id_], ignored, viewer)
+                counts[id_] = len(told.get(id_, ()))
+            return counts
+        counts = {id_: threads[id_].number for id_ in shown}
+        if not ignored:
+            return counts
+        hidden = await store.counted_by(self._database, room.nid, shown, ignored, viewer.until)
+        return {id_: count - hidden.get(id_, 0) for id_, count in counts.items()}
 
     async def _latest(
         self,

@@ -29,6 +29,7 @@ from storage.state import key_history
 
 # Of so many messages in forks it is remembered whether the room was open.
 _MAX_OPEN = 10_000
+_BEFORE_ALL = -(2**62)
 
 
 class Before(NamedTuple):
@@ -150,6 +151,18 @@ class Reader:
         forks = [view.nid for view in views if _in_fork(view) and view.nid not in self._forks]
         if forks and self._load_forks is not None:
             self._forks |= await self._load_forks(forks)
+
+    def sees_all(self, until: int) -> bool:
+        """Whether the user may read each message at a position up to `until`, forks aside."""
+        changes = sorted({*self._positions, *self._visibility_positions})
+        return all(
+            allows(
+                self._visible(bisect_right(self._visibility_positions, pos)),
+                self._at(bisect_right(self._positions, pos)),
+                bisect_right(self._joins, pos) < len(self._joins),
+            )
+            for pos in (_BEFORE_ALL, *changes[: bisect_left(changes, until)])
+        )
 
     async def seen(self, views: Sequence[P]) -> list[P]:
         """Those of the events that the user may read, in their order."""

@@ -289,6 +289,24 @@ async def test_who_has_left_hears_nothing_of_what_came_later(people: Any) -> Non
     assert len(ids(await children(bob, room, root))) == 1
 
 
+@pytest.mark.parametrize("visibility", ["joined", "invited", "shared"])
+async def test_a_thread_counts_what_its_reader_may_see(people: Any, visibility: str) -> None:
+    """What was said while the reader was away is not even counted where it may not be read."""
+    alice, bob, room = people
+    await alice.put_state(room, "m.room.history_visibility", {"history_visibility": visibility})
+    root = await alice.say(room, "a root")
+    await reply(alice, room, root, "one")
+    await bob.ok("POST", f"/rooms/{quote(room, safe='')}/leave", body={})
+    await reply(alice, room, root, "while bob is away")
+    await reply(alice, room, root, "and more")
+    await bob.join(room)
+    last = await reply(alice, room, root, "two")
+    thread = (await bundled(bob, room, root))["m.thread"]
+    assert thread["count"] == (4 if visibility == "shared" else 2)
+    assert thread["latest_event"]["event_id"] == last
+    assert (await bundled(alice, room, root))["m.thread"]["count"] == 4
+
+
 async def test_aggregations_stand_wherever_they_should(people: Any) -> None:
     alice, bob, room = people
     root = await alice.say(room, "a root")
