@@ -1,15 +1,17 @@
-"""Speaking to push gateways.
+"""Bringing notifications to where pushers want them, and speaking to push gateways.
 
-Owns the body of a notification and the request that brings it to its gateway, through the one safe
-client. When it is tried again is decided in `queues.py`.
+Owns the way of a notification out, through the one safe client: a request as the pusher's kind has
+it, and whether its answer means that it was taken. The kind of most is here, that of a gateway;
+`ways.py` knows the others. When it is tried again is decided in `queues.py`.
 spec: push-gateway-api#post_matrixpushv1notify
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from homeserver.http.outbound import Outbound, OutboundFailed
+from homeserver.http.outbound import Answer, Outbound, OutboundFailed
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.matrix.errors import Malformed
 from storage.schema import PusherRow
@@ -17,8 +19,9 @@ from storage.schema import PusherRow
 _SECONDS = 20.0
 _MAX_ANSWER = 65_536
 _PUSHERS = 5_000
-"""Of so many pushers is remembered how their notifications begin."""
+"""Of so many pushers is remembered what they have said."""
 _HEADERS = {"Content-Type": "application/json"}
+_TOO_LARGE = 413
 _NO_BADGE = ("disable_badge_count", "org.matrix.msc4076.disable_badge_count")
 
 
@@ -62,92 +65,141 @@ class Waiting(NamedTuple):
     invites: bool = False
 
 
+class Request(NamedTuple):
+    """A POST that tells a pusher something."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Way(Protocol):
+    """How one pusher is told, as it has said.
+
+    `host` is where, which it has in common with others; `ids_only` wants to know no more of an
+    event than which it is; without `wants_badge` nothing is told but events.
+    """
+
+    host: str
+    ids_only: bool
+    wants_badge: bool
+
+    def request(self, notice: Notice | None, unread: int, *, ids_only: bool) -> Request:
+        """What is sent to notify of this; without a `notice` only the badge changes."""
+
+    def took(self, answer: Answer) -> bool:
+        """Whether it was taken. False: the pusher's key is no more; raises `GatewayFailed`."""
+
+
+WayOf = Callable[[str, str, int, bytes], Way]
+"""The way to a pusher by `app_id`, `pushkey`, `created_ts` and `json` of its row."""
+
+
+class Target(NamedTuple):
+    """A pusher that is told over HTTP, and the way to it."""
+
+    row: PusherRow
+    way: Way
+
+
 class Gateway:
     """See the module."""
 
-    def __init__(self, outbound: Outbound) -> None:
+    def __init__(self, outbound: Outbound, way_of: WayOf) -> None:
         self._outbound = outbound
+        self._way_of: WayOf = lru_cache(maxsize=_PUSHERS)(way_of)
 
-    async def push(self, target: "Target", notice: Notice | None, unread: int) -> bool:
+    def target(self, row: PusherRow) -> Target:
+        """The pusher as it can be told."""
+        return Target(row, self._way_of(row.app_id, row.pushkey, row.created_ts, row.json))
+
+    async def push(self, target: Target, notice: Notice | None, unread: int) -> bool:
         """Notify; without a `notice` only the badge changes. False: the pusher's key is no more.
 
-        Raises `GatewayFailed`.
+        What is too large for the receiver is told by its id. Raises `GatewayFailed`.
         """
+        way = target.way
+        answer = await self.ask(way.request(notice, unread, ids_only=way.ids_only))
+        if answer.status == _TOO_LARGE and notice is not None and not way.ids_only:
+            answer = await self.ask(way.request(notice, unread, ids_only=True))
+        return way.took(answer)
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer to a request, whatever it is; raises `GatewayFailed`."""
         try:
-            answer = await self._outbound.fetch(
+            return await self._outbound.fetch(
                 "POST",
-                target.url,
-                headers=_HEADERS,
-                body=_body(target, notice, unread),
+                request.url,
+                headers=request.headers,
+                body=request.body,
                 seconds=_SECONDS,
                 max_bytes=_MAX_ANSWER,
             )
         except OutboundFailed as error:
             raise GatewayFailed(str(error)) from None
+
+
+class ByGateway:
+    """The way over a push gateway."""
+
+    __slots__ = ("_device", "_pushkey", "_url", "host", "ids_only", "wants_badge")
+
+    def __init__(self, app_id: str, pushkey: str, created_ts: int, data: JsonObject) -> None:
+        self._pushkey = pushkey
+        self._url: str = data["url"]
+        self._device = device_of(app_id, pushkey, created_ts, data)
+        self.host = host_of(self._url)
+        self.ids_only = data.get("format") == "event_id_only"
+        self.wants_badge = wants_badge(data)
+
+    def request(self, notice: Notice | None, unread: int, *, ids_only: bool) -> Request:
+        """See `Way`."""
+        counted = unread if self.wants_badge else None
+        return Request(self._url, _HEADERS, body_of(self._device, notice, counted, ids_only))
+
+    def took(self, answer: Answer) -> bool:
+        """See `Way`."""
         if answer.status != 200:
             raise GatewayFailed(f"the gateway answered with status {answer.status}")
         try:
             rejected = decode_object(answer.body).get("rejected")
         except Malformed:
             raise GatewayFailed("the gateway's answer is not JSON") from None
-        return not (isinstance(rejected, list) and target.row.pushkey in rejected)
+        return not (isinstance(rejected, list) and self._pushkey in rejected)
 
 
-class Target:
-    """A pusher over HTTP: where its notifications go, and what it wants of them.
-
-    `gateway` is what all pushers of one gateway have in common, `device` the members of the
-    notified device, as JSON.
-    """
-
-    __slots__ = ("device", "gateway", "ids_only", "row", "url", "wants_badge")
-
-    def __init__(self, row: PusherRow) -> None:
-        self.row = row
-        said = _said(row.app_id, row.pushkey, row.created_ts, row.json)
-        self.url, self.gateway, self.device, self.ids_only, self.wants_badge = said
-
-
-class _Said(NamedTuple):
-    """What a pusher says of itself."""
-
-    url: str
-    gateway: str
-    device: bytes
-    ids_only: bool
-    wants_badge: bool
-
-
-@lru_cache(maxsize=_PUSHERS)
-def _said(app_id: str, pushkey: str, created_ts: int, json: str) -> _Said:
-    data: JsonObject = decode_object(json)["data"]
-    url: str = data.pop("url")
+def device_of(app_id: str, pushkey: str, created_ts: int, data: JsonObject) -> bytes:
+    """The members of a notified device as JSON, with what its pusher has said in `data`."""
     device: JsonObject = {
         "app_id": app_id,
         "pushkey": pushkey,
         "pushkey_ts": created_ts // 1_000,
-        "data": data,
+        "data": {name: value for name, value in data.items() if name != "url"},
     }
-    return _Said(
-        url,
-        url.partition("://")[2].partition("/")[0],
-        _members(device),
-        data.get("format") == "event_id_only",
-        not any(data.get(name) is True for name in _NO_BADGE),
-    )
+    return _members(device)
 
 
-def _body(target: Target, notice: Notice | None, unread: int) -> bytes:
+def body_of(device: bytes, notice: Notice | None, unread: int | None, ids_only: bool) -> bytes:
     """A notification as it is sent: what is the same for many was encoded once."""
-    device, said = target.device, b""
+    said = b""
     if notice is not None:
         said = notice.by_id + b","
-        if not target.ids_only:
+        if not ids_only:
             said = notice.whole + b","
             device += notice.of_device
-    if target.wants_badge:
+    if unread is not None:
         said += b'"counts":{"unread":%d},' % unread
     return b'{"notification":{%b"devices":[{%b}]}}' % (said, device)
+
+
+def wants_badge(data: JsonObject) -> bool:
+    """Whether a pusher wants to know how much is unread (MSC4076)."""
+    return not any(data.get(name) is True for name in _NO_BADGE)
+
+
+def host_of(url: str) -> str:
+    """The host and port of an address, as they are written there."""
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _members(value: JsonObject) -> bytes:

@@ -150,7 +150,7 @@ class Queues:
         for key, queue in self._queues.items():
             self._spawn("push", self._deliver(key, queue))
         for key, row in self._behind.items():
-            queue = self._queues[key] = _Queue(Target(row), -inf)
+            queue = self._queues[key] = _Queue(self._gateway.target(row), -inf)
             missing = self._catch_up(key, queue, self._failing[key], until)
             self._spawn("missed push", missing)
         self._behind.clear()
@@ -160,11 +160,11 @@ class Queues:
         key, now = row[:3], self._clock.monotonic()
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(Target(row), now, [waiting])
+            queue = self._queues[key] = _Queue(self._gateway.target(row), now, [waiting])
             if self._started:
                 self._spawn("push", self._deliver(key, queue))
             return
-        queue.target, queue.read_at = Target(row), now
+        queue.target, queue.read_at = self._gateway.target(row), now
         queue.waiting.append(waiting)
         if len(queue.waiting) > MAX_WAITING or key in self._failing:
             queue.keep_newest(1)
@@ -204,7 +204,7 @@ class Queues:
         """Bring this to the pusher's gateway now; what went wrong in words, or None."""
         try:
             unread = await self._badges.of(row.user_nid, user_id)
-            if not await self._gateway.push(Target(row), notice, unread):
+            if not await self._gateway.push(self._gateway.target(row), notice, unread):
                 await self._end(row)
                 return "the gateway knows the key no more: the pusher was removed"
         except GatewayFailed as failed:
@@ -264,7 +264,7 @@ class Queues:
             await self._clock.sleep(pause_after(tries))
 
     async def _in_turn(self, queue: _Queue, *, again: bool) -> bool:
-        gateway = queue.target.gateway
+        gateway = queue.target.way.host
         turns = self._turns.get(gateway)
         if turns is None:
             turns = self._turns[gateway] = _Turns()
@@ -287,7 +287,8 @@ class Queues:
         if row is None or not row.enabled:
             await self._audience.user_changed(key[0])
             return False
-        queue.target, queue.read_at = Target(row), self._clock.monotonic()
+        queue.target = self._gateway.target(row)
+        queue.read_at = self._clock.monotonic()
         return True
 
     async def _push(self, target: Target, waiting: Waiting) -> bool:
@@ -299,7 +300,7 @@ class Queues:
         unread = await self._badges.of(row.user_nid, user_id)
         if key in self._failing and not await self._matters(row.user_nid, waiting):
             notice = None
-        if notice is None and (self._shown.get(key) == unread or not target.wants_badge):
+        if notice is None and (self._shown.get(key) == unread or not target.way.wants_badge):
             return True
         if not await self._gateway.push(target, notice, unread):
             await self._end(row)

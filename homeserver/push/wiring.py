@@ -22,6 +22,7 @@ from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.walks import Walks
+from homeserver.push.ways import Ways
 from homeserver.rooms.actor import Rooms
 from homeserver.rooms.history import History
 from homeserver.rooms.readable import Readers
@@ -100,7 +101,7 @@ class Push:
             audience,
             Badges(unread, memberships, ignored, rooms, ring),
             Missed(database, walks, audience),
-            Gateway(gateways),
+            Gateway(gateways, Ways().of),
             patience,
             spawn,
         )

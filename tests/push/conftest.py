@@ -15,7 +15,7 @@ from tests.serving import Person, Running
 class PushGateway:
     """`fail` is the status of its answers, 200 if all is well; `rejects` the keys that are gone.
 
-    For the keys in `fail_for` it fails in any case.
+    For the keys in `fail_for` it fails in any case, and what has more bytes than `most` is too much.
     """
 
     server: Running
@@ -23,6 +23,7 @@ class PushGateway:
     fail: int = 200
     rejects: list[str] = field(default_factory=list)
     fail_for: set[str] = field(default_factory=set)
+    most: int = 1_000_000
     tries: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
 
@@ -39,6 +40,8 @@ class PushGateway:
         assert request.path == "/_matrix/push/v1/notify"
         if self.fail != 200:
             return web.json_response({}, status=self.fail)
+        if len(await request.read()) > self.most:
+            return web.json_response({}, status=413)
         said = (await request.json())["notification"]
         if said["devices"][0]["pushkey"] in self.fail_for:
             return web.json_response({}, status=502)

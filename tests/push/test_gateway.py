@@ -87,6 +87,17 @@ async def test_only_ids_and_no_badge(server: Running, gateway: PushGateway) -> N
     assert len(gateway.told) == 1
 
 
+async def test_what_is_too_large_for_a_gateway_is_told_by_its_id(
+    server: Running, gateway: PushGateway
+) -> None:
+    gateway.most = 1_000
+    _, bob, room = await pair(server, gateway)
+    large, small = await bob.say(room, "x" * 1_000), await bob.say(room, "x")
+    await gateway.until(lambda: gateway.events() == [large, small])
+    assert ["content" in told for told in gateway.told] == [False, True]
+    assert gateway.told[1]["counts"] == {"unread": 2}
+
+
 async def test_an_invite_is_told(server: Running, gateway: PushGateway) -> None:
     alice, bob, _ = await pair(server, gateway)
     other = await bob.create_room()
