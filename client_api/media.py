@@ -51,7 +51,10 @@ class ThumbnailQuery(Shape):
 )
 async def upload(call: Call, query: UploadQuery, body: Incoming) -> Uploaded:
     """Store a file."""
-    uri = await call.app.media.uploads.upload(call.session.user_nid, body, query.filename)
+    session = call.session
+    uri = await call.app.media.uploads.upload(
+        session.user_nid, body, query.filename, by_service=session.service is not None
+    )
     return Uploaded(uri)
 
 
@@ -62,7 +65,10 @@ async def upload(call: Call, query: UploadQuery, body: Incoming) -> Uploaded:
 )
 async def create(call: Call) -> Created:
     """Make an address for a file that is uploaded later."""
-    made = await call.app.media.uploads.create(call.session.user_nid)
+    session = call.session
+    made = await call.app.media.uploads.create(
+        session.user_nid, by_service=session.service is not None
+    )
     return Created(made.uri, made.expires_ts)
 
 

@@ -363,12 +363,12 @@ class App:
                 out = LocalPresence(federation.outbox, presence, memberships, database, clock)
                 presence.on_change(out.changed)
                 self._tasks.service("presence elsewhere", out.run)
-        author = Author(server_name, keys[0], clock, numbers)
         media = await Media.build(
             config, federation.media, federation.outbound, database, commits, clock
         )
         self._media = media
         self._tasks.service("media", media.tidy)
+        author = Author(server_name, keys[0], clock, numbers, media.encrypted)
         rooms = Rooms(
             database,
             names,

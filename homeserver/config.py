@@ -532,6 +532,12 @@ class Media:
         "by its uploader or a moderator, and no other is known to show it.",
         least=0,
     )
+    redacted_encrypted: bool = option(
+        True,
+        reason="Whether files of encrypted events go too, when all such events are redacted that "
+        "their uploader sent just after them. Who has forwarded one within an encrypted room loses "
+        "it then: the server can't see that.",
+    )
     max_image_pixels: int = option(
         50_000_000, reason="Larger pictures get no thumbnails.", least=1, most=1_000_000_000
     )

@@ -96,7 +96,7 @@ def account_closed(user_nid: int) -> list[Do]:
         Do("DELETE FROM account_data WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM pushers WHERE user_nid = ?", (user_nid,)),
         Do("DELETE FROM filters WHERE user_nid = ?", (user_nid,)),
-        Do("DELETE FROM media_shown WHERE kind <> 0 AND nid = ?", (user_nid,)),
+        Do("DELETE FROM media_shown WHERE kind <> 0 AND kind <> 3 AND nid = ?", (user_nid,)),
     ]
 
 

@@ -52,7 +52,7 @@ EVENTS_JSON_AFTER: Final = (
     " WHERE event_nid > ? ORDER BY event_nid LIMIT ?"
 )
 FILES_SHOWN: Final = "SELECT media_id, kind, nid, part FROM media_shown WHERE media_id IN (??)"
-COUNT_FILES_SHOWN: Final = "SELECT count(*) FROM media_shown"
+COUNT_FILES_SHOWN: Final = "SELECT count(*) FROM media_shown WHERE kind <> 3"
 REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
     (
         "position {} is taken by two events",
@@ -64,6 +64,13 @@ REFERENCES: Final[tuple[tuple[str, LiteralString], ...]] = (
             "SELECT later.timeline_nid FROM timelines AS later JOIN timelines AS earlier"
             " ON earlier.timeline_nid = later.timeline_nid - 1"
             " WHERE later.from_pos < earlier.from_pos"
+        ),
+    ),
+    (
+        "a file is tied to event {}, which is redacted, or not there",
+        (
+            "SELECT nid FROM media_shown WHERE kind <> 0 AND kind = 3 AND nid <> 0 AND NOT EXISTS"
+            " (SELECT 1 FROM events WHERE event_nid = nid AND flags & 4 = 0)"
         ),
     ),
     (

@@ -11,7 +11,14 @@ from typing import Final
 from storage.changes import Change, Delete, Do, Put
 from storage.compression import unpack_json
 from storage.engine import Database
-from storage.schema import SHOWN_BY_ACCOUNT_DATA, MediaLeftRow, MediaRow, MetaRow
+from storage.schema import (
+    MAY_BE_SHOWN,
+    MEDIA_OF_SERVICE,
+    SHOWN_BY_ACCOUNT_DATA,
+    MediaLeftRow,
+    MediaRow,
+    MetaRow,
+)
 
 UNLISTED: Final = "files_unlisted"
 
@@ -107,6 +114,47 @@ async def shown(db: Database, media_ids: Collection[str]) -> set[str]:
         "SELECT DISTINCT media_id FROM media_shown WHERE media_id IN (??)", media_ids
     )
     return {media_id for (media_id,) in rows}
+
+
+async def unseen(
+    db: Database, since: int, content_type: str, limit: int
+) -> list[tuple[int, str, int, int]]:
+    """The files made since a time (ms), of a type or without one yet, that nothing readable names.
+
+    Uploader, media id, when it was made, and when (ms) the first encrypted event was sent that it
+    is tied to, 0 for none. Files of application services are left out.
+    """
+    rows = await db.scan(
+        "SELECT uploader_nid, media_id, created_ts, (SELECT min(origin_ts) FROM media_shown AS ties"
+        " JOIN events ON event_nid = ties.nid WHERE ties.media_id = media.media_id)"
+        " FROM media WHERE uploader_nid IS NOT NULL AND created_ts > ? AND flags & ? = 0"
+        " AND (content_type = ? OR hash IS NULL) AND NOT EXISTS (SELECT 1 FROM media_shown AS seen"
+        " WHERE seen.media_id = media.media_id AND (seen.kind <> ? OR seen.nid = 0))"
+        " ORDER BY created_ts LIMIT ?",
+        since,
+        MEDIA_OF_SERVICE,
+        content_type,
+        MAY_BE_SHOWN,
+        limit,
+    )
+    return [(row[0], row[1], row[2], row[3] or 0) for row in rows]
+
+
+def may_be_shown_no_more(event_nid: int, server: str, sender_nid: int, now: int) -> list[Do]:
+    """An encrypted event is redacted: its sender has left the files that it may have shown."""
+    return [
+        Do(
+            "INSERT INTO media_left (server, media_id, sender_nid, ts)"
+            " SELECT CAST(? AS TEXT), media_id, CAST(? AS BIGINT), CAST(? AS BIGINT)"
+            " FROM media_shown WHERE kind <> 0 AND kind = ? AND nid = ?"
+            " ON CONFLICT (server, media_id, sender_nid) DO UPDATE SET ts = excluded.ts",
+            (server, sender_nid, now, MAY_BE_SHOWN, event_nid),
+        ),
+        Do(
+            "DELETE FROM media_shown WHERE kind <> 0 AND kind = ? AND nid = ?",
+            (MAY_BE_SHOWN, event_nid),
+        ),
+    ]
 
 
 async def left_before(db: Database, ts: int, limit: int) -> list[MediaLeftRow]:

@@ -1324,6 +1324,7 @@ class ValidationRow(NamedTuple):
 
 MEDIA_QUARANTINED = 1
 MEDIA_OPEN = 2
+MEDIA_OF_SERVICE = 4
 
 
 @table(
@@ -1341,7 +1342,8 @@ class MediaRow(NamedTuple):
 
     `uploader_nid` is None for what is only cached (files of other servers, pictures of previews),
     which is dropped when it was not used for long: `used_ts` (ms) is set for it alone. flags: 1
-    MEDIA_QUARANTINED, 2 MEDIA_OPEN (readable without an access token).
+    MEDIA_QUARANTINED, 2 MEDIA_OPEN (readable without an access token), 4 MEDIA_OF_SERVICE (an
+    application service has uploaded it).
     """
 
     server: str
@@ -1417,6 +1419,7 @@ class JudgedHashRow(NamedTuple):
 SHOWN_BY_EVENT = 0
 SHOWN_BY_PROFILE = 1
 SHOWN_BY_ACCOUNT_DATA = 2
+MAY_BE_SHOWN = 3
 
 
 @table(
@@ -1425,10 +1428,11 @@ SHOWN_BY_ACCOUNT_DATA = 2
     indexes=[Index(("nid", "part"), where="kind <> 0")],
 )
 class MediaShownRow(NamedTuple):
-    """Something that names a file of this server.
+    """Something that names a file of this server, or may do so.
 
     `kind` 0 SHOWN_BY_EVENT: the event `nid`; 1 SHOWN_BY_PROFILE: the field `part` of the user
-    `nid`; 2 SHOWN_BY_ACCOUNT_DATA: the account data `part` ("room_nid type") of the user `nid`.
+    `nid`; 2 SHOWN_BY_ACCOUNT_DATA: the account data `part` ("room_nid type") of the user `nid`;
+    3 MAY_BE_SHOWN: the encrypted event `nid`, 0 for too many of them.
     """
 
     media_id: str

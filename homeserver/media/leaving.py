@@ -2,10 +2,10 @@
 
 Owns the decision. A file of this server goes when whoever has uploaded it has shown it and does so
 no more (an event was redacted, an avatar replaced), and no event, profile or account data that this
-server knows names it. Invariant: that is so in the transaction in which its name goes. What
-nobody was seen to show stays, for encrypted events can't be looked into; what somebody else has
-shown and left stays too, or whoever knows a name could delete the file. Of other servers' files
-only the copy goes, which comes again when it is asked for.
+server knows names it, or may name it unseen (`encrypted.py`). Invariant: that is so in the
+transaction in which its name goes. What nobody may have shown stays; what somebody else has shown
+and left stays too, or whoever knows a name could delete the file. Of other servers' files only the
+copy goes, which comes again when it is asked for.
 """
 
 import logging

@@ -16,6 +16,7 @@ from typing import Protocol
 from homeserver import config
 from homeserver.errors import MatrixError
 from homeserver.matrix.mxc import Mxc
+from homeserver.media.encrypted import UNKNOWN_TYPE, EncryptedFiles
 from homeserver.media.files import Files
 from homeserver.media.quotas import Quotas
 from homeserver.runtime.clock import Clock
@@ -23,12 +24,11 @@ from homeserver.streams.commit import CommitQueue
 from storage import media as store
 from storage.changes import Change, Insert, Missed
 from storage.engine import Database
-from storage.schema import MediaRow
+from storage.schema import MEDIA_OF_SERVICE, MediaRow
 
 MAX_FILENAME = 255
 PENDING_MS = 24 * 3_600_000
 """How long a URI may wait for its content."""
-UNKNOWN_TYPE = "application/octet-stream"
 
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}")
 _PARAMETER = re.compile(
@@ -62,6 +62,7 @@ class Uploads:
         options: config.Media,
         files: Files,
         quotas: Quotas,
+        encrypted: EncryptedFiles,
         database: Database,
         commits: CommitQueue,
         clock: Clock,
@@ -70,32 +71,33 @@ class Uploads:
         self._options = options
         self._files = files
         self._quotas = quotas
+        self._encrypted = encrypted
         self._database = database
         self._commits = commits
         self._clock = clock
         self._server_name = server_name
         self._filling: set[str] = set()
         self._awaited: dict[str, set[asyncio.Future[None]]] = {}
-        self.uploaded: Callable[[int, Mxc], None] = lambda _user_nid, _name: None
-        """Called after each upload."""
 
     @property
     def most(self) -> int:
         """The most bytes of one upload."""
         return self._options.max_upload_bytes
 
-    async def upload(self, user_nid: int, body: Body, filename: str | None) -> str:
-        """Store a content; its new mxc:// URI.
+    async def upload(
+        self, user_nid: int, body: Body, filename: str | None, *, by_service: bool
+    ) -> str:
+        """Store a content; its new mxc:// URI. `by_service`: an application service uploads it.
 
         Raises MatrixError: M_TOO_LARGE (413), M_FORBIDDEN (403) past the quota or for a content
         that is not allowed, M_UNKNOWN (507) when the disk is full.
         """
-        row = self._row(user_nid, body, filename)
+        row = self._row(user_nid, body, filename, by_service)
         await self._store(row, body, lambda filled: Insert(filled))
-        self.uploaded(user_nid, Mxc(row.server, row.media_id))
+        self._encrypted.uploaded(row)
         return str(Mxc(row.server, row.media_id))
 
-    async def create(self, user_nid: int) -> Created:
+    async def create(self, user_nid: int, *, by_service: bool) -> Created:
         """Make a URI whose content is to follow; raises MatrixError M_LIMIT_EXCEEDED.
 
         spec: client-server-api#post_matrixmediav1create
@@ -108,8 +110,9 @@ class Uploads:
                 429,
                 extra={"retry_after_ms": 60_000},
             )
-        row = self._row(user_nid, None, None)
-        await self._commits.commit([Insert(row._replace(expires_ts=now + PENDING_MS))])
+        row = self._row(user_nid, None, None, by_service)._replace(expires_ts=now + PENDING_MS)
+        await self._commits.commit([Insert(row)])
+        self._encrypted.announced(row)
         return Created(str(Mxc(row.server, row.media_id)), now + PENDING_MS)
 
     async def fill(self, user_nid: int, name: Mxc, body: Body, filename: str | None) -> None:
@@ -129,7 +132,9 @@ class Uploads:
             raise _already()
         self._filling.add(name.media_id)
         try:
-            wanted = self._row(user_nid, body, filename)._replace(media_id=name.media_id)
+            wanted = self._row(user_nid, body, filename)._replace(
+                media_id=name.media_id, flags=row.flags
+            )
             await self._store(wanted, body, store.filled)
         except Missed:
             raise _already() from None
@@ -137,7 +142,7 @@ class Uploads:
             self._filling.discard(name.media_id)
         for arrived in self._awaited.pop(name.media_id, ()):
             _set(arrived)
-        self.uploaded(user_nid, name)
+        self._encrypted.filled(wanted)
 
     async def arrival(self, media_id: str, seconds: float) -> None:
         """Wait until the content of a URI is there, at most so long."""
@@ -165,7 +170,9 @@ class Uploads:
         found = await store.media(self._database, name.server, [name.media_id])
         return found.get(name.media_id)
 
-    def _row(self, user_nid: int, body: Body | None, filename: str | None) -> MediaRow:
+    def _row(
+        self, user_nid: int, body: Body | None, filename: str | None, by_service: bool = False
+    ) -> MediaRow:
         return MediaRow(
             server=self._server_name,
             media_id=secrets.token_urlsafe(18),
@@ -177,7 +184,7 @@ class Uploads:
             created_ts=self._clock.now_ms(),
             used_ts=None,
             expires_ts=None,
-            flags=0,
+            flags=MEDIA_OF_SERVICE * by_service,
         )
 
     async def _store(self, row: MediaRow, body: Body, change: Callable[[MediaRow], Change]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from homeserver.config import Config, S3Bucket
 from homeserver.http.outbound import Outbound
 from homeserver.media.downloads import Downloads
+from homeserver.media.encrypted import EncryptedFiles
 from homeserver.media.files import DISK, S3, Files
 from homeserver.media.leaving import Leaving
 from homeserver.media.listing import Listing
@@ -34,6 +35,7 @@ class Media:
 
     clock: Clock
     files: Files
+    encrypted: EncryptedFiles
     uploads: Uploads
     remote: Remote
     downloads: Downloads
@@ -69,7 +71,9 @@ class Media:
         await files.open()
         quotas = Quotas(options, database)
         files.dropped = quotas.forget
-        uploads = Uploads(options, files, quotas, database, commits, clock, name)
+        encrypted = EncryptedFiles(clock, enabled=options.redacted_encrypted)
+        await encrypted.open(database)
+        uploads = Uploads(options, files, quotas, encrypted, database, commits, clock, name)
         remote = Remote(options, files, elsewhere, database, commits, clock)
         await remote.open()
         leaving = Leaving(options, files, remote, database, commits, clock, name)
@@ -77,6 +81,7 @@ class Media:
         return cls(
             clock=clock,
             files=files,
+            encrypted=encrypted,
             uploads=uploads,
             remote=remote,
             downloads=Downloads(options, files, uploads, remote, database, clock, name),

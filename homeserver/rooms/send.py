@@ -19,6 +19,7 @@ from homeserver.matrix.event import Event, build
 from homeserver.matrix.policy import Policy, is_own_leave
 from homeserver.matrix.sign import SigningKey
 from homeserver.matrix.sticky import members_of
+from homeserver.media.encrypted import EncryptedFiles
 from homeserver.rooms.append import Appended, Place, Txn, append, redact, summary_text
 from homeserver.rooms.head import Head
 from homeserver.rooms.policy import Unrecommended, policy_of
@@ -35,12 +36,16 @@ MAX_DEPTH = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who we are when we make events: the server's name, its key, the clock and the numbers."""
+    """Who we are when we make events: the server's name, its key, the clock, the numbers.
+
+    `encrypted` says which files an event may show that can't be read.
+    """
 
     server_name: str
     key: SigningKey
     clock: Clock
     numbers: Numbers
+    encrypted: EncryptedFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ class Sending:
         )
         self.events.append(appended)
         self.changes.extend(changes)
+        sender_nid = self.head.names.nid(draft.sender)
+        self.changes.extend(author.encrypted.shown_by(sender_nid, appended.nid, made, pdu))
         return made
 
     def make(self, draft: Draft) -> tuple[Event, bytes]:

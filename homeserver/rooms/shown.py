@@ -11,6 +11,7 @@ from homeserver.matrix.ids import server_of
 from homeserver.matrix.mxc import named_in
 from storage.changes import Change, Delete, Insert, Put
 from storage.compression import pack_json
+from storage.media_shown import may_be_shown_no_more
 from storage.schema import SHOWN_BY_EVENT, EventJsonRow, MediaLeftRow, MediaShownRow
 
 
@@ -41,6 +42,8 @@ def shown_no_more(nid: int, event: Event, sender_nid: int, server: str, now: int
             changes.append(Delete(MediaShownRow, (name.media_id, SHOWN_BY_EVENT, nid, "")))
         if name.server in (server, server_of(event.sender)):
             changes.append(Put(MediaLeftRow(name.server, name.media_id, sender_nid, now)))
+    if event.type == "m.room.encrypted" and server_of(event.sender) == server:
+        changes.extend(may_be_shown_no_more(nid, server, sender_nid, now))
     return changes
 
 
