@@ -2,9 +2,10 @@
 
 Owns what was uploaded of late and is shown by nothing that can be read. Invariant: a file that is
 tied to an encrypted event is tied to the one that really shows it, too, if its uploader has sent
-that within `WINDOW_MS` of the first that could; so it has been taken back when all of them are
-redacted. To tie it to too many keeps it for too long, to none keeps it for ever, as every file was
-before. docs/decisions/019-files-that-encrypted-events-show.md
+that within `WINDOW_MS` of the first that could, or of the first after the content was there; so it
+has been taken back when all of them are redacted. To tie it to too many keeps it for too long, to
+none keeps it for ever, as every file was before.
+docs/decisions/019-files-that-encrypted-events-show.md
 """
 
 from homeserver.matrix.event import Event
@@ -31,13 +32,17 @@ _FOR_GOOD = 0
 
 
 class _Waiting:
-    """A file that an event is awaited for, `until` (ms), and the events it is tied to."""
+    """A file that an event is awaited for, `until` (ms), and the events it is tied to.
 
-    __slots__ = ("ties", "until")
+    `is_open` is whether one has come, so that only those soon after it may show the file, too.
+    """
+
+    __slots__ = ("is_open", "ties", "until")
 
     def __init__(self, until: int, ties: int = 0) -> None:
         self.until = until
         self.ties = ties
+        self.is_open = ties > 0
 
 
 class EncryptedFiles:
@@ -75,8 +80,17 @@ class EncryptedFiles:
 
     def filled(self, row: MediaRow) -> None:
         """A URI that was announced has its content, whether an event was there before or not."""
+        uploader_nid = row.uploader_nid or 0
         if not _is_opaque(row):
-            self._forget(row.uploader_nid or 0, [row.media_id])
+            self._forget(uploader_nid, [row.media_id])
+            return
+        waiting = self._waiting.get(uploader_nid, {}).get(row.media_id)
+        if waiting is None:
+            self.announced(row)
+        else:
+            # Of those that came meanwhile none need have shown it.
+            waiting.is_open = False
+            waiting.until = self._clock.now_ms() + LATE_MS
 
     def shown_by(self, sender_nid: int, nid: int, event: Event, pdu: bytes) -> list[Change]:
         """The rows for the files that an event (`nid`) of a local user's may show unseen."""
@@ -92,7 +106,8 @@ class EncryptedFiles:
             return []
         ties: list[Change] = []
         for media_id, one in list(waiting.items()):
-            if one.ties == 0:
+            if not one.is_open:
+                one.is_open = True
                 one.until = now + WINDOW_MS
             one.ties += 1
             there = nid

@@ -133,18 +133,26 @@ async def test_what_is_shown_in_the_open_is_not_encrypted(
     assert await status(alice, name) == 404
 
 
-async def test_what_is_announced_may_be_shown_before_it_comes(
-    server: Running, alice: Person, room_id: str
+@pytest.mark.parametrize("is_shown_first", [True, False])
+async def test_what_is_announced_may_be_shown_before_or_after_it_comes(
+    server: Running, alice: Person, room_id: str, is_shown_first: bool
 ) -> None:
+    """A slow upload is not taken for shown by what was said meanwhile alone."""
     made = await ask(alice, "POST", "/_matrix/media/v1/create")
     name = json.loads(made.body)["content_uri"].removeprefix("mxc://")
-    event_id = await send(alice, room_id)
+    events = [await send(alice, room_id)] if is_shown_first else []
     await server.clock.advance(AWAY)
     headers = {"Content-Type": ENCRYPTED}
     filled = await ask(alice, "PUT", f"{V3}/upload/{name}", data=b"picture", headers=headers)
     assert filled.status == 200
+    await server.clock.advance(AWAY)
+    events.append(await send(alice, room_id))
+    await server.clock.advance(AWAY)
     await send(alice, room_id)
-    await redact(alice, room_id, event_id)
+    for event_id in events:
+        await passed(server, 2 * HOUR)
+        assert await status(alice, name) == 200
+        await redact(alice, room_id, event_id)
     await passed(server)
     assert await status(alice, name) == 404
 

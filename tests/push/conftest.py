@@ -15,7 +15,7 @@ from tests.serving import Person, Running
 class PushGateway:
     """`fail` is the status of its answers, 200 if all is well; `rejects` the keys that are gone.
 
-    For the keys in `fail_for` it fails in any case, and what has more bytes than `most` is too much.
+    For the keys in `fail_for` it fails in any case; what has more bytes than `most` is too much.
     """
 
     server: Running
