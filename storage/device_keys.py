@@ -16,6 +16,7 @@ from storage.schema import (
     KeySignatureRow,
     SigningKeyRow,
 )
+from storage.to_device import dropped
 
 _FEW = 50
 
@@ -134,9 +135,16 @@ def devices_gone(device_nids: Collection[int]) -> list[Change]:
     """Remove everything of devices that end: keys, messages, what restores them."""
     return [
         Do("DELETE FROM device_keys WHERE device_nid IN (??)", (device_nids,)),
+        *pools_gone(device_nids),
+        dropped(device_nids),
+    ]
+
+
+def pools_gone(device_nids: Collection[int]) -> list[Change]:
+    """Remove all one-time and fallback keys of devices, and what is known of their ids."""
+    return [
         Do("DELETE FROM one_time_keys WHERE device_nid IN (??)", (device_nids,)),
         Do("DELETE FROM fallback_keys WHERE device_nid IN (??)", (device_nids,)),
-        Do("DELETE FROM to_device WHERE device_nid IN (??)", (device_nids,)),
     ]
 
 

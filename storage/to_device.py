@@ -78,6 +78,11 @@ def received(device_nids: Collection[int], until: int) -> Change:
     return Do("DELETE FROM to_device WHERE device_nid IN (??) AND pos <= ?", (device_nids, until))
 
 
+def dropped(device_nids: Collection[int]) -> Change:
+    """Remove the messages for devices that are no more."""
+    return Do("DELETE FROM to_device WHERE device_nid IN (??)", (device_nids,))
+
+
 def cut(device_nid: int, keep: int) -> Change:
     """Remove the oldest messages for a device, all but the last `keep`."""
     return Do(

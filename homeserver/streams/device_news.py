@@ -3,8 +3,8 @@
 Owns who stands in `device_lists`. Invariant: a client that queries every user of `changed` and
 forgets every user of `left` holds, for each user it shares a room with, the keys that the user has.
 So whoever comes into a room with the user is told, also one who had only been away; and whoever
-shares none any more is told as left. The tables may be ahead of `news.until`; what they say too
-early is said again by the next answer.
+shares none any more is told as left, but nobody whom the user never met. The tables may be ahead of
+`news.until`; what they say too early is said again by the next answer.
 spec: client-server-api#extensions-to-sync-1
 """
 
@@ -15,6 +15,7 @@ from homeserver.streams.asker import Asker
 from homeserver.streams.memberships import UserRooms
 from homeserver.streams.news import News
 from homeserver.streams.numbers import Names
+from homeserver.streams.ring import Move
 from homeserver.streams.tokens import SyncToken
 from homeserver.users.one_time_keys import OneTimeKeys
 from homeserver.users.sessions import Session
@@ -94,12 +95,12 @@ class DeviceNews:
             if move.now == JOIN:
                 if move.room_nid in user.joined:
                     changed.add(move.user_nid)
-            elif move.was == JOIN:
+            elif move.was == JOIN and move.room_nid not in gone:
                 away.add(move.user_nid)
         if entered:
             changed |= await self._members(entered, news.until)
-        if gone:
-            away |= await self._members(gone, news.until)
+        for room_nid in gone:
+            away |= await self._met(user_nid, room_nid, moves, news.until)
         for nid in listed:
             if nid not in changed and not user.joined.isdisjoint(await news.rooms_of(nid)):
                 changed.add(nid)
@@ -126,6 +127,20 @@ class DeviceNews:
 
     async def _members(self, room_nids: Collection[int], until: int) -> set[int]:
         return await members_or_leavers(self._database, room_nids, until)
+
+    async def _met(
+        self, user_nid: int, room_nid: int, moves: Collection[Move], until: int
+    ) -> set[int]:
+        """Who was in a room that the user is out of, up to the moment when that was so."""
+        there = await self._members({room_nid}, until)
+        here = [move for move in moves if move.room_nid == room_nid]
+        while here and here[-1].user_nid != user_nid:
+            undone = here.pop()
+            if undone.now == JOIN:
+                there.discard(undone.user_nid)
+            elif undone.was == JOIN:
+                there.add(undone.user_nid)
+        return there | {move.user_nid for move in here if move.was == JOIN}
 
     async def _sharing(self, user_nids: Collection[int], joined: Collection[int]) -> set[int]:
         """Those of the users who are in one of the rooms."""

@@ -3,11 +3,12 @@
 Owns the upload of the three keys and of signatures made with them. Invariants: the master key
 vouches for the other two; a signature is kept only when it is good and of a kind that the
 specification knows (own master by own device, own device by self-signing key, another's master by
-user-signing key). Signatures on others' keys are seen by their maker alone.
+user-signing key); keys are replaced only by who has given the password. Signatures on others' keys
+are seen by their maker alone.
 spec: client-server-api#cross-signing
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
@@ -26,6 +27,7 @@ from homeserver.streams.numbers import Names
 from homeserver.streams.publish import Publisher
 from homeserver.streams.ring import DeviceListEntry
 from homeserver.users.device_lists import DeviceLists
+from homeserver.users.e2e_keys import not_ended
 from homeserver.users.inbox import UserInbox
 from homeserver.users.public_keys import PublicKeys
 from homeserver.users.sessions import Session
@@ -86,22 +88,19 @@ class CrossSigning:
             usage: check_signing_key(key, session.user_id, _NAMES[usage])
             for usage, key in given.items()
         }
-        present = await self._present(session.user_nid)
-        new = {
-            usage: key
-            for usage, key in given.items()
-            if usage not in present or not same_key(present[usage], key)
-        }
-        proven: tuple[Change, ...] = ()
-        if MASTER in present and new and session.service is None:
-            user = (await accounts_store.users(self._database, [session.user_nid]))[
-                session.user_nid
-            ]
-            operation = Operation("upload signing keys", [(PASSWORD,)], user)
-            proven = (await self._interactive.check(operation, auth)).changes
+        proven: Sequence[Change] | None = None if session.service is None else ()
 
-        async def turn() -> None:
+        async def turn() -> bool:
+            """Whether that was possible without a proof."""
+            await not_ended(self._database, session)
             present = await self._present(session.user_nid)
+            new = {
+                usage
+                for usage, key in given.items()
+                if usage not in present or not same_key(present[usage], key)
+            }
+            if MASTER in present and new and proven is None:
+                return False
             if MASTER not in given and MASTER not in present:
                 raise MatrixError.missing_param("master_key: there is none yet")
             devices = (await accounts_store.devices_of(self._database, [session.user_nid])).get(
@@ -120,8 +119,8 @@ class CrossSigning:
             replaced = MASTER in new and MASTER in present
             kept = {} if replaced else present
             if all(usage in kept and kept[usage] == key for usage, key in given.items()):
-                return
-            changes: list[Change] = [*proven]
+                return True
+            changes: list[Change] = [*(proven or ())]
             if replaced:
                 changes += store.signing_gone(session.user_nid)
             changes += [
@@ -130,8 +129,15 @@ class CrossSigning:
             ]
             told = await self._lists.changed(session.user_nid, signing=True)
             await self._commits.commit([*changes, *told.changes], told.positions, told.publish)
+            return True
 
-        await self._inbox.run(session.user_nid, turn)
+        while not await self._inbox.run(session.user_nid, turn):
+            proven = await self._proof(session, auth)
+
+    async def _proof(self, session: Session, auth: JsonObject | None) -> Sequence[Change]:
+        users = await accounts_store.users(self._database, [session.user_nid])
+        operation = Operation("upload signing keys", [(PASSWORD,)], users[session.user_nid])
+        return (await self._interactive.check(operation, auth)).changes
 
     async def sign(self, session: Session, given: Mapping[str, JsonObject]) -> JsonObject:
         """Take signatures on keys, by user and key; `failures` by user and key.
@@ -186,7 +192,7 @@ class CrossSigning:
         made = signatures_of(key).get(session.user_id, {})
         trusted: dict[str, bytes] = {}
         if user_id != session.user_id:
-            if USER_SIGNING in signer:
+            if USER_SIGNING in signer and name not in devices:
                 trusted = dict([signing_key(signer[USER_SIGNING])])
         elif name in devices:
             if SELF_SIGNING in signer:

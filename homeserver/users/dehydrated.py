@@ -14,7 +14,7 @@ from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers
 from homeserver.users.device_ends import DeviceEnds
 from homeserver.users.device_lists import Told
-from homeserver.users.e2e_keys import E2EKeys
+from homeserver.users.e2e_keys import E2EKeys, not_ended
 from homeserver.users.inbox import UserInbox
 from homeserver.users.sessions import Session, check_device_name
 from homeserver.users.to_device import Inboxes
@@ -69,6 +69,7 @@ class DehydratedDevices:
             raise MatrixError.too_large(f"device_data has at most {MAX_DATA} bytes")
 
         async def turn() -> None:
+            await not_ended(self._database, session)
             before = await self._row(session.user_nid)
             devices = (await accounts_store.devices_of(self._database, [session.user_nid])).get(
                 session.user_nid, {}
@@ -135,7 +136,9 @@ class DehydratedDevices:
         """
         row = await self._row(session.user_nid)
         devices = await accounts_store.devices(self._database, [row.device_nid] if row else [])
-        if row is None or devices[row.device_nid].device_id != device_id:
+        # It may have been replaced just now.
+        device = devices.get(row.device_nid) if row is not None else None
+        if row is None or device is None or device.device_id != device_id:
             raise MatrixError.forbidden("This is not your dehydrated device")
         after = 0
         if since is not None:
@@ -149,9 +152,10 @@ class DehydratedDevices:
 
     async def _device(self, session: Session) -> tuple[DehydratedDeviceRow, DeviceRow]:
         row = await self._row(session.user_nid)
-        if row is None:
+        devices = await accounts_store.devices(self._database, [row.device_nid] if row else [])
+        if row is None or row.device_nid not in devices:
             raise MatrixError.not_found("You have no dehydrated device")
-        return row, (await accounts_store.devices(self._database, [row.device_nid]))[row.device_nid]
+        return row, devices[row.device_nid]
 
     async def _row(self, user_nid: int) -> DehydratedDeviceRow | None:
         return (await store.dehydrated(self._database, [user_nid])).get(user_nid)

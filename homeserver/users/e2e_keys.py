@@ -13,9 +13,10 @@ from typing import Protocol
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.devicekeys import check_device_keys, device_key, signs_itself
+from homeserver.matrix.devicekeys import check_device_keys, device_key, same_key, signs_itself
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
+from homeserver.users.access_tokens import unknown_token
 from homeserver.users.device_lists import DeviceLists, Told
 from homeserver.users.inbox import UserInbox
 from homeserver.users.one_time_keys import OneTimeKeys
@@ -92,6 +93,7 @@ class E2EKeys:
         device_nid, device_id = own_device(session)
 
         async def turn() -> None:
+            await not_ended(self._database, session)
             told = await self.uploading(
                 session.user_nid,
                 session.user_id,
@@ -120,23 +122,32 @@ class E2EKeys:
     ) -> Told:
         """The changes of an upload for a device, to be committed in the user's turn.
 
-        `ahead` are the changes of the user's list that the same commit makes before.
+        A device that comes with another identity has none of the one-time keys that it had, which
+        nobody could use. `ahead` are the changes of the user's list that the same commit makes
+        before.
         """
         stored = (await store.device_keys(self._database, [device_nid])).get(device_nid)
         present = canonical.decode_object(stored) if stored is not None else None
         changes: list[Change] = []
         listed = Told()
+        anew = False
         if device_keys is not None:
             check_device_keys(device_keys, user_id, device_id)
             if not signs_itself(device_keys):
                 raise MatrixError("M_INVALID_SIGNATURE", "device_keys are not signed by the device")
+            if present is not None and not same_key(present, device_keys):
+                # What was signed is no more.
+                changes.append(store.signatures_gone(user_nid, [device_id]))
+                anew = present["keys"] != device_keys["keys"]
             present = device_keys
             json = canonical.encode(device_keys)
             if json != stored:
                 changes.append(Put(DeviceKeysRow(device_nid, json)))
                 listed = await self._lists.changed(user_nid, [device_id], ahead=ahead)
         signer = device_key(present) if present is not None else None
-        changes += await self._one_time.added(device_nid, user_id, signer, one_time, fallback)
+        changes += await self._one_time.added(
+            device_nid, user_id, signer, one_time, fallback, anew=anew
+        )
 
         def publish(pos: int) -> None:
             self._one_time.forget([device_nid])
@@ -232,6 +243,13 @@ def own_device(session: Session) -> tuple[int, str]:
     if session.device_nid is None or session.device_id is None:
         raise MatrixError.invalid_param("This needs an access token that belongs to a device")
     return session.device_nid, session.device_id
+
+
+async def not_ended(database: Database, session: Session) -> None:
+    """Raise `MatrixError` M_UNKNOWN_TOKEN if the session's device has ended; in the user's turn."""
+    nid = session.device_nid
+    if nid is not None and nid not in await accounts_store.devices(database, [nid]):
+        raise unknown_token("The device was logged out")
 
 
 def _unasked(user_ids: Collection[str]) -> JsonObject:

@@ -1,8 +1,9 @@
 """One-time and fallback keys: uploaded by devices, given out once.
 
 Owns the pools. Invariants: a key is given to one claim only, and an id that was given out is never
-given out again while its device lives; a claim is one statement of the database, so this holds for
-any number of claims at once; the counts that /sync tells are those of the last commit.
+given out again while its device lives and has the same identity; a claim is one statement of the
+database, so this holds for any number of claims at once; the counts that /sync tells are those of
+the last commit.
 spec: client-server-api#one-time-and-fallback-keys
 """
 
@@ -136,23 +137,28 @@ class OneTimeKeys:
         signer: tuple[str, bytes] | None,
         one_time: JsonObject,
         fallback: JsonObject,
+        *,
+        anew: bool = False,
     ) -> list[Change]:
         """The changes that add keys to a device, to be committed in the user's turn.
 
         `signer` is the key with which the device signs. Keys that are there already are passed
-        over. Raises `Malformed`, and `MatrixError`: M_INVALID_SIGNATURE, M_INVALID_PARAM for an id
-        that stands for another key, M_LIMIT_EXCEEDED when there are too many.
+        over; `anew` drops all that there are, and what is known of their ids. Raises `Malformed`,
+        and `MatrixError`: M_INVALID_SIGNATURE, M_INVALID_PARAM for an id that stands for another
+        key, M_TOO_LARGE when there are too many.
         """
         new = await self._checked(user_id, signer, one_time)
         spare = await self._checked(user_id, signer, fallback)
         if len({key.algorithm for key in spare}) < len(spare):
             raise MatrixError.invalid_param("fallback_keys: more than one key of an algorithm")
-        changes: list[Change] = []
+        changes: list[Change] = store.pools_gone([device_nid]) if anew else []
         for algorithm in sorted({key.algorithm for key in new}):
             keys = [key for key in new if key.algorithm == algorithm]
+            if not anew:
+                keys = await self._unknown(device_nid, algorithm, keys)
             changes += await self._inserted(device_nid, algorithm, keys)
         if spare:
-            found = await store.fallback_keys(self._database, [device_nid])
+            found = {} if anew else await store.fallback_keys(self._database, [device_nid])
             for key in spare:
                 before = found.get(device_nid, {}).get(key.algorithm)
                 if before is None or (before.key_id, before.json) != (key.key_id, key.json):
@@ -234,9 +240,8 @@ class OneTimeKeys:
                 )
         return new
 
-    async def _inserted(
-        self, device_nid: int, algorithm: str, keys: Collection[_New]
-    ) -> list[Change]:
+    async def _unknown(self, device_nid: int, algorithm: str, keys: Collection[_New]) -> list[_New]:
+        """Those of the keys that were never uploaded, if the device may have so many more."""
         ids = [key.key_id for key in keys]
         known = await store.one_time_digests(self._database, device_nid, algorithm, ids)
         new = []
@@ -253,8 +258,13 @@ class OneTimeKeys:
             raise MatrixError.too_large(
                 f"A device has at most {MAX_KEYS} unclaimed keys of an algorithm"
             )
+        return new
+
+    async def _inserted(
+        self, device_nid: int, algorithm: str, keys: Collection[_New]
+    ) -> list[Change]:
         changes: list[Change] = []
-        for key in new:
+        for key in keys:
             nid = await self._numbers.take_soon("one_time_key")
             row = OneTimeKeyRow(nid, device_nid, algorithm, key.key_id, key.digest, key.json, None)
             changes.append(Insert(row))

@@ -87,6 +87,8 @@ class Inboxes:
         self._changes = 0
         self._grown: dict[int, int] = {}
         self._to_count: set[int] = set()
+        # Who sends just when a device ends may put something into its inbox afterwards.
+        self._ended: set[int] = set()
         self._departing: Departing | None = None
         self._forget_at = 0
         self.cut = 0
@@ -210,6 +212,7 @@ class Inboxes:
         for device_nid in device_nids:
             self._inboxes.pop(device_nid, None)
             self._grown.pop(device_nid, None)
+        self._ended.update(device_nids)
 
     async def run(self) -> None:
         """Forget old transactions, and look after inboxes that grow, until cancelled."""
@@ -223,6 +226,9 @@ class Inboxes:
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY_MS
             await self._commits.commit([store.message_ids_forgotten(now - KEPT_MS)])
+        ended, self._ended = self._ended, set()
+        if ended:
+            await self._commits.commit([store.dropped(ended)])
         grown, self._to_count = self._to_count, set()
         for device_nid in grown:
             await self._cut(device_nid)

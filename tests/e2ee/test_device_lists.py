@@ -47,6 +47,36 @@ async def test_who_comes_is_changed_and_who_goes_is_left(server: Running) -> Non
         assert (changed(answer), left(answer)) == (set(), {other.user_id})
 
 
+async def test_who_came_after_one_was_gone_is_no_business_of_one_s(server: Running) -> None:
+    """Also not who came and went, or was there, left, and has come back."""
+    alice, bob, carol = [await server.person(name) for name in ("alice", "bob", "carol")]
+    dora, emil = await server.person("dora"), await server.person("emil")
+    room = await alice.create_room(preset="public_chat")
+    for person in (bob, emil):
+        await person.join(room)
+    await bob.sync()
+    await moved(emil, room, "leave")
+    await moved(bob, room, "leave")
+    await carol.join(room)
+    await emil.join(room)
+    await dora.join(room)
+    await moved(dora, room, "leave")
+    answer = await bob.sync()
+    assert (changed(answer), left(answer)) == (set(), {alice.user_id, emil.user_id})
+
+
+async def test_who_came_while_one_was_away_and_met_one_again_is_left(server: Running) -> None:
+    alice, bob, carol = [await server.person(name) for name in ("alice", "bob", "carol")]
+    room = await alice.create_room(preset="public_chat")
+    await bob.join(room)
+    await bob.sync()
+    await moved(bob, room, "leave")
+    await carol.join(room)
+    await bob.join(room)
+    await moved(bob, room, "leave")
+    assert left(await bob.sync()) == {alice.user_id, carol.user_id}
+
+
 async def test_a_name_makes_nobody_fetch_keys(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room = await alice.create_room(preset="public_chat")
