@@ -2,9 +2,10 @@
 
 Owns what is asked and what an answer may be: how long anything takes, how many bytes come back,
 compressed or not, and how often an answer may redirect. Invariant: each connection, also after a
-redirect, is the pool's, whose rules say where it may go. No proxies, cookies or credentials of the
-environment are used. It knows nothing of Matrix. Nothing is sent twice, except where a connection
-that was kept turns out to be closed and the request is one that may come twice. spec: RFC 9110
+redirect, is the pool's, whose rules say where it may go. No proxies or credentials of the
+environment are used, and no cookie outlives the request to which it was set. It knows nothing of
+Matrix. Nothing is sent twice, except where a connection that was kept turns out to be closed and
+the request is one that may come twice. spec: RFC 9110
 """
 
 import asyncio
@@ -17,10 +18,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from homeserver.http.addresses import AddressRules
 from homeserver.http.outbound_connection import Connection, OutboundFailed, Reply, Unanswered
+from homeserver.http.outbound_cookies import Cookies
 from homeserver.http.outbound_pool import AddressBook, ConnectFailed, Place, Pool
 
 __all__ = [
@@ -38,6 +40,7 @@ _PIECE = 65_536
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAY_COME_TWICE = frozenset({"GET", "PUT", "DELETE"})
 _HTTPS = ("https",)
+_NEED_NOT_BE_ENCODED = "%:/?#[]@!$&'()*+,;=|^`{}"
 _URL = re.compile(
     r"(https?)://([a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?([/?][^\x00-\x20\x7f#]*)?",
     re.IGNORECASE,
@@ -175,16 +178,19 @@ class Outbound:
         max_bytes: int = 1_048_576,
         redirects: int = 0,
         schemes: Collection[str] = _HTTPS,
+        cookies: bool = False,
     ) -> AsyncIterator[Streamed]:
         """Send a request; its answer, whatever its status, is there when the head has come.
 
         `url` is sent as it is written. `tls_name` is whose certificate is expected when it is not
-        the host of `url`. Up to so many `redirects` are followed, to `schemes` only. Raises
+        the host of `url`. Up to so many `redirects` are followed, to `schemes` only; with
+        `cookies` a host that redirects hears again what it has set with that. Raises
         `OutboundFailed`: `ConnectFailed`, `TooLong`, or another; `seconds` bounds all of it, the
         reading of the body included.
         """
+        jar = Cookies() if cookies else None
         answer = await self._answered(
-            method, url, headers, body, tls_name, seconds, max_bytes, redirects, schemes
+            method, url, headers, body, tls_name, seconds, max_bytes, redirects, schemes, jar
         )
         try:
             yield answer
@@ -202,13 +208,17 @@ class Outbound:
         max_bytes: int,
         redirects: int,
         schemes: Collection[str],
+        jar: Cookies | None = None,
     ) -> Streamed:
         """The answer that `open` gives, to be left."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             place, host, target = _parsed(url, tls_name)
-            request = _request(method, host, target, headers, body)
+            said = jar.added(place, headers) if jar is not None else headers
+            request = _request(method, host, target, said, body)
             connection, reply = await self._asked(place, request, deadline, method)
+            if jar is not None:
+                jar.set(place, reply.headers)
             answer = Streamed(self._pool, place, connection, reply, url, max_bytes)
             if not redirects or reply.status not in _REDIRECTS:
                 return answer
@@ -312,7 +322,8 @@ def _pieces(inflating: "zlib._Decompress | None", chunk: bytes) -> Iterator[byte
 
 
 def _redirected(url: str, location: str, schemes: Collection[str]) -> str:
-    target = urljoin(url, location)
+    # As browsers do: what should have been encoded is.
+    target = urljoin(url, quote(location, _NEED_NOT_BE_ENCODED, errors="surrogateescape"))
     parts = urlsplit(target)
     if parts.scheme not in schemes or not parts.hostname or "@" in parts.netloc:
         allowed = " or ".join(sorted(schemes))

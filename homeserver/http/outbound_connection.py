@@ -41,11 +41,19 @@ class Headers(Mapping[str, str]):
         self._fields = fields
 
     def __getitem__(self, name: str) -> str:
-        wanted = name.lower().encode()
-        found = [value.strip() for given, value in self._fields if given.lower() == wanted]
+        found = self.each(name)
         if not found:
             raise KeyError(name)
-        return b", ".join(found).decode("utf-8", "surrogateescape")
+        return ", ".join(found)
+
+    def each(self, name: str) -> list[str]:
+        """What stands under a name, one by one."""
+        wanted = name.lower().encode()
+        return [
+            value.strip().decode("utf-8", "surrogateescape")
+            for given, value in self._fields
+            if given.lower() == wanted
+        ]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(name.decode().lower() for name, _ in self._fields))

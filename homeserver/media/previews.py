@@ -51,7 +51,8 @@ UNDER_WAY = 8
 WAITING = 64
 
 _WEB = frozenset({"http", "https"})
-_USER_AGENT = "Mozilla/5.0 (compatible; Matrix homeserver; URL preview)"
+# Some sites describe their pages only to who says that it is a bot.
+_USER_AGENT = "Mozilla/5.0 (compatible; Matrix homeserver; URL preview bot)"
 _PICTURES = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
     (b"\xff\xd8\xff", 0, "image/jpeg"),
@@ -236,6 +237,7 @@ class Previews:
             max_bytes=sys.maxsize,
             redirects=REDIRECTS,
             schemes=_WEB,
+            cookies=True,
         ) as answer:
             if answer.status != 200:
                 raise OutboundFailed(f"the answer has the status {answer.status}")

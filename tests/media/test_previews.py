@@ -5,6 +5,7 @@ connected to; a neighbour that must never be asked listens on 127.0.0.1.
 """
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from homeserver.media import oembed, previews
+from homeserver.media import linked_data, oembed, previews
 from homeserver.media.page import decoded
 from homeserver.media.previews import FAILED_MS, GOOD_MS, PAGE_BYTES, address
 from storage.engine import DatabaseSettings
@@ -222,35 +223,142 @@ def test_which_sites_are_on_the_list(page: str, asked_at: str | None) -> None:
 PAGES = {
     "amazon": ("Brotkasten aus Holz : Küche & Haushalt", "Brotkasten aus Holz : Küche & Haushalt"),
     "github": ("GitHub - someone/bread: A program that bakes", "A program that bakes."),
-    "instagram": ('Baker on Instagram: "Bread 🍞"', '7 likes, 1 comments - baker: "Bread 🍞".'),
+    "instagram": (
+        'Baker on Instagram: "Bread 🍞🍞"',
+        '7 likes, 1 comments - baker on May 29, 2021: "Bread 🍞🍞".',
+    ),
     "mastodon": ("Baker (@baker@social.example)", "The oven is hot. Come & get bread."),
-    "news": ("Bakers bake more than ever", "Nobody knows why."),
+    "medium": ("🍞🔥 Bread 3: it rises!! 🔥🍞", "Now with a crust, “magic yeast”, and more!"),
+    "news": (
+        "How to See What Bread Knows (And How to Stop It) (Published 2017)",
+        "Welcome to the second loaf.",
+    ),
+    "recipes": ("Pain à l’ancienne", "Un pain qui lève &eacute; lentement."),
     "reddit": (
-        "From the bread community on Reddit: My first loaf",
-        "Posted by u/baker - 12 votes and 3 comments",
+        "From the bread community on Reddit: My first loaf with 17” crust",
+        "Explore this post and more from the bread community",
     ),
     "spotify": ("Song of Bread", "The Bakers · Bread · Song · 2026"),
     "stackoverflow": (
         "Why does my bread not rise?",
         "I have waited for an hour. It is as flat as before.",
     ),
-    "wikipedia": ("Bread oven - Wikipedia", None),
+    "wikipedia": (
+        "Bread oven - Wikipedia",
+        "A bread oven is an oven[1] in which bread is baked; it is hot.",
+    ),
+    "x": ("Baker (@baker) on X", "El horno está caliente, con @flour #bread"),
     "youtube": ("How bread is baked", "In this film we bake."),
 }
 """By a much linked to site, in whose form a page was written: its title and description."""
+SCRIPT = '<script nonce="x">var config = {"a": "</", "b": "<meta>"};' + "x" * 150_000 + "</script>"
 
 
-async def test_pages_in_the_form_of_ten_sites(alice: Person, site: Site) -> None:
+async def test_pages_in_the_form_of_much_linked_to_sites(alice: Person, site: Site) -> None:
     site.html("/picture.png", PNG, "image/png")
+    site.redirect("/moved-picture", "/picture.png")
     for name in PAGES:
         text = (Path(__file__).parent / "pages" / f"{name}.html").read_text()
-        site.html(f"/{name}", text.replace("PORT", str(site.port)))
+        padding = 4 * SCRIPT if name == "youtube" else SCRIPT
+        text = text.replace("PORT", str(site.port)).replace("PADDING", padding)
+        # Few say in the header what they are written in.
+        site.html(f"/{name}", text, "text/html")
     found = await asyncio.gather(*(shown(alice, site, f"/{name}") for name in PAGES))
     for (name, (title, description)), said in zip(PAGES.items(), found, strict=True):
         assert (said["og:title"], said.get("og:description")) == (title, description)
         # A shop names no picture.
-        assert said.get("og:image:type") == (None if name == "amazon" else "image/png")
+        assert said.get("og:image:type") == (None if name == "amazon" else "image/png"), name
         assert said["og:url"] == f"http://site.example:{site.port}/{name}"
+
+
+async def test_who_looks_says_that_it_is_a_bot(alice: Person, site: Site) -> None:
+    """Some sites say nothing of their pages to browsers, which run scripts."""
+    asked_by: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked_by.append(request.headers["User-Agent"])
+        return web.Response(text="<title>T</title>", content_type="text/html")
+
+    site.pages["/"] = answer
+    await shown(alice, site, "/")
+    assert "bot" in asked_by[0]
+
+
+async def test_a_page_that_is_shown_only_with_its_cookie(alice: Person, site: Site) -> None:
+    told: list[str | None] = []
+
+    async def consent(request: web.BaseRequest) -> web.StreamResponse:
+        told.append(request.headers.get("Cookie"))
+        if "seen=1" in (told[-1] or ""):
+            return web.Response(text="<title>The page</title>", content_type="text/html")
+        answer = web.Response(status=302, headers={"Location": "/"})
+        answer.set_cookie("seen", "1", max_age=60, httponly=True)
+        answer.headers.add("Set-Cookie", "at=a; Expires=Thu, 01 Jan 2099 00:00:00 GMT")
+        return answer
+
+    site.pages["/"] = consent
+    assert (await shown(alice, site, "/"))["og:title"] == "The page"
+    assert told[0] is None
+    assert sorted((told[1] or "").split("; ")) == ["at=a", "seen=1"]
+    # It has ended with the look.
+    site.redirect("/again", "/")
+    assert (await shown(alice, site, "/again"))["og:title"] == "The page"
+    assert told[2] is None
+
+
+async def test_no_cookie_goes_elsewhere(alice: Person, site: Site, names: NameServer) -> None:
+    names.put("other.example", "A", "127.0.0.2")
+    told: list[str | None] = []
+
+    async def away(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.Response(status=302)
+        answer.headers["Location"] = f"http://other.example:{site.port}/other"
+        answer.set_cookie("secret", "1", domain="example")
+        return answer
+
+    async def other(request: web.BaseRequest) -> web.StreamResponse:
+        told.append(request.headers.get("Cookie"))
+        return web.Response(text="<title>T</title>", content_type="text/html")
+
+    site.pages.update({"/": away, "/other": other})
+    await shown(alice, site, "/")
+    assert told == [None]
+
+
+async def test_a_wall_of_consent_ends_in_a_failure(alice: Person, site: Site) -> None:
+    """With a new cookie each time it would go on for ever."""
+    number = 0
+
+    async def wall(_: web.BaseRequest) -> web.StreamResponse:
+        nonlocal number
+        number += 1
+        answer = web.Response(status=303, headers={"Location": f"/?{number}"})
+        answer.set_cookie(f"c{number}", "x" * 900)
+        return answer
+
+    site.pages["/"] = wall
+    assert (await asked(alice, f"http://site.example:{site.port}/")).status == 502
+    assert number == previews.REDIRECTS + 1
+
+
+async def test_a_compressed_page_is_read_and_a_bomb_ends(alice: Person, site: Site) -> None:
+    headers = {"Content-Type": "text/html", "Content-Encoding": "gzip"}
+    page = gzip.compress("<title>Grüße</title>".encode())
+    bomb = gzip.compress(b"<title>boom</title>" + bytes(200 * 1_048_576), 1)
+    site.pages["/"] = (200, headers, page)
+    site.pages["/bomb"] = (200, headers, bomb)
+    assert (await shown(alice, site, "/"))["og:title"] == "Grüße"
+    # Of what it unpacks to only the beginning is read.
+    assert (await shown(alice, site, "/bomb"))["og:title"] == "boom"
+    # Nobody has asked for this one.
+    site.pages["/br"] = (200, {**headers, "Content-Encoding": "br"}, page)
+    assert (await asked(alice, f"http://site.example:{site.port}/br")).status == 502
+
+
+async def test_a_place_with_spaces_is_found(alice: Person, site: Site) -> None:
+    site.redirect("/", "/a b/ü?c d")
+    site.html("/a b/ü", "<title>there</title>")
+    assert (await shown(alice, site, "/"))["og:title"] == "there"
 
 
 async def test_what_was_found_outlives_a_restart_and_is_bounded(
@@ -331,6 +439,21 @@ async def test_a_failure_is_remembered_for_a_while(
         "inside.example",
         "alias.example",
         "mapped.example",
+        "inside.example.",
+        "127.0.0.1.",
+        "localhost.",
+        "0",
+        "0x7f000001",
+        "017700000001",
+        "127.000.000.001",
+        "[::ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[2002:7f00:1::1]",
+        "[fe80::1%25lo]",
+        "[::1%25lo]",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "ınside.example",
     ],
 )
 async def test_no_spelling_of_a_neighbour_leads_to_it(
@@ -339,10 +462,12 @@ async def test_no_spelling_of_a_neighbour_leads_to_it(
     names.put("inside.example", "A", "127.0.0.1")
     names.put("alias.example", "CNAME", "inside.example.")
     names.put("mapped.example", "AAAA", "::ffff:127.0.0.1")
+    names.put("xn--nside-p4a.example", "A", "127.0.0.1")
     there = f"http://{host}:{neighbour.port}/"
     site.redirect("/away", there)
     site.html("/picture", f'<title>T</title><meta property="og:image" content="{there}">')
-    assert (await asked(alice, there)).status == 502
+    # What is no address at all is refused before.
+    assert (await asked(alice, there)).status in (400, 502)
     away = await asked(alice, f"http://site.example:{site.port}/away")
     assert away.status == 502
     assert "og:image" not in await shown(alice, site, "/picture")
@@ -476,6 +601,12 @@ async def test_what_harms_the_parser_harms_nothing_else(alice: Person, site: Sit
         ("Grüße".encode(), "unicode_escape", "Grüße"),
         ("Grüße".encode(), "a\0b", "Grüße"),
         (b"a\xffb", "", "a\ufffdb"),
+        ("№①".encode("cp932"), "shift_jis", "№①"),
+        ("№".encode("cp932"), "x-sjis", "№"),
+        ("€镕".encode("gb18030"), "gb2312", "€镕"),
+        ("뷁".encode("cp949"), "euc-kr", "뷁"),
+        ("ş”".encode("cp1254"), "iso-8859-9", "ş”"),
+        ("“é”".encode("cp1252"), "us-ascii", "“é”"),
     ],
 )
 def test_encodings_that_are_right_wrong_or_none(content: bytes, charset: str, text: str) -> None:
@@ -485,6 +616,32 @@ def test_encodings_that_are_right_wrong_or_none(content: bytes, charset: str, te
 def test_the_pages_own_word_counts_without_a_header() -> None:
     page = '<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS"><title>日本'
     assert decoded(page.encode("shift_jis"), "").endswith("日本")
+    late = "<head>" + " " * 20_000 + '<meta charset="windows-1251"><title>Привет'
+    assert decoded(late.encode("cp1251"), "").endswith("Привет")
+    # Whoever could read this far does not read UTF-16.
+    assert decoded('<meta charset="utf-16"><title>Grüße'.encode(), "").endswith("Grüße")
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        [],
+        ["", "{", "5", "null", '"x"', "[]", "[[[]]]", '[null, 5, {"@graph": 5}]', "[" * 100_000],
+        ['{"@type": "Organization", "name": "x"}', '{"@graph": [{"@type": ["WebSite"]}]}'],
+        ['{"@type": 5, "headline": {"a": 1}, "name": [], "image": {"url": 5}}'],
+    ],
+)
+def test_linked_data_that_says_nothing_of_the_page(scripts: list[str]) -> None:
+    assert linked_data.read(scripts) == linked_data.Thing()
+
+
+def test_of_linked_data_the_headline_counts_most() -> None:
+    scripts = [
+        '{"@type": "Product", "name": "a product", "image": "/p"}',
+        '[{"@type": "NewsArticle", "headline": "News", "image": [{"url": "/n"}, "/m"]}]',
+    ]
+    assert linked_data.read(scripts) == linked_data.Thing("News", "", "/n")
+    assert linked_data.read(scripts[:1]) == linked_data.Thing("a product", "", "/p")
 
 
 class TestDays:
