@@ -622,6 +622,7 @@ class App:
             unread,
             mailer,
             federation.outbound,
+            self.limits,
             self._tasks.once,
         )
         self._push = push

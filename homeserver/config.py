@@ -273,6 +273,10 @@ class Limits:
         Rate.of("10/h, 10 at once"),
         reason="Mails that confirm an address, for an address of the network and for the mail's.",
     )
+    push: Rate = option(
+        Rate.of("1/s, 60 at once"),
+        reason="Notifications that others bring to one endpoint by this server's push gateway.",
+    )
     unknown_token: Rate = option(
         Rate.of("10/s, 300 at once"), reason="Requests with unknown access tokens from an address."
     )
@@ -450,6 +454,20 @@ class Mail:
 
 
 @dataclass(frozen=True)
+class Push:
+    unified_push: bool = option(
+        True,
+        reason="Whether this server is a gateway for UnifiedPush (ntfy and others): it tells the "
+        "endpoints of its users' apps itself, with no other server between.",
+    )
+    gateways: tuple[str, ...] = option(
+        ("matrix.gateway.unifiedpush.org",),
+        reason="Hosts of gateways for UnifiedPush whose work this server does itself for its own "
+        "users: public ones, which then learn nothing, and those by which a proxy leads here.",
+    )
+
+
+@dataclass(frozen=True)
 class Calls:
     turn_uris: tuple[str, ...] = option(
         (),
@@ -598,6 +616,7 @@ SECTIONS: dict[str, type] = {
     "appservices": Appservices,
     "calls": Calls,
     "mail": Mail,
+    "push": Push,
     "compat": Compat,
 }
 
@@ -627,6 +646,7 @@ class Config:
     appservices: Appservices
     calls: Calls
     mail: Mail
+    push: Push
     compat: Compat
     origins: Mapping[str, Origin]
 
@@ -688,6 +708,9 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
     _check_support(source, config.support)
     _check_s3(source, config.s3)
     _check_notices(source, config.server_notices, server.name)
+    for host in config.push.gateways:
+        if not is_server_name(host):
+            raise ConfigError(f"{source}: push.gateways: {host!r} must be a host, without https://")
     if config.rooms.default_version not in ROOM_VERSIONS:
         raise ConfigError(
             f"{source}: rooms.default_version must be one of {', '.join(ROOM_VERSIONS)}, "

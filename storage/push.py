@@ -36,6 +36,16 @@ async def pushers_of(db: Database, user_nids: Collection[int]) -> list[PusherRow
     return sorted((PusherRow(*row) for row in rows), key=lambda row: row[:3])
 
 
+async def pushers_at(db: Database, app_id: str, pushkey: str) -> list[PusherRow]:
+    """The pushers of an application and a key there, of all users."""
+    rows = await db.fetch(
+        _PUSHERS + "WHERE app_id = ? AND pushkey = ?",
+        app_id,
+        pushkey,
+    )
+    return [PusherRow(*row) for row in rows]
+
+
 async def pusher(db: Database, key: Key) -> PusherRow | None:
     """One pusher, None when it has ended."""
     rows = await db.fetch(

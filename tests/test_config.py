@@ -37,6 +37,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "support.admin_email": ("admin@m.example", "admin@m.example"),
     "support.security_user": ("@guard:m.example", "@guard:m.example"),
     "support.security_email": ("guard@m.example", "guard@m.example"),
+    "push.gateways": ("up.example.org, push.example:8443", ("up.example.org", "push.example:8443")),
 }
 
 

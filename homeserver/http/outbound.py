@@ -23,9 +23,10 @@ from urllib.parse import quote, urljoin, urlsplit
 from homeserver.http.addresses import AddressRules
 from homeserver.http.outbound_connection import Connection, OutboundFailed, Reply, Unanswered
 from homeserver.http.outbound_cookies import Cookies
-from homeserver.http.outbound_pool import AddressBook, ConnectFailed, Place, Pool
+from homeserver.http.outbound_pool import AddressBook, AddressDenied, ConnectFailed, Place, Pool
 
 __all__ = [
+    "AddressDenied",
     "Answer",
     "ConnectFailed",
     "Outbound",

@@ -32,6 +32,14 @@ class ConnectFailed(OutboundFailed):
     """No connection came about, so nothing was sent: another address may be tried."""
 
 
+class AddressDenied(ConnectFailed):
+    """The rules allow no address of the host."""
+
+
+class _Denied(OSError):
+    """The rules don't allow an address."""
+
+
 class AddressBook(Protocol):
     """Finds the addresses of hosts."""
 
@@ -188,6 +196,8 @@ class Pool:
         except ssl.SSLCertVerificationError as error:
             reason = error.verify_message or "it is not valid"
             raise ConnectFailed(f"its certificate was refused: {reason}") from None
+        except _Denied as error:
+            raise AddressDenied(f"no connection: {error.strerror}") from None
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             raise ConnectFailed(f"no connection: {reason}") from None
@@ -202,11 +212,14 @@ class Pool:
         return [host]
 
     async def _first(self, place: Place, addresses: Sequence[str]) -> Connection:
-        """The first connection that comes about; raises why the last one did not."""
+        """The first connection that comes about; raises why the last one did not.
+
+        That an address is not allowed is the reason only if it is so of all.
+        """
         loop = asyncio.get_running_loop()
         left = list(reversed(addresses))
         trying: set[asyncio.Task[Connection]] = set()
-        failure: BaseException = OSError("the name has no address")
+        failure: BaseException | None = None
         try:
             while left or trying:
                 if left:
@@ -221,8 +234,9 @@ class Pool:
                     error = task.exception()
                     if error is None:
                         return task.result()
-                    failure = error
-            raise failure
+                    if failure is None or not isinstance(error, _Denied):
+                        failure = error
+            raise failure or OSError("the name has no address")
         finally:
             for task in trying:
                 task.add_done_callback(_unwanted)
@@ -234,7 +248,7 @@ class Pool:
             address, place.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
         )[0]
         if not self._rules.allows(str(where[0])):
-            raise OSError(errno.EACCES, f"connections to {where[0]} are not allowed")
+            raise _Denied(errno.EACCES, f"connections to {where[0]} are not allowed")
         loop = asyncio.get_running_loop()
         opened = socket.socket(family, kind, protocol)
         try:

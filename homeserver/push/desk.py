@@ -6,10 +6,9 @@ that it is a test. A key that the gateway rejects then ends, as with every other
 """
 
 import secrets
-from urllib.parse import urlsplit
 
 from homeserver.matrix.canonical import JsonObject, decode_object
-from homeserver.push.gateway import Notice
+from homeserver.push.gateway import Gateway, Notice
 from homeserver.push.mailing import Mailing
 from homeserver.push.queues import Queues
 from homeserver.streams.numbers import Names
@@ -23,11 +22,19 @@ MOST_LISTED = 1_000
 class PushDesk:
     """See the module."""
 
-    def __init__(self, database: Database, names: Names, queues: Queues, mailing: Mailing) -> None:
+    def __init__(
+        self,
+        database: Database,
+        names: Names,
+        queues: Queues,
+        mailing: Mailing,
+        gateway: Gateway,
+    ) -> None:
         self._database = database
         self._names = names
         self._queues = queues
         self._mailing = mailing
+        self._gateway = gateway
 
     async def of(self, user_nid: int) -> list[JsonObject]:
         """The pushers of a user."""
@@ -65,7 +72,7 @@ class PushDesk:
             "pushkey": row.pushkey,
             "kind": told["kind"],
             "device_display_name": told.get("device_display_name"),
-            "to": row.pushkey if by_mail else urlsplit(told["data"]["url"]).netloc,
+            "to": row.pushkey if by_mail else self._gateway.target(row).way.host,
             "enabled": bool(row.enabled),
             "last_success_ts": state.success_ts,
             "last_error": row.error,

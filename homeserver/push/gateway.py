@@ -6,22 +6,29 @@ it, and whether its answer means that it was taken. The kind of most is here, th
 spec: push-gateway-api#post_matrixpushv1notify
 """
 
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
-from homeserver.http.outbound import Answer, Outbound, OutboundFailed
+from homeserver.http.outbound import AddressDenied, Answer, Outbound, OutboundFailed
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.matrix.errors import Malformed
 from storage.schema import PusherRow
 
+log = logging.getLogger(__name__)
+
+PATH = "/_matrix/push/v1/notify"
 _SECONDS = 20.0
 _MAX_ANSWER = 65_536
 _PUSHERS = 5_000
 """Of so many pushers is remembered what they have said."""
 _HEADERS = {"Content-Type": "application/json"}
 _TOO_LARGE = 413
+_ADDRESS = re.compile(r"[!-~]+")
 _NO_BADGE = ("disable_badge_count", "org.matrix.msc4076.disable_badge_count")
 
 
@@ -77,9 +84,12 @@ class Way(Protocol):
     """How one pusher is told, as it has said.
 
     `host` is where, which it has in common with others; `ids_only` wants to know no more of an
-    event than which it is; without `wants_badge` nothing is told but events.
+    event than which it is; without `wants_badge` nothing is told but events. One that is `direct`
+    leads to where the app listens, so the pusher ends when this server must not connect there; a
+    gateway may be allowed later.
     """
 
+    direct: bool
     host: str
     ids_only: bool
     wants_badge: bool
@@ -119,13 +129,18 @@ class Gateway:
         What is too large for the receiver is told by its id. Raises `GatewayFailed`.
         """
         way = target.way
-        answer = await self.ask(way.request(notice, unread, ids_only=way.ids_only))
-        if answer.status == _TOO_LARGE and notice is not None and not way.ids_only:
-            answer = await self.ask(way.request(notice, unread, ids_only=True))
-        return way.took(answer)
+        answer = await self._ask(way, way.request(notice, unread, ids_only=way.ids_only))
+        if answer is not None and answer.status == _TOO_LARGE:
+            answer = await self._ask(way, way.request(notice, unread, ids_only=True))
+        return answer is not None and way.took(answer)
 
-    async def ask(self, request: Request) -> Answer:
-        """The answer to a request, whatever it is; raises `GatewayFailed`."""
+    async def bring(self, way: Way, request: Request) -> bool:
+        """As `push`, for a request that is made already."""
+        answer = await self._ask(way, request)
+        return answer is not None and way.took(answer)
+
+    async def _ask(self, way: Way, request: Request) -> Answer | None:
+        """The answer, whatever it is; None from where this server must not connect to."""
         try:
             return await self._outbound.fetch(
                 "POST",
@@ -135,6 +150,11 @@ class Gateway:
                 seconds=_SECONDS,
                 max_bytes=_MAX_ANSWER,
             )
+        except AddressDenied as error:
+            if not way.direct:
+                raise GatewayFailed(str(error)) from None
+            log.warning("a pusher at %s ends: %s", way.host, error)
+            return None
         except OutboundFailed as error:
             raise GatewayFailed(str(error)) from None
 
@@ -143,6 +163,8 @@ class ByGateway:
     """The way over a push gateway."""
 
     __slots__ = ("_device", "_pushkey", "_url", "host", "ids_only", "wants_badge")
+
+    direct = False
 
     def __init__(self, app_id: str, pushkey: str, created_ts: int, data: JsonObject) -> None:
         self._pushkey = pushkey
@@ -190,6 +212,16 @@ def body_of(device: bytes, notice: Notice | None, unread: int | None, ids_only: 
     if unread is not None:
         said += b'"counts":{"unread":%d},' % unread
     return b'{"notification":{%b"devices":[{%b}]}}' % (said, device)
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Whether this is an URL of such a scheme that can be asked."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in schemes and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        return False
+    return usable and _ADDRESS.fullmatch(text) is not None
 
 
 def wants_badge(data: JsonObject) -> bool:

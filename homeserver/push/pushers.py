@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
+from homeserver.push.gateway import PATH, is_address
 from homeserver.push.mailing import APP_ID, Mailing
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
@@ -28,7 +29,6 @@ from storage.threepids import owners
 
 MAX_PUSHERS = 100
 MAX_BYTES = 16_384
-_PATH = "/_matrix/push/v1/notify"
 _ENABLED = ("enabled", "org.matrix.msc3881.enabled")
 _TEXTS = ("app_display_name", "device_display_name", "lang", "profile_tag")
 
@@ -142,13 +142,8 @@ def _check_gateway(data: JsonObject) -> None:
     url = data.get("url")
     if not isinstance(url, str):
         raise MatrixError("M_MISSING_PARAM", "data.url is missing", 400)
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable or parts.path != _PATH or "@" in parts.netloc:
-        raise MatrixError.invalid_param(f"data.url must be an HTTP URL with the path {_PATH}")
+    if not is_address(url, "http", "https") or urlsplit(url).path != PATH:
+        raise MatrixError.invalid_param(f"data.url must be an HTTP URL with the path {PATH}")
     if data.get("format") not in (None, "event_id_only"):
         raise MatrixError.invalid_param("data.format must be event_id_only, if it is given")
 

@@ -20,6 +20,7 @@ from homeserver.push.pushers import Pushers
 from homeserver.push.queues import PER_GATEWAY, Queues, Spawn
 from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
+from homeserver.push.unifiedpush import Endpoints, OwnGateway
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.walks import Walks
 from homeserver.push.ways import Ways
@@ -28,6 +29,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.readable import Readers
 from homeserver.rooms.timeline import Timeline
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.limits import RateLimits
 from homeserver.runtime.mail import Mailer
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.ignored import Ignored
@@ -49,6 +51,7 @@ class Push:
     queues: Queues
     mailing: Mailing
     desk: PushDesk
+    own_gateway: OwnGateway
     gateways: Outbound
 
     @classmethod
@@ -72,6 +75,7 @@ class Push:
         unread: UnreadCounts,
         mailer: Mailer,
         outbound: Outbound,
+        limits: RateLimits,
         spawn: Spawn,
     ) -> "Push":
         """Make everything, and learn what pushers have not been told yet."""
@@ -92,6 +96,10 @@ class Push:
             database, commits, names, mailer, digests, clock, config.server.public_base_url
         )
         gateways = outbound.alike(PER_GATEWAY)
+        endpoints = Endpoints(
+            config.server.public_base_url, config.push.gateways, enabled=config.push.unified_push
+        )
+        gateway = Gateway(gateways, Ways(endpoints).of)
         patience = Patience(clock)
         audience = Audience(database, rooms, names, rules, ignored, permissions, readers, timeline)
         queues = Queues(
@@ -101,7 +109,7 @@ class Push:
             audience,
             Badges(unread, memberships, ignored, rooms, ring),
             Missed(database, walks, audience),
-            Gateway(gateways, Ways().of),
+            gateway,
             patience,
             spawn,
         )
@@ -123,7 +131,8 @@ class Push:
             sender=sender,
             queues=queues,
             mailing=mailing,
-            desk=PushDesk(database, names, queues, mailing),
+            desk=PushDesk(database, names, queues, mailing, gateway),
+            own_gateway=OwnGateway(database, endpoints, gateway, limits),
             gateways=gateways,
         )
 

@@ -39,6 +39,7 @@ LimitName = Literal[
     "login_address",
     "login_account",
     "mail",
+    "push",
     "unknown_token",
     "server_send",
     "server_join",

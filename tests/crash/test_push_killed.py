@@ -27,7 +27,7 @@ from tests.processes import OurServer, running
 
 __all__ = ["postbox"]
 
-KEYS = ("phone", "tablet")
+PUBLIC = "https://matrix.gateway.unifiedpush.org/_matrix/push/v1/notify"
 PASSWORD = "secret secret"
 ADDRESS = "alice@mail.example"
 
@@ -63,7 +63,10 @@ async def nothing_wrong(server: OurServer) -> None:
 
 @dataclass
 class Gateway:
-    """What each key was told, by room and in order; some requests are refused while it `fails`."""
+    """What each key was told, by room and in order; some requests are refused while it `fails`.
+
+    It is the gateway of some keys, and has the endpoints of UnifiedPush that are others.
+    """
 
     dice: random.Random
     url: str = ""
@@ -72,6 +75,12 @@ class Gateway:
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
     unread: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, Json]:
+        """What the pushers of all keys say in their `data`."""
+        gateway = {"url": f"{self.url}/_matrix/push/v1/notify"}
+        return {"phone": gateway, "tablet": gateway, f"{self.url}/watch?up=1": {"url": PUBLIC}}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self.fails and self.dice.random() < 0.1:
@@ -90,7 +99,7 @@ async def gateway_of(dice: random.Random) -> AsyncIterator[Gateway]:
     runner = web.ServerRunner(web.Server(made.handle))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield made
     await runner.cleanup()
 
@@ -117,8 +126,8 @@ async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int)
     done = 0
 
     async with gateway_of(dice) as gateway:
-        for key in KEYS:
-            body = pusher("test.app", key, "http", {"url": gateway.url})
+        for key, data in gateway.keys.items():
+            body = pusher("test.app", key, "http", data)
             await alice.call("POST", f"{V3}/pushers/set", body)
 
         async def work(client: Client, room_id: str) -> None:
@@ -158,12 +167,12 @@ async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int)
         def all_told() -> bool:
             return all(
                 gateway.told[key][room_id][-1:] == sent[room_id][-1:]
-                for key in KEYS
+                for key in gateway.keys
                 for room_id in rooms
-            ) and all(gateway.told[key][room_id] for key in KEYS for room_id in invites)
+            ) and all(gateway.told[key][room_id] for key in gateway.keys for room_id in invites)
 
         await until(all_told)
-        for key in KEYS:
+        for key in gateway.keys:
             for room_id in rooms:
                 times = Counter(gateway.told[key][room_id])
                 # A kill repeats the last second, and what the gateway had not taken.
@@ -174,8 +183,8 @@ async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int)
             expected += await unread_by_the_book(alice, room_id)
         # The last badge is of a moment at which some of the rooms had been told of already.
         final = await insist(partial(others[0].say, rooms[0], "end", others[0].transaction()))
-        await until(lambda: all(gateway.told[key][rooms[0]][-1] == final for key in KEYS))
-        assert gateway.unread == dict.fromkeys(KEYS, expected + 1)
+        await until(lambda: all(gateway.told[key][rooms[0]][-1] == final for key in gateway.keys))
+        assert gateway.unread == dict.fromkeys(gateway.keys, expected + 1)
         reply = await alice.sync()
         counts = {
             room_id: reply["rooms"]["join"][room_id]["unread_notifications"]["notification_count"]
@@ -183,12 +192,12 @@ async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int)
         }
         assert sum(counts.values()) == expected + 1
         # What was told stays told.
-        before = {key: sum(map(len, gateway.told[key].values())) for key in KEYS}
+        before = {key: sum(map(len, gateway.told[key].values())) for key in gateway.keys}
         await until(lambda: saved(server))
         await kill(server)
         last = await others[0].say(rooms[1], "after the last kill", others[0].transaction())
-        await until(lambda: all(gateway.told[key][rooms[1]][-1] == last for key in KEYS))
-        after = {key: sum(map(len, gateway.told[key].values())) for key in KEYS}
+        await until(lambda: all(gateway.told[key][rooms[1]][-1] == last for key in gateway.keys))
+        after = {key: sum(map(len, gateway.told[key].values())) for key in gateway.keys}
         assert after == {key: number + 1 for key, number in before.items()}
     await nothing_wrong(server)
 
