@@ -98,6 +98,7 @@ class RemoteDevices:
             or not isinstance(type_, str)
             or not isinstance(message_id, str)
             or not 0 < len(message_id) <= MAX_MESSAGE_ID
+            or "\0" in message_id
             or not isinstance(messages, dict)
         ):
             return ()

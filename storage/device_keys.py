@@ -233,3 +233,11 @@ def pools_emptied() -> list[Change]:
         Do("DELETE FROM one_time_keys WHERE claim_nid IS NULL"),
         Do("UPDATE fallback_keys SET used = 1"),
     ]
+
+
+def pool_emptied(device_nid: int) -> list[Change]:
+    """As `pools_emptied`, of one device."""
+    return [
+        Do("DELETE FROM one_time_keys WHERE device_nid = ? AND claim_nid IS NULL", (device_nid,)),
+        Do("UPDATE fallback_keys SET used = 1 WHERE device_nid = ?", (device_nid,)),
+    ]

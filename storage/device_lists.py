@@ -199,6 +199,11 @@ def all_lists_stale() -> Change:
     return Do("UPDATE device_lists SET stale = 1 WHERE server <> '' AND server > ''")
 
 
+def own_versions_raised(by: int) -> Change:
+    """Let the versions of all local users' lists go on further up."""
+    return Do("UPDATE device_lists SET version = version + ? WHERE server = ''", (by,))
+
+
 def remote_devices_gone(user_nids: Collection[int]) -> Change:
     """Remove the copies of devices of other servers' users."""
     return Do("DELETE FROM remote_devices WHERE user_nid IN (??)", (user_nids,))

@@ -41,9 +41,24 @@ class DeviceNews:
         self._one_time = one_time
 
     async def received(self, session: Session, token: SyncToken) -> None:
-        """The client has presented this token: the messages that it was told are done with."""
-        if session.device_nid is not None and token.pos >= 0:
-            await self._inboxes.received(session.device_nid, token.messages)
+        """The client has presented this token: the messages that it was told are done with.
+
+        One of a lost timeline says that an older copy of the database was put back, and that keys
+        of the device may have been given out which the copy still has.
+        """
+        if session.device_nid is None:
+            return
+        await self.received_up_to(session.device_nid, token.messages if token.pos >= 0 else None)
+
+    async def received_up_to(self, device_nid: int, pos: int | None) -> None:
+        """As `received`, for a token that says only up to where the device has its messages.
+
+        None for one of a lost timeline.
+        """
+        if pos is not None:
+            await self._inboxes.received(device_nid, pos)
+        else:
+            await self._one_time.doubted(device_nid)
 
     async def pool(self, session: Session, *, stored: bool) -> bytes:
         """The members of the answer that tell of the device's own keys."""

@@ -25,11 +25,14 @@ from homeserver.users.sessions import Session
 from storage import accounts as accounts_store
 from storage import device_keys as store
 from storage.changes import Change, Put
+from storage.device_lists import own_versions_raised
 from storage.engine import Database
 from storage.schema import DeviceKeysRow
 
 MAX_QUERIED = 10_000
 """Users in one query; more devices than this in one claim are refused too."""
+VERSIONS_LOST = 1_000_000
+"""More than the changes of one list that a copy of the database may lack."""
 Wanted = Mapping[str, Collection[str]]
 Claims = Mapping[str, Mapping[str, str]]
 
@@ -155,6 +158,16 @@ class E2EKeys:
                 listed.publish(pos)
 
         return Told([*changes, *listed.changes], listed.positions, publish)
+
+    async def restored(self) -> None:
+        """An older copy of the database was put back: what it says was overtaken.
+
+        One-time keys that it has may have been given out: all are dropped, clients see that there
+        are none and upload others. Versions of lists that it would give again were given with
+        another content: other servers must see a gap.
+        """
+        changes = [*store.pools_emptied(), own_versions_raised(VERSIONS_LOST)]
+        await self._commits.commit(changes, 0, lambda _: self._one_time.clear())
 
     async def query(self, session: Session, wanted: Wanted, timeout: float) -> bytes:
         """The answer to a client's query as JSON; asks other servers for at most `timeout` s.

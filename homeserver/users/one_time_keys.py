@@ -116,12 +116,16 @@ class OneTimeKeys:
         for watcher in self._watchers:
             watcher(device_nids)
 
-    async def restored(self) -> None:
-        """An older copy of the database was put back: keys that it has may have been given out.
+    async def doubted(self, device_nid: int) -> None:
+        """A device knows more than the database: what it has may be given out already.
 
-        All of them are dropped; clients see that there are none and upload others.
+        Its keys are dropped, so that it uploads others.
         """
-        await self._commits.commit(store.pools_emptied(), 0, lambda _: self.clear())
+        pool = await self.pool(device_nid, stored=True)
+        if any(pool.counts.values()) or pool.unused_fallbacks:
+            await self._commits.commit(
+                store.pool_emptied(device_nid), 0, lambda _: self.forget([device_nid])
+            )
 
     def clear(self) -> None:
         """All pools may have changed."""

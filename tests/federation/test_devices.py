@@ -111,6 +111,50 @@ async def test_a_server_speaks_for_its_own_users_only(made: House) -> None:
     assert await numbers(alice, 1) == [2]
 
 
+async def test_what_makes_no_sense_holds_up_nothing(made: House) -> None:
+    """Of a transaction, what can be taken is; nothing of it is a fault of this server."""
+    alice, _ = await pair(made)
+    guest = await made.guest(f"guest{next(_count)}.example")
+    a = made.servers["a.example"]
+    user, nul = guest.user("g"), "a\0b"
+    await guest.join(a, await alice.create_room(preset="public_chat"), user)
+    await alice.sync()
+
+    def message(number: int, **odd: Any) -> dict[str, Any]:
+        sound = {
+            "message_id": f"m{number}",
+            "type": "m.test",
+            "sender": user,
+            "messages": {alice.user_id: {"*": {"number": number}}},
+        }
+        return {"edu_type": "m.direct_to_device", "content": {**sound, **odd}}
+
+    def change(edu_type: str, **odd: Any) -> dict[str, Any]:
+        return {"edu_type": edu_type, "content": {"user_id": user, **odd}}
+
+    devices, signing = "m.device_list_update", "m.signing_key_update"
+    edus = [
+        message(1, message_id=nul),
+        message(2, message_id="m" * 300),
+        message(3, messages={f"@x{nul}:a.example": {"*": {}}, alice.user_id: {nul: {}}}),
+        message(4, messages={alice.user_id: {"*": []}, "@x:a.example": []}),
+        message(5, messages=[]),
+        message(6, sender=alice.user_id),
+        message(7, type=1),
+        change(devices, device_id=nul, stream_id=1, prev_id=[]),
+        change(devices, device_id={}, stream_id="x", prev_id={}),
+        change(devices, device_id="D", stream_id=10**30, prev_id=[10**30]),
+        change(signing, master_key=[], self_signing_key=5),
+        change(signing, master_key={"user_id": user, "usage": ["master"], "keys": {nul: nul}}),
+        message(8),
+        message(9, messages={alice.user_id: {"*": {"number": 9, "odd": [1.5, 10**40, nul]}}}),
+    ]
+    for _ in range(2):
+        assert (await guest.send(a, edus=edus)).status == 200
+    assert await numbers(alice, 2) == [8, 9]
+    assert "could not be handled" not in a.log_end()
+
+
 async def test_a_change_of_a_list_elsewhere_reaches_who_shares_a_room(made: House) -> None:
     alice, bob = await pair(made)
     guest = await made.guest(f"guest{next(_count)}.example")

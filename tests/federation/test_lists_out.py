@@ -181,3 +181,17 @@ async def test_who_comes_into_a_room_is_told_to_its_servers(made: House) -> None
     await rename(bob, "Tablet")
     assert [one["stream_id"] for one in await heard(guest, 2)] == [1, 2]
     assert [one["stream_id"] for one in await heard(other, 2)] == [1, 2]
+
+
+async def test_after_an_older_copy_was_put_back_no_version_comes_twice(made: House) -> None:
+    """Who has heard of the lost versions must see a gap, whatever it misses of the new ones."""
+    server = made.servers[A]
+    alice, guest = await beside(made)
+    device = Device(alice)
+    await device.upload(device_keys=device.keys)
+    (before,) = await heard(guest, 1)
+    assert server.cli("restored").returncode == 0
+    await rename(alice, "Phone")
+    _, after = await heard(guest, 2)
+    assert after["prev_id"] == [after["stream_id"] - 1]
+    assert after["stream_id"] > before["stream_id"] + 100_000

@@ -49,6 +49,8 @@ SMALL = {
 OF_WHOLE_TABLES = (
     "DELETE FROM one_time_keys WHERE claim_nid IS NULL",
     "UPDATE fallback_keys SET used = 1",
+    "UPDATE device_lists SET version = version + ? WHERE server = ''",
+    "UPDATE device_lists SET version = version + $1 WHERE server = ''",
 )
 ORDERED_BY_AN_INDEX = ("LIMIT 1", "ORDER BY joined DESC", "ORDER BY event_nid LIMIT")
 

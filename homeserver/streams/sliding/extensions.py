@@ -125,8 +125,8 @@ class Extending:
         if wanted.since is None:
             return 0
         after = self._timelines.parse_messages(wanted.since, applied)
-        if after > 0 and session.device_nid is not None:
-            await self._inboxes.received(session.device_nid, after)
+        if session.device_nid is not None:
+            await self._devices.received_up_to(session.device_nid, after or None)
         return after
 
     async def messages(
