@@ -89,8 +89,8 @@ class Timelines:
         """Up to where a device has its to-device messages."""
         return f"d1_{self._nid}_{self._id}_{pos}"
 
-    def parse_messages(self, text: str, applied: int) -> int:
-        """A device's token; 0, before all, for one of a lost timeline.
+    def parse_messages(self, text: str, applied: int) -> int | None:
+        """A device's token, up to where it has its messages; None for one of a lost timeline.
 
         Raises `MatrixError` M_INVALID_PARAM when it was never a token of ours.
         """
@@ -98,7 +98,7 @@ class Timelines:
         if found is None:
             raise MatrixError.invalid_param("since: this is not a token of this server")
         nid, id_, pos = found.groups()
-        return int(pos) if self._holds(int(nid), id_, int(pos), applied) else 0
+        return int(pos) if self._holds(int(nid), id_, int(pos), applied) else None
 
     def room_token(self, pos: int) -> str:
         """A point between two events of a room: after position `pos`."""

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+from tests.e2ee.keyed import SIGNED, keyed
 from tests.serving import Person, Running
 from tests.sliding.client import EXTENSIONS, Sliding, window
 from tests.streams.reading import ignore, keep, moved, read, typing
@@ -237,3 +238,13 @@ async def test_an_extension_that_is_switched_on_later_tells_everything(server: R
     client.extensions = _only("account_data")
     told = (await client.sync())["extensions"]["account_data"]
     assert told["rooms"][room] == [{"type": "test.room", "content": {"n": 2}}]
+
+
+async def test_the_first_device_of_a_server_keeps_its_keys(server: Running) -> None:
+    """Its first token stands before all that happens on the server."""
+    alice = await server.person("alice")
+    client = Sliding(alice, extensions=_only("to_device", "e2ee"))
+    await client.sync()
+    await keyed(alice, 3)
+    told = (await client.sync())["extensions"]["e2ee"]
+    assert told["device_one_time_keys_count"] == {SIGNED: 3}

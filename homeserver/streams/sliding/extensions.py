@@ -126,8 +126,8 @@ class Extending:
             return 0
         after = self._timelines.parse_messages(wanted.since, applied)
         if session.device_nid is not None:
-            await self._devices.received_up_to(session.device_nid, after or None)
-        return after
+            await self._devices.received_up_to(session.device_nid, after)
+        return after or 0
 
     async def messages(
         self,
@@ -153,7 +153,9 @@ class Extending:
 
     def sticky_after(self, wanted: Sticky, applied: int) -> int:
         """After which position the client lacks sticky events; raises as `received` does."""
-        return 0 if wanted.since is None else self._timelines.parse_messages(wanted.since, applied)
+        if wanted.since is None:
+            return 0
+        return self._timelines.parse_messages(wanted.since, applied) or 0
 
     async def sticky(
         self,
