@@ -69,6 +69,7 @@ class Case:
 
 CASES: list[Case] = []
 SAYING = "clients send no receipts for what they say, so that is one; Synapse waits for receipts"
+RULES = "rules say what is wanted now, of what is unread too; Synapse keeps what they said before"
 Play = Callable[[Scene], Awaitable[object]]
 
 
@@ -390,6 +391,21 @@ async def ones_own_message_beside_a_thread(scene: Scene) -> None:
     await scene.text(by=scene.alice)
 
 
+@case((2, 0), NOTHING)
+async def a_private_receipt_of_a_thread(scene: Scene) -> None:
+    event_id = await scene.in_thread(await scene.root())
+    await scene.text()
+    await scene.read(event_id, "m.read.private", thread_id=scene.roots[0])
+
+
+@case((1, 0), (1, 0))
+async def a_redacted_mention_of_a_thread(scene: Scene) -> None:
+    root = await scene.root()
+    event_id = await scene.in_thread(root, **mention(scene.alice))
+    await scene.in_thread(root)
+    await redact(scene.bob, scene.room, event_id)
+
+
 @case((1, 0), (1, 0))
 async def an_edit_and_a_reaction_in_a_thread(scene: Scene) -> None:
     root = await scene.root()
@@ -433,6 +449,22 @@ async def banned_and_back(scene: Scene) -> None:
     await moved(scene.bob, scene.room, "unban", scene.alice)
     await scene.alice.join(scene.room)
     await scene.text()
+
+
+@case(NOTHING)
+async def left_forgotten_and_back(scene: Scene) -> None:
+    await scene.text(**mention(scene.alice))
+    await moved(scene.alice, scene.room, "leave")
+    await scene.alice.ok("POST", at(scene.room, "forget"), body={})
+    await scene.text(**mention(scene.alice))
+    await scene.alice.join(scene.room)
+
+
+@case((2, 1))
+async def in_a_room_that_was_upgraded(scene: Scene) -> None:
+    """The tombstone mentions everybody; what was unread before still is."""
+    await scene.text()
+    await scene.bob.ok("POST", at(scene.room, "upgrade"), body={"new_version": "11"})
 
 
 # Rules and ignored users
@@ -487,4 +519,54 @@ async def a_keyword(scene: Scene) -> None:
 async def everything_switched_off(scene: Scene) -> None:
     path = "/pushrules/global/override/.m.rule.master/enabled"
     await scene.alice.ok("PUT", path, body={"enabled": True})
+    await scene.text(**mention(scene.alice))
+
+
+@case((1, 0), own_reader=True)
+async def in_a_thread_from_an_ignored_user(scene: Scene) -> None:
+    await scene.carol.join(scene.room)
+    await ignore(scene.alice, scene.carol)
+    root = await scene.root()
+    scene.roots.clear()
+    await scene.in_thread(root, scene.carol, **mention(scene.alice))
+
+
+@case(
+    (2, 1),
+    own_reader=True,
+    synapse=Told((1, 1)),
+    reason="what is shown again counts again; Synapse has not counted it",
+)
+async def from_somebody_ignored_no_more(scene: Scene) -> None:
+    await ignore(scene.alice, scene.bob)
+    await scene.text()
+    await ignore(scene.alice)
+    await scene.text(**mention(scene.alice))
+
+
+@case(NOTHING, own_reader=True, synapse=Told((1, 0)), reason=RULES)
+async def muted_after_it_was_said(scene: Scene) -> None:
+    await scene.text()
+    await scene.rule("room", scene.room, actions=[])
+
+
+@case((1, 1), own_reader=True, synapse=Told((1, 0)), reason=RULES)
+async def a_keyword_that_came_later(scene: Scene) -> None:
+    await scene.text("cake")
+    actions = ["notify", {"set_tweak": "highlight"}]
+    await scene.rule("content", "sweet", pattern="cake", actions=actions)
+
+
+@case((1, 0), own_reader=True)
+async def a_rule_that_was_taken_away(scene: Scene) -> None:
+    await scene.rule("room", scene.room, actions=[])
+    await scene.alice.ok("DELETE", f"/pushrules/global/room/{quote(scene.room, safe='')}")
+    await scene.text()
+
+
+@case((1, 1), own_reader=True)
+async def a_rule_that_is_switched_off(scene: Scene) -> None:
+    await scene.rule("override", "quiet", actions=[], conditions=[])
+    path = "/pushrules/global/override/quiet/enabled"
+    await scene.alice.ok("PUT", path, body={"enabled": False})
     await scene.text(**mention(scene.alice))

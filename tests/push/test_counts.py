@@ -1,6 +1,7 @@
 """Whatever happens, unread counts and badges are what a plain reading of the specification says.
 
-The model knows nothing of the server: it keeps all that was said in a list and counts anew.
+They are so in both kinds of sync, live and afresh, and in what is pushed. The model knows nothing
+of the server: it keeps all that was said in a list and counts anew.
 spec: client-server-api#receiving-notifications, client-server-api#threaded-read-receipts and
 client-server-api#push-rules
 """
@@ -23,7 +24,9 @@ from homeserver.app import App
 from homeserver.runtime.clock import FakeClock
 from storage.engine import DatabaseSettings
 from tests.push.conftest import PushGateway
+from tests.rooms.paths import at
 from tests.serving import Person, Running, configure
+from tests.sliding.client import Sliding, window
 from tests.streams.reading import ignore, keep, moved, read, redact
 
 Pair = tuple[int, int]
@@ -36,6 +39,7 @@ OTHERS = (
     *("redact",) * 2,
     "redact own",
     "leave",
+    "leave and forget",
     "ban",
     "rename",
     "mark as unread",
@@ -103,12 +107,12 @@ class Model:
         """By timeline; those without anything unread are left out."""
         since = max(self.joined_at, self.read.get("", 0))
         found: dict[str, Pair] = {}
-        for at, said in enumerate(self.said):
+        for place, said in enumerate(self.said):
             if said.sender == 0:
                 # One has read what one answers.
                 found.pop(said.thread, None)
                 continue
-            if at < max(since, self.read.get(said.thread, 0)):
+            if place < max(since, self.read.get(said.thread, 0)):
                 continue
             if said.sender in self.ignored or said.redacted:
                 continue
@@ -117,6 +121,11 @@ class Model:
                 counted = found.get(said.thread, (0, 0))
                 found[said.thread] = counted[0] + 1, counted[1] + highlights
         return found
+
+    def total(self) -> Pair:
+        """In all timelines together."""
+        counts = self.counts().values()
+        return sum(one for one, _ in counts), sum(one for _, one in counts)
 
 
 class Play:
@@ -127,17 +136,22 @@ class Play:
         self.people = people
         self.model = Model()
         self.room = ""
+        self.other = ""
         self.roots: list[str] = []
+        self.sliding = Sliding(people[0], {"all": window(limit=1)})
 
     async def settle(self) -> None:
         alice, bob, carol = self.people
         self.room = await bob.create_room(preset="public_chat")
         await carol.join(self.room)
         await alice.join(self.room)
+        self.other = await bob.create_room(preset="public_chat")
+        await alice.join(self.other)
         await self.gateway.register(alice, alice.user_id)
         for _ in range(2):
             self.roots.append(await self.say(1, "text", MAIN))
         await alice.sync(filter=FILTER)
+        await self.sliding.sync()
 
     async def say(self, sender: int, kind: str, thread: str, target: str = "") -> str:
         content: dict[str, Any] = {"msgtype": "m.text", "body": "hi"}
@@ -178,9 +192,11 @@ class Play:
                 if not one.redacted and one.event_id not in self.roots:
                     await redact(self.people[whose], self.room, one.event_id)
                     one.redacted = True
-        elif kind in ("leave", "ban"):
-            if kind == "leave" and model.joined:
+        elif kind in ("leave", "leave and forget", "ban"):
+            if kind.startswith("leave") and model.joined:
                 await moved(alice, self.room, "leave")
+                if kind.endswith("forget"):
+                    await alice.ok("POST", at(self.room, "forget"), body={})
             elif model.joined:
                 await moved(bob, self.room, "ban", alice)
                 await moved(bob, self.room, "unban", alice)
@@ -237,27 +253,55 @@ class Play:
             await self.look()
 
     async def look(self) -> None:
-        """What the next answer and a first one say is what the model says."""
+        """What the next answers and first ones say is what the model says."""
         alice = self.people[0]
         live = (await alice.sync(filter=FILTER)).get("rooms", {}).get("join", {})
         first = await alice.sync(filter=FILTER, since=None, remember=False)
         section = first.get("rooms", {}).get("join", {}).get(self.room)
         assert (section is not None) is self.model.joined
+        again = Sliding(alice, {"all": window(limit=1)}, conn_id="again")
+        await again.sync()
+        await self.sliding.sync()
         if section is None:
+            # Who was banned is still told so.
+            told = again.rooms.get(self.room)
+            assert told is None or told.membership != "join"
+            assert told is None or not told.fields.get("notification_count")
             return
+        for connection in (self.sliding, again):
+            fields = connection.rooms[self.room].fields
+            counts = fields["notification_count"], fields["highlight_count"]
+            assert counts == self.model.total()
         assert _told(section) == self.model.counts()
         if self.room in live:
             assert _told(live[self.room]) == self.model.counts()
 
     async def look_at_badge(self) -> None:
-        """The gateway is told the same number."""
-        model = self.model
-        if not model.joined or model.off:
+        """The gateway is told the same number; of a room that one has left, nothing."""
+        model, (alice, bob, _) = self.model, self.people
+        if model.off:
             return
-        said = await self.say(1, "mention", MAIN)
-        await self.gateway.until(lambda: said in self.gateway.events())
-        last = next(told for told in self.gateway.told if told.get("event_id") == said)
-        assert last["counts"]["unread"] == sum(count for count, _ in model.counts().values())
+        before = await self._badge(self.other)
+        there = model.total()[0] if model.joined else 0
+        assert before == 1 + there
+        if model.joined:
+            said = await self.say(1, "mention", MAIN)
+            assert await self._told_of(said) == 1 + model.total()[0]
+        await moved(alice, self.other, "leave")
+        last = await bob.create_room(preset="public_chat")
+        await alice.join(last)
+        assert await self._badge(last) == 1 + (model.total()[0] if model.joined else 0)
+
+    async def _badge(self, room: str) -> int:
+        """What is told with a mention in another room."""
+        mention = {"user_ids": [self.people[0].user_id]}
+        content = {"msgtype": "m.text", "body": "hi", "m.mentions": mention}
+        return await self._told_of(await self.people[1].send(room, "m.room.message", content))
+
+    async def _told_of(self, event_id: str) -> int:
+        await self.gateway.until(lambda: event_id in self.gateway.events())
+        last = next(told for told in self.gateway.told if told.get("event_id") == event_id)
+        return int(last["counts"]["unread"])
 
 
 def _told(section: Any) -> dict[str, Pair]:

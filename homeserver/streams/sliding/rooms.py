@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
-from homeserver.push.unread import MAIN, NONE, Counted, UnreadCounts
+from homeserver.push.unread import Counted, UnreadCounts, total
 from homeserver.rooms.actor import Room
 from homeserver.rooms.history import content_of
 from homeserver.rooms.membership import NAME_OF
@@ -166,8 +166,9 @@ class RoomTeller:
         unread = await self._unread.count(
             counted, room, member.pos, news.until, recount=asker.stored
         )
-        main = unread.get(MAIN, NONE)
-        now = now._replace(notifications=main.notifications, highlights=main.highlights)
+        # Threads are told nowhere else.
+        all_of_it = total(unread)
+        now = now._replace(notifications=all_of_it.notifications, highlights=all_of_it.highlights)
         # What is not required any more may have changed unsaid: it is told whole when it is again.
         now_sent = Sent(JOIN, member.pos, None, limit, config.required, extensions=0, shown=now)
         fields = _difference(shown, now, afresh=known is None)
