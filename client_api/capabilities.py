@@ -15,6 +15,8 @@ from homeserver.matrix.versions import ROOM_VERSIONS
 )
 async def get_capabilities(call: Call) -> JsonObject:
     """The capabilities of the server."""
+    vapid = call.app.push.vapid
+    web_push = {"enabled": True, "vapid": vapid.public_key} if vapid else {"enabled": False}
     return {
         "capabilities": {
             "m.change_password": {"enabled": True},
@@ -28,5 +30,6 @@ async def get_capabilities(call: Call) -> JsonObject:
             "m.profile_fields": {"enabled": True},
             "m.3pid_changes": {"enabled": call.app.validations.possible},
             "m.get_login_token": {"enabled": call.app.config.sessions.login_tokens},
+            "org.matrix.msc4174.webpush": web_push,
         }
     }

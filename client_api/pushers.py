@@ -7,7 +7,7 @@ from html import escape
 
 from client_api.pages import page
 from homeserver.http.endpoint import Call, Client, NoAuth, endpoint
-from homeserver.http.shape import Empty, Html, Shape
+from homeserver.http.shape import Empty, Html, Raw, Shape
 from homeserver.matrix.canonical import JsonObject
 from homeserver.push.mailing import PATH
 
@@ -27,9 +27,27 @@ async def get_pushers(call: Call) -> JsonObject:
     spec="client-server-api#post_matrixclientv3pushersset",
     auth=Client(),
 )
-async def set_pusher(call: Call, body: JsonObject) -> Empty:
-    """Set or remove a pusher."""
-    await call.app.push.pushers.set(call.session, body)
+async def set_pusher(call: Call, body: JsonObject) -> Empty | Raw:
+    """Set or remove a pusher; 201 when it is set, but to be activated first (MSC4174)."""
+    if await call.app.push.pushers.set(call.session, body):
+        return Raw.json({}, 201)
+    return Empty()
+
+
+class AckBody(Shape):
+    app_id: str
+    ack_token: str
+
+
+@endpoint(
+    "POST /_matrix/client/v3/pushers/ack",
+    spec="",
+    auth=Client(),
+    also=["/_matrix/client/unstable/org.matrix.msc4174/pushers/ack"],
+)
+async def acknowledge(call: Call, body: AckBody) -> Empty:
+    """Activate a pusher by the token that it got (MSC4174)."""
+    await call.app.push.pushers.acknowledge(call.session.user_nid, body.app_id, body.ack_token)
     return Empty()
 
 

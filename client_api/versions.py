@@ -51,4 +51,6 @@ class Versions(Shape):
 )
 async def get_versions(call: Call) -> Versions:
     """The versions that this server speaks."""
-    return Versions(VERSIONS, dict.fromkeys(UNSTABLE, True))
+    features = dict.fromkeys(UNSTABLE, True)
+    features["org.matrix.msc4174"] = call.app.push.vapid is not None
+    return Versions(VERSIONS, features)

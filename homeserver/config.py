@@ -49,7 +49,7 @@ class Server:
         "Empty: https:// and the name.",
     )
     data_dir: Path = option(
-        Path("data"), reason="Where the embedded database and the signing key are kept."
+        Path("data"), reason="Where the embedded database and the keys are kept."
     )
     signing_key_file: Path | None = option(
         None, reason="The key that signs events. Empty: signing.key in the data directory."
@@ -465,6 +465,16 @@ class Push:
         reason="Hosts of gateways for UnifiedPush whose work this server does itself for its own "
         "users: public ones, which then learn nothing, and those by which a proxy leads here.",
     )
+    web_push: bool = option(
+        True,
+        reason="Whether apps can be told by Web Push (MSC4174): by push services of browsers and "
+        "distributors, encrypted for the app, without a gateway.",
+    )
+    vapid_key_file: Path | None = option(
+        None,
+        reason="The key by which push services know this server. Whoever loses it loses every "
+        "subscription. Empty: vapid.key in the data directory.",
+    )
 
 
 @dataclass(frozen=True)
@@ -745,7 +755,8 @@ def _completed(config: Config, source: str, folder: Path) -> Config:
     elif not all(mail.from_address.partition("@")):
         raise ConfigError(f"{source}: mail.from_address must be an e-mail address")
     media = replace(config.media, dir=data_dir / config.media.dir)
-    return replace(config, server=server, database=database, mail=mail, media=media)
+    push = replace(config.push, vapid_key_file=config.push.vapid_key_file or data_dir / "vapid.key")
+    return replace(config, server=server, database=database, mail=mail, media=media, push=push)
 
 
 def _check_terms(place: str, terms: Terms, others: tuple[Terms, ...]) -> None:

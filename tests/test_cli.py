@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from homeserver.cli.commands import cli
+from homeserver.push.vapid import vapid_key
 from homeserver.runtime import key_file
 
 
@@ -220,6 +221,13 @@ class TestKey:
         run("init", "--yes", "--name", "example.org")
         (key,) = key_file.signing_keys(folder / "data" / "signing.key")
         return key.key_id
+
+    def test_the_key_for_web_push_is_shown_without_its_secret(self, folder: Path) -> None:
+        self.started(folder)
+        made = vapid_key(folder / "data" / "vapid.key")
+        shown = run("key", "show").output
+        assert f"vapid {made.public}\n" in shown
+        assert made.private not in shown
 
     def test_rotate_makes_a_new_key_to_sign_with(self, folder: Path) -> None:
         old = self.started(folder)

@@ -17,12 +17,16 @@ def key() -> None:
 @key.command()
 @config_option
 def show(path: Path) -> None:
-    """List the keys of the key file; the first one signs."""
+    """List the keys of the key file, of which the first one signs, and that for Web Push."""
     from homeserver.matrix.canonical import encode_unpadded
+    from homeserver.push import vapid
     from homeserver.runtime import key_file
 
     for one in key_file.read(_file(path)):
         click.echo(f"{one.key_id} {encode_unpadded(one.public_key)}")
+    file = Config.load(path, os.environ).push.vapid_key_file
+    if file is not None and file.exists():
+        click.echo(f"vapid {vapid.read(file).public}")
 
 
 @key.command()

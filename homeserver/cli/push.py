@@ -18,7 +18,7 @@ PATH = "/_homeserver/admin/v1/push"
 
 @click.group()
 def push() -> None:
-    """Notifications of users, by gateways and by mail."""
+    """Notifications of users, by gateways, push services and mail."""
 
 
 @push.command("list")
@@ -84,6 +84,8 @@ def _line(one: JsonObject) -> str:
     parts = [f"{one['user_id']}: {what}{name} at {one['to']}"]
     if not one["enabled"]:
         parts.append("switched off")
+    if not one["activated"]:
+        parts.append("not activated by its app yet")
     if one["last_success_ts"] is None:
         parts.append("nothing was taken yet")
     else:

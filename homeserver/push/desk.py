@@ -8,6 +8,7 @@ that it is a test. A key that the gateway rejects then ends, as with every other
 import secrets
 
 from homeserver.matrix.canonical import JsonObject, decode_object
+from homeserver.push import activation
 from homeserver.push.gateway import Gateway, Notice
 from homeserver.push.mailing import Mailing
 from homeserver.push.queues import Queues
@@ -51,7 +52,10 @@ class PushDesk:
         for row in await store.pushers_of(self._database, [user_nid]):
             if pushkey not in (None, row.pushkey):
                 continue
-            if row.mailed_pos is not None:
+            error: str | None
+            if activation.is_pending(row):
+                error = "its app has not shown yet that it can be told there"
+            elif row.mailed_pos is not None:
                 error = await self._mailing.test(row)
             else:
                 error = await self._queues.test(row, user_id, _notice(user_id))
@@ -63,7 +67,7 @@ class PushDesk:
         return [await self._facts(row, names[row.user_nid]) for row in rows]
 
     async def _facts(self, row: PusherRow, user_id: str) -> JsonObject:
-        told = decode_object(row.json)
+        told = activation.shown(decode_object(row.json))
         by_mail = row.mailed_pos is not None
         state = self._queues.state(row)
         return {
@@ -73,7 +77,8 @@ class PushDesk:
             "kind": told["kind"],
             "device_display_name": told.get("device_display_name"),
             "to": row.pushkey if by_mail else self._gateway.target(row).way.host,
-            "enabled": bool(row.enabled),
+            "enabled": told.get("enabled", bool(row.enabled)),
+            "activated": told.get("activated", True),
             "last_success_ts": state.success_ts,
             "last_error": row.error,
             "last_error_ts": row.error_ts,

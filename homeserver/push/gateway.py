@@ -46,11 +46,16 @@ class Notice:
     tweaks: JsonObject
     urgent: bool
 
+    @property
+    def id_members(self) -> JsonObject:
+        """The members of a notification that say no more than which event it is."""
+        prio = "high" if self.urgent else "low"
+        return {"event_id": self.event_id, "room_id": self.room_id, "prio": prio}
+
     @cached_property
     def by_id(self) -> bytes:
-        """The members of a notification that say no more than which event it is, as JSON."""
-        prio = "high" if self.urgent else "low"
-        return _members({"event_id": self.event_id, "room_id": self.room_id, "prio": prio})
+        """The same as JSON."""
+        return _members(self.id_members)
 
     @cached_property
     def whole(self) -> bytes:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject, decode_object, encode
+from homeserver.push import activation, webpush
+from homeserver.push.activation import Activation
 from homeserver.push.gateway import PATH, is_address
 from homeserver.push.mailing import APP_ID, Mailing
 from homeserver.runtime.clock import Clock
@@ -34,7 +36,10 @@ _TEXTS = ("app_display_name", "device_display_name", "lang", "profile_tag")
 
 
 class Pushers:
-    """The pushers of all users; `changed(user number)` is awaited after each change."""
+    """The pushers of all users; `changed(user number)` is awaited after each change.
+
+    Without `activation` there is no Web Push.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Pushers:
         inbox: UserInbox,
         clock: Clock,
         mailing: Mailing,
+        activation: Activation | None,
         changed: Callable[[int], Awaitable[None]],
     ) -> None:
         self._database = database
@@ -50,6 +56,7 @@ class Pushers:
         self._inbox = inbox
         self._clock = clock
         self._mailing = mailing
+        self._activation = activation
         self._changed = changed
 
     async def of(self, user_nid: int) -> list[JsonObject]:
@@ -61,8 +68,8 @@ class Pushers:
             for row in await store.pushers_of(self._database, [user_nid])
         ]
 
-    async def set(self, session: Session, body: JsonObject) -> None:
-        """Add, replace or (`kind` null) remove a pusher.
+    async def set(self, session: Session, body: JsonObject) -> bool:
+        """Add, replace or (`kind` null) remove a pusher; whether it is to be activated first.
 
         Raises `MatrixError` M_MISSING_PARAM or M_INVALID_PARAM naming the field, and
         M_THREEPID_NOT_FOUND for mails to an address that is not one of the account's.
@@ -74,12 +81,12 @@ class Pushers:
         if kind == "email" or (kind is None and app_id == APP_ID):
             pushkey = canonical_address("email", pushkey)
         key = (session.user_nid, app_id, pushkey)
-        kept = {} if kind is None else _kept(body)
+        kept = {} if kind is None else self._kept(body)
 
-        async def turn() -> None:
+        async def turn() -> PusherRow | None:
             if kind is None:
                 await self._commits.commit([store.pusher_ended(key)])
-                return
+                return None
             known = await store.pushers_of(self._database, [session.user_nid])
             before = next((row for row in known if row[:3] == key), None)
             if before is None and len(known) >= MAX_PUSHERS:
@@ -95,13 +102,33 @@ class Pushers:
                 row = _going_on(row, before)
             if kind == "email":
                 row = await self._by_mail(row, before)
+            elif kind in webpush.KINDS and self._activation is not None:
+                row = self._activation.begun(row, before)
             changes: list[Change] = [Put(row)]
             if body.get("append") is not True:
                 changes.insert(0, store.taken_from_others(*key))
             await self._commits.commit(changes)
+            return row
 
-        await self._inbox.run(session.user_nid, turn)
+        row = await self._inbox.run(session.user_nid, turn)
         await self._changed(session.user_nid)
+        if row is None or self._activation is None or not activation.is_pending(row):
+            return False
+        self._activation.send(row)
+        return True
+
+    async def acknowledge(self, user_nid: int, app_id: str, token: str) -> None:
+        """Activate a pusher; raises `MatrixError` as `Activation.acknowledge` does."""
+        if self._activation is None:
+            raise MatrixError.not_found("There is no Web Push on this server")
+        await self._activation.acknowledge(user_nid, app_id, token)
+
+    def _kept(self, body: JsonObject) -> JsonObject:
+        """What is stored of a pusher, checked."""
+        kinds = ["http", "email", *(webpush.KINDS if self._activation is not None else ())]
+        if body["kind"] not in kinds:
+            raise MatrixError.invalid_param(f"kind must be {', '.join(kinds)} or null")
+        return _checked(body)
 
     async def _by_mail(self, row: PusherRow, before: PusherRow | None) -> PusherRow:
         """The row of a pusher by mail, which goes on where it was if it was there."""
@@ -118,10 +145,7 @@ class Pushers:
         return before._replace(device_nid=row.device_nid, json=row.json)
 
 
-def _kept(body: JsonObject) -> JsonObject:
-    """What is stored of a pusher, checked."""
-    if body["kind"] not in ("http", "email"):
-        raise MatrixError.invalid_param("kind must be http, email or null")
+def _checked(body: JsonObject) -> JsonObject:
     if body["kind"] == "email" and body["app_id"] != APP_ID:
         raise MatrixError.invalid_param(f"app_id must be {APP_ID} for mails")
     for name in ("app_display_name", "device_display_name", "lang"):
@@ -129,8 +153,12 @@ def _kept(body: JsonObject) -> JsonObject:
     data = body.get("data")
     if not isinstance(data, dict):
         raise MatrixError("M_MISSING_PARAM", "data is missing", 400)
+    if body["kind"] != "email" and data.get("format") not in (None, "event_id_only"):
+        raise MatrixError.invalid_param("data.format must be event_id_only, if it is given")
     if body["kind"] == "http":
         _check_gateway(data)
+    elif body["kind"] != "email":
+        webpush.check(body["pushkey"], data)
     kept: JsonObject = {"kind": body["kind"], "data": data}
     kept.update({name: body[name] for name in _TEXTS if isinstance(body.get(name), str)})
     if len(encode(kept)) > MAX_BYTES:
@@ -144,8 +172,6 @@ def _check_gateway(data: JsonObject) -> None:
         raise MatrixError("M_MISSING_PARAM", "data.url is missing", 400)
     if not is_address(url, "http", "https") or urlsplit(url).path != PATH:
         raise MatrixError.invalid_param(f"data.url must be an HTTP URL with the path {PATH}")
-    if data.get("format") not in (None, "event_id_only"):
-        raise MatrixError.invalid_param("data.format must be event_id_only, if it is given")
 
 
 def _enabled(body: JsonObject) -> bool:
@@ -181,9 +207,9 @@ def _going_on(row: PusherRow, before: PusherRow) -> PusherRow:
 
 
 def _shown(row: PusherRow, device_id: str | None) -> JsonObject:
-    shown = decode_object(row.json)
+    shown = {"enabled": bool(row.enabled), **activation.shown(decode_object(row.json))}
     shown.update(app_id=row.app_id, pushkey=row.pushkey)
-    shown["enabled"] = shown["org.matrix.msc3881.enabled"] = bool(row.enabled)
+    shown["org.matrix.msc3881.enabled"] = shown["enabled"]
     if device_id is not None:
         shown["device_id"] = shown["org.matrix.msc3881.device_id"] = device_id
     return shown

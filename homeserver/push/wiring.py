@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from homeserver.config import Config
 from homeserver.http.outbound import Outbound
+from homeserver.push.activation import Activation
 from homeserver.push.audience import Audience
 from homeserver.push.badges import Badges
 from homeserver.push.desk import PushDesk
@@ -22,6 +23,7 @@ from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
 from homeserver.push.unifiedpush import Endpoints, OwnGateway
 from homeserver.push.unread import UnreadCounts
+from homeserver.push.vapid import Vapid, vapid_key
 from homeserver.push.walks import Walks
 from homeserver.push.ways import Ways
 from homeserver.rooms.actor import Rooms
@@ -52,6 +54,7 @@ class Push:
     mailing: Mailing
     desk: PushDesk
     own_gateway: OwnGateway
+    vapid: Vapid | None
     gateways: Outbound
 
     @classmethod
@@ -99,7 +102,8 @@ class Push:
         endpoints = Endpoints(
             config.server.public_base_url, config.push.gateways, enabled=config.push.unified_push
         )
-        gateway = Gateway(gateways, Ways(endpoints).of)
+        vapid = _vapid(config, clock)
+        gateway = Gateway(gateways, Ways(endpoints, vapid).of)
         patience = Patience(clock)
         audience = Audience(database, rooms, names, rules, ignored, permissions, readers, timeline)
         queues = Queues(
@@ -125,13 +129,18 @@ class Push:
             spawn,
         )
         await sender.start()
+        changed = audience.user_changed
+        activation = None
+        if vapid is not None:
+            activation = Activation(database, commits, inbox, clock, gateway, changed, spawn)
         return cls(
-            pushers=Pushers(database, commits, inbox, clock, mailing, audience.user_changed),
+            pushers=Pushers(database, commits, inbox, clock, mailing, activation, changed),
             notifications=Notifications(walks, history),
             sender=sender,
             queues=queues,
             mailing=mailing,
             desk=PushDesk(database, names, queues, mailing, gateway),
+            vapid=vapid,
             own_gateway=OwnGateway(database, endpoints, gateway, limits),
             gateways=gateways,
         )
@@ -139,3 +148,20 @@ class Push:
     async def close(self) -> None:
         """Drop the connections to gateways; nothing is told any more."""
         await self.gateways.close()
+
+
+def _vapid(config: Config, clock: Clock) -> Vapid | None:
+    """Who this server is to push services, None without Web Push.
+
+    Raises OSError or ConfigError when the file of its key can't be used.
+    """
+    if not config.push.web_push:
+        return None
+    file, support = config.push.vapid_key_file, config.support
+    assert file is not None  # the configuration has filled it in
+    contact = support.page or config.server.public_base_url
+    if support.admin_email:
+        contact = f"mailto:{support.admin_email}"
+    # Nothing else is a contact. RFC 8292, 2.1
+    usable = contact.startswith(("mailto:", "https:"))
+    return Vapid(vapid_key(file), contact if usable else "", clock)

@@ -17,6 +17,7 @@ FEATURES = (
     "org.matrix.msc4140",
     "org.matrix.msc4143",
     "org.matrix.msc4155",
+    "org.matrix.msc4174",
     "org.matrix.msc4222",
     "org.matrix.msc4293",
     "org.matrix.msc4306",
@@ -38,6 +39,8 @@ async def test_versions(server: Running) -> None:
 async def test_capabilities(server: Running) -> None:
     alice = await server.person("alice")
     found = (await alice.ok("GET", "/capabilities"))["capabilities"]
+    # Its key is compared where it is used: tests/push/test_webpush.py
+    assert found.pop("org.matrix.msc4174.webpush")["enabled"] is True
     assert found == {
         "m.3pid_changes": {"enabled": False},  # There is no mail server here.
         "m.change_password": {"enabled": True},
