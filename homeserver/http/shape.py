@@ -124,6 +124,10 @@ class Redirect(Raw):
         super().__init__(b"", status, "text/plain", {"Location": location})
 
 
+_FLAT = 8
+_NO_BRACKETS = bytes(set(range(256)) - set(b'{}[]"'))
+
+
 def _is_room_id_or_alias(text: str) -> bool:
     return ids.is_room_id(text) or ids.is_room_alias(text)
 
@@ -173,7 +177,7 @@ class BodyReader:
         if self._is_shape and b"\\u0000" in data and _has_nul(data):
             # PostgreSQL keeps no NUL in text, and no field with a meaning needs one.
             raise MatrixError.bad_json("Text may not hold the character U+0000")
-        if data.count(b"{") + data.count(b"[") > canonical.MAX_DEPTH:
+        if data.count(b"{") + data.count(b"[") > canonical.MAX_DEPTH and not _is_flat(data):
             _check_depth(data)
         for field, name, valid in self._checks:
             _check_id(getattr(value, field), field, name, valid)
@@ -278,6 +282,17 @@ def _require_json(data: bytes) -> None:
         raise _not_json() from None
     except RecursionError:
         raise too_deep() from None
+
+
+def _is_flat(data: bytes) -> bool:
+    """Whether it is seen at once that a JSON text has few levels."""
+    text = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    brackets = text.translate(None, _NO_BRACKETS)
+    if b'"' in (brackets := brackets.replace(b'""', b"")):
+        return False  # a text holds some, or looks so
+    for _ in range(_FLAT):
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    return not brackets
 
 
 def _check_depth(data: bytes) -> None:

@@ -73,6 +73,16 @@ async def test_many_brackets_side_by_side_are_no_nesting(edge: Edge) -> None:
     assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    "text", [b"]" * 300, b"}]" * 300, b'\\"' + b"]" * 300, b"\\\\", b'\\\\\\"]', b'\\"\\"' * 300]
+)
+async def test_brackets_in_texts_open_and_close_nothing(edge: Edge, text: bytes) -> None:
+    for depth, status in ((150, 200), (201, 400)):
+        nested = b"[" * depth + b'"' + text + b'"' + b"]" * depth
+        beside = b'{"a":"%b","b":%b,"c":[%b"%b"]}' % (text, nested, b"{}," * 300, text)
+        assert (await edge.request("PUT", SEND, beside)).status == status
+
+
 async def test_unknown_keys_and_a_foreign_content_type_do_not_matter(edge: Edge) -> None:
     answer = await edge.request(
         "PUT", TYPING, b'{"typing":true,"new":{}}', headers={"Content-Type": "text/plain"}
