@@ -7,6 +7,7 @@ spec: client-server-api#device-keys
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from homeserver.matrix.canonical import JsonObject, check, decode_unpadded, encode
 from homeserver.matrix.errors import Malformed
@@ -16,6 +17,8 @@ MAX_KEY_BYTES = 16_384
 """Of one key object as JSON; the largest that is of any use has about a thousand."""
 MAX_DEVICE_KEYS_BYTES = 65_536
 
+_SIGNED = "signed_curve25519"
+_SIGNATURE_LETTERS = 86
 USAGES = ("master", "self_signing", "user_signing")
 
 
@@ -47,27 +50,49 @@ def signs_itself(keys: JsonObject) -> bool:
     return key is not None and is_signed(keys, str(keys.get("user_id")), dict([key]))
 
 
-def check_key(name: str, key: object) -> tuple[str, str]:
-    """The algorithm and the id of a one-time or fallback key; `Malformed` when it is none.
+class NamedKey(NamedTuple):
+    """A one-time or fallback key as it was uploaded, and its canonical JSON."""
+
+    name: str
+    algorithm: str
+    key_id: str
+    value: str | JsonObject
+    json: bytes
+
+    @property
+    def needs_signature(self) -> bool:
+        """Whether keys of this algorithm carry a signature of their device."""
+        return self.algorithm == _SIGNED
+
+
+def named_keys(keys: JsonObject) -> list[NamedKey]:
+    """One-time or fallback keys by their names, in order; `Malformed` when one is none.
 
     spec: client-server-api#key-algorithms
     """
-    algorithm, colon, key_id = name.partition(":")
-    if not (algorithm and colon and key_id) or len(name.encode(errors="replace")) > 255:
-        raise Malformed(f"{name[:300]}: the name of a key is <algorithm>:<key id>")
-    if not isinstance(key, str | dict):
-        raise Malformed(f"{name}: a key is a string or an object")
-    if algorithm == "signed_curve25519" and not (
-        isinstance(key, dict) and isinstance(key.get("key"), str)
-    ):
-        raise Malformed(f"{name}: a signed key is an object with a key")
-    _check_size(key, name, MAX_KEY_BYTES)
-    return algorithm, key_id
+    check(keys)
+    found = []
+    for name, key in keys.items():
+        algorithm, colon, key_id = name.partition(":")
+        if not (algorithm and colon and key_id) or len(name.encode()) > 255:
+            raise Malformed(f"{name[:300]}: the name of a key is <algorithm>:<key id>")
+        if not isinstance(key, str | dict):
+            raise Malformed(f"{name}: a key is a string or an object")
+        if algorithm == _SIGNED and not (isinstance(key, dict) and type(key.get("key")) is str):
+            raise Malformed(f"{name}: a signed key is an object with a key")
+        json = encode(key)
+        if len(json) > MAX_KEY_BYTES:
+            raise Malformed(f"{name}: more than {MAX_KEY_BYTES} bytes")
+        found.append(NamedKey(name, algorithm, key_id, key, json))
+    return found
 
 
-def needs_signature(algorithm: str) -> bool:
-    """Whether keys of this algorithm carry a signature of their device."""
-    return algorithm == "signed_curve25519"
+def seems_signed(value: JsonObject, user_id: str, key_id: str) -> bool:
+    """Whether the object carries what can be a signature by this key of the user."""
+    signatures = value.get("signatures")
+    own = signatures.get(user_id) if isinstance(signatures, dict) else None
+    text = own.get(key_id) if isinstance(own, dict) else None
+    return isinstance(text, str) and len(text.rstrip("=")) == _SIGNATURE_LETTERS
 
 
 def is_signed(value: JsonObject, user_id: str, keys: Mapping[str, bytes]) -> bool:

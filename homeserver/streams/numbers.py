@@ -58,6 +58,14 @@ class Numbers:
             await self.refill(counter)
         return self.take(counter)
 
+    async def take_many(self, counter: str, count: int) -> range:
+        """The next `count` numbers, at most 4,096, refilling first where needed."""
+        if not self.room_for(counter, count):
+            await self.refill(counter)
+        first, end = self._blocks[counter]
+        self._blocks[counter] = (first + count, end)
+        return range(first, first + count)
+
 
 class NamesMissing(Exception):
     """These strings and state keys have no number in memory: `Names.load(...)`, then try again."""

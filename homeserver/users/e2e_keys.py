@@ -148,16 +148,16 @@ class E2EKeys:
                 changes.append(Put(DeviceKeysRow(device_nid, json)))
                 listed = await self._lists.changed(user_nid, [device_id], ahead=ahead)
         signer = device_key(present) if present is not None else None
-        changes += await self._one_time.added(
+        added = await self._one_time.added(
             device_nid, user_id, signer, one_time, fallback, anew=anew
         )
 
         def publish(pos: int) -> None:
-            self._one_time.forget([device_nid])
-            if listed.publish is not None:
-                listed.publish(pos)
+            for told in (added, listed):
+                if told.publish is not None:
+                    told.publish(pos)
 
-        return Told([*changes, *listed.changes], listed.positions, publish)
+        return Told([*changes, *added.changes, *listed.changes], listed.positions, publish)
 
     async def restored(self) -> None:
         """An older copy of the database was put back: what it says was overtaken.

@@ -7,19 +7,20 @@ the last commit.
 spec: client-server-api#one-time-and-fallback-keys
 """
 
-import asyncio
 import hashlib
+import random
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.devicekeys import check_key, is_signed, needs_signature
+from homeserver.matrix.devicekeys import NamedKey, is_signed, named_keys, seems_signed
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Numbers
+from homeserver.users.device_lists import Told
 from storage import device_keys as store
 from storage.changes import Change, Insert, Put
 from storage.engine import Database
@@ -28,7 +29,9 @@ from storage.schema import FallbackKeyRow, OneTimeKeyRow
 MAX_KEYS = 1_000
 """Unclaimed keys of one algorithm that a device may have."""
 _MAX_CACHED = 50_000
-_VERIFY_INLINE = 4
+VERIFIED = 2
+"""Of the one-time keys of an upload so many signatures are verified; nobody knows which."""
+_dice = random.SystemRandom()
 # A fallback key may be replaced just when it was claimed: then the new one is.
 _MOST_ROUNDS = 3
 
@@ -59,13 +62,6 @@ def _pool(counts: Mapping[str, int], unused_fallbacks: Collection[str]) -> Pool:
 _EMPTY = (
     b'"device_one_time_keys_count":{"signed_curve25519":0},"device_unused_fallback_key_types":[]'
 )
-
-
-class _New(NamedTuple):
-    algorithm: str
-    key_id: str
-    json: bytes
-    digest: bytes
 
 
 class OneTimeKeys:
@@ -143,32 +139,58 @@ class OneTimeKeys:
         fallback: JsonObject,
         *,
         anew: bool = False,
-    ) -> list[Change]:
-        """The changes that add keys to a device, to be committed in the user's turn.
+    ) -> Told:
+        """What adds keys to a device, to be committed in the user's turn.
 
         `signer` is the key with which the device signs. Keys that are there already are passed
         over; `anew` drops all that there are, and what is known of their ids. Raises `Malformed`,
         and `MatrixError`: M_INVALID_SIGNATURE, M_INVALID_PARAM for an id that stands for another
         key, M_TOO_LARGE when there are too many.
         """
-        new = await self._checked(user_id, signer, one_time)
-        spare = await self._checked(user_id, signer, fallback)
+        if max(len(one_time), len(fallback)) > MAX_KEYS:
+            raise MatrixError.too_large(f"At most {MAX_KEYS} keys are taken at once")
+        new, spare = named_keys(one_time), named_keys(fallback)
         if len({key.algorithm for key in spare}) < len(spare):
             raise MatrixError.invalid_param("fallback_keys: more than one key of an algorithm")
+        _check_signatures(new, spare, user_id, signer)
+        before = await self.pool(device_nid)
+        counts = {} if anew else dict(before.counts)
+        unused = set() if anew else set(before.unused_fallbacks)
         changes: list[Change] = store.pools_gone([device_nid]) if anew else []
         for algorithm in sorted({key.algorithm for key in new}):
             keys = [key for key in new if key.algorithm == algorithm]
+            known: Mapping[str, bytes] = {}
             if not anew:
-                keys = await self._unknown(device_nid, algorithm, keys)
-            changes += await self._inserted(device_nid, algorithm, keys)
+                ids = [key.key_id for key in keys]
+                known = await store.one_time_digests(self._database, device_nid, algorithm, ids)
+            inserted = await self._inserted(device_nid, keys, known)
+            if inserted:
+                changes += inserted
+                counts[algorithm] = counts.get(algorithm, 0) + len(inserted)
+        if max(counts.values(), default=0) > MAX_KEYS:
+            raise MatrixError.too_large(
+                f"A device has at most {MAX_KEYS} unclaimed keys of an algorithm"
+            )
         if spare:
-            found = {} if anew else await store.fallback_keys(self._database, [device_nid])
+            kept: Mapping[str, FallbackKeyRow] = {}
+            if not anew:
+                rows = await store.fallback_keys(self._database, [device_nid])
+                kept = rows.get(device_nid, {})
             for key in spare:
-                before = found.get(device_nid, {}).get(key.algorithm)
-                if before is None or (before.key_id, before.json) != (key.key_id, key.json):
-                    row = FallbackKeyRow(device_nid, key.algorithm, key.key_id, key.json, 0)
+                row = FallbackKeyRow(device_nid, key.algorithm, key.key_id, key.json, 0)
+                old = kept.get(key.algorithm)
+                if old is None or old._replace(used=0) != row:
                     changes.append(Put(row))
-        return changes
+                    unused.add(key.algorithm)
+
+        def publish(_: int) -> None:
+            # If it is another one now, it was read meanwhile, before or after this commit.
+            unread = self._pools.get(device_nid) is before
+            self.forget([device_nid])
+            if unread:
+                self._pools[device_nid] = _pool(counts, unused)
+
+        return Told(changes, 0, publish)
 
     async def claim(self, wanted: Mapping[int, str]) -> dict[int, tuple[str, bytes]]:
         """Claim a key of the given algorithm for each device.
@@ -210,66 +232,53 @@ class OneTimeKeys:
             if not wanted:
                 return
 
-    async def _checked(
-        self, user_id: str, signer: tuple[str, bytes] | None, keys: JsonObject
-    ) -> list[_New]:
-        if len(keys) > MAX_KEYS:
-            raise MatrixError.too_large(f"At most {MAX_KEYS} keys are taken at once")
-        new, signed = [], []
-        for name, key in keys.items():
-            algorithm, key_id = check_key(name, key)
-            if needs_signature(algorithm):
-                signed.append((name, key))
-            json = canonical.encode(key)
-            digest = hashlib.blake2b(json, digest_size=16).digest()
-            new.append(_New(algorithm, key_id, json, digest))
-        if signed:
-            if signer is None:
-                raise MatrixError.invalid_param("The device has no keys yet to sign others with")
-            trusted = dict([signer])
-
-            def unsigned() -> str | None:
-                for name, key in signed:
-                    if not is_signed(key, user_id, trusted):
-                        return name
-                return None
-
-            if len(signed) > _VERIFY_INLINE:
-                bad = await asyncio.to_thread(unsigned)
-            else:
-                bad = unsigned()
-            if bad is not None:
-                raise MatrixError(
-                    "M_INVALID_SIGNATURE", f"{bad} is not signed by the device's key {signer[0]}"
-                )
-        return new
-
-    async def _unknown(self, device_nid: int, algorithm: str, keys: Collection[_New]) -> list[_New]:
-        """Those of the keys that were never uploaded, if the device may have so many more."""
-        ids = [key.key_id for key in keys]
-        known = await store.one_time_digests(self._database, device_nid, algorithm, ids)
+    async def _inserted(
+        self, device_nid: int, keys: Collection[NamedKey], known: Mapping[str, bytes]
+    ) -> list[Change]:
+        """What adds those of the keys whose ids are not `known`, by their digests."""
         new = []
         for key in keys:
+            digest = hashlib.blake2b(key.json, digest_size=16).digest()
             if key.key_id not in known:
-                new.append(key)
-            elif known[key.key_id] != key.digest:
+                new.append((key, digest))
+            elif known[key.key_id] != digest:
                 raise MatrixError.invalid_param(
-                    f"One-time key {algorithm}:{key.key_id} exists already with another content;"
+                    f"One-time key {key.name} exists already with another content;"
                     " an id can't be used again"
                 )
-        counts = (await self.pool(device_nid)).counts
-        if counts.get(algorithm, 0) + len(new) > MAX_KEYS:
-            raise MatrixError.too_large(
-                f"A device has at most {MAX_KEYS} unclaimed keys of an algorithm"
+        nids = await self._numbers.take_many("one_time_key", len(new))
+        return [
+            Insert(
+                OneTimeKeyRow(nid, device_nid, key.algorithm, key.key_id, digest, key.json, None)
             )
-        return new
+            for nid, (key, digest) in zip(nids, new, strict=True)
+        ]
 
-    async def _inserted(
-        self, device_nid: int, algorithm: str, keys: Collection[_New]
-    ) -> list[Change]:
-        changes: list[Change] = []
-        for key in keys:
-            nid = await self._numbers.take_soon("one_time_key")
-            row = OneTimeKeyRow(nid, device_nid, algorithm, key.key_id, key.digest, key.json, None)
-            changes.append(Insert(row))
-        return changes
+
+def _check_signatures(
+    one_time: Sequence[NamedKey],
+    fallback: Sequence[NamedKey],
+    user_id: str,
+    signer: tuple[str, bytes] | None,
+) -> None:
+    """Raise `MatrixError` unless the keys are signed by their device (decision 18)."""
+    signed = [key for key in (*one_time, *fallback) if key.needs_signature]
+    if not signed:
+        return
+    if signer is None:
+        raise MatrixError.invalid_param("The device has no keys yet to sign others with")
+    trusted = dict([signer])
+    chosen = [key for key in one_time if key.needs_signature]
+    if len(chosen) > VERIFIED:
+        chosen = _dice.sample(chosen, VERIFIED)
+    verified = {key.name for key in (*chosen, *fallback)}
+    for key in signed:
+        value = key.value
+        if not isinstance(value, dict) or not (
+            is_signed(value, user_id, trusted)
+            if key.name in verified
+            else seems_signed(value, user_id, signer[0])
+        ):
+            raise MatrixError(
+                "M_INVALID_SIGNATURE", f"{key.name} is not signed by the device's key {signer[0]}"
+            )
