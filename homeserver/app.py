@@ -132,6 +132,7 @@ from homeserver.users.notices_user import NoticesUser, official
 from homeserver.users.openid import OpenID
 from homeserver.users.operator import OperatorToken
 from homeserver.users.own_rooms import OwnRooms
+from homeserver.users.parcels import Parcels
 from homeserver.users.passwords import PasswordCost, Passwords
 from homeserver.users.presence import Presence
 from homeserver.users.profile_spread import ProfileSpread
@@ -211,6 +212,7 @@ class App:
         self._passwords: Passwords | None = None
         self._sessions: Sessions | None = None
         self._presence: Presence | None = None
+        self._parcels: Parcels | None = None
         self._federation: Federation | None = None
         self._receiving: Receiving | None = None
         self._past: Past | None = None
@@ -289,6 +291,8 @@ class App:
             ends.append(("devices' last use", self._sessions.save_seen))
             if self._presence is not None:
                 ends.append(("presence", self._presence.save))
+            if self._parcels is not None:
+                ends.append(("parcels", self._parcels.sort))
         if self._appservices is not None:
             ends.append(("application services", self._appservices.stop))
         if self._push is not None:
@@ -593,7 +597,14 @@ class App:
                 names,
                 typing,
                 clock,
-                DeviceFeed(database, names, timeline, encryption.inboxes, encryption.one_time),
+                DeviceFeed(
+                    database,
+                    names,
+                    timeline,
+                    encryption.inboxes,
+                    encryption.parcels,
+                    encryption.one_time,
+                ),
             ),
             publisher,
             ring,
@@ -650,6 +661,8 @@ class App:
             user_list, commits, accounts, sessions, passwords, user_profiles, closing
         )
         self._tasks.service("to-device messages", encryption.inboxes.run)
+        self._parcels = encryption.parcels
+        self._tasks.service("parcels", encryption.parcels.run)
         self._tasks.service("health of keys", encryption.health.run)
         encryption.measure(self.metrics)
         self._tasks.service("old transactions", OldTransactions(database, commits, clock).run)
@@ -812,7 +825,7 @@ class App:
         publisher.on_events(services.happened)
         publisher.on_receipt(lambda entry: services.receipt(entry.room_nid))
         publisher.on_typing(services.typing)
-        publisher.on_message(services.message)
+        publisher.on_messages(services.messages)
         publisher.on_device_list(services.listed)
         publisher.on_lost(services.lost)
         await services.start(self.config.appservices.files)

@@ -147,9 +147,13 @@ async def device_nids_of(db: Database, user_nids: Collection[int]) -> dict[int, 
         " ORDER BY user_nid, device_id",
         user_nids,
     )
-    found: dict[int, dict[str, int]] = defaultdict(dict)
+    found: dict[int, dict[str, int]] = {}
     for user_nid, device_id, device_nid in rows:
-        found[user_nid][device_id] = device_nid
+        own = found.get(user_nid)
+        if own is None:
+            found[user_nid] = {device_id: device_nid}
+        else:
+            own[device_id] = device_nid
     return found
 
 

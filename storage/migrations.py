@@ -43,6 +43,7 @@ from storage.schema import (
     MessageIndexRow,
     MetaRow,
     OneTimeKeyRow,
+    ParcelRow,
     PduOutboxRow,
     PushCursorRow,
     RelationRow,
@@ -166,6 +167,20 @@ _COLUMNS_IN_3: Final[tuple[tuple[str, str], ...]] = (
     ("rest_s", "{number} NOT NULL DEFAULT 0"),
     ("stop_token", "{text}"),
 )
+_NEW_IN_4: Final[tuple[type, ...]] = (ParcelRow,)
+_TO_DEVICE_IN_4: Final = (
+    "ALTER TABLE to_device RENAME TO to_device_before",
+    (
+        "CREATE TABLE to_device (device_nid INTEGER NOT NULL, pos INTEGER NOT NULL,"
+        " json BLOB NOT NULL, PRIMARY KEY (device_nid, pos)) STRICT"
+    ),
+    (
+        "INSERT INTO to_device (device_nid, pos, json)"
+        " SELECT device_nid, pos, json FROM to_device_before ORDER BY pos"
+    ),
+    "DROP TABLE to_device_before",
+)
+"""Rows in the order of their coming; PostgreSQL has always kept them so."""
 _TYPES: Final[dict[Dialect, dict[str, str]]] = {
     "sqlite": {
         "number": "INTEGER",
@@ -215,7 +230,11 @@ def _third(dialect: Dialect) -> list[str]:
     ]
 
 
-STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second, 3: _third}
+def _fourth(dialect: Dialect) -> list[str]:
+    return [*_tables(_NEW_IN_4, dialect), *(_TO_DEVICE_IN_4 if dialect == "sqlite" else ())]
+
+
+STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second, 3: _third, 4: _fourth}
 """The statements that lead from version n - 1 to n, for n from 2 up."""
 
 VERSION: Final = 1 + len(STEPS)

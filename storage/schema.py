@@ -56,6 +56,7 @@ class Table:
     key: tuple[str, ...]
     indexes: tuple[Index, ...]
     hot: bool
+    arriving: bool
     key_of: Callable[[tuple[Any, ...]], Any]
     position_columns: tuple[int, ...]
     text_columns: tuple[int, ...]
@@ -74,9 +75,18 @@ TABLES: dict[type[tuple[Any, ...]], Table] = {}
 
 
 def table(
-    name: str, key: Sequence[str], indexes: Sequence[Index] = (), *, hot: bool = False
+    name: str,
+    key: Sequence[str],
+    indexes: Sequence[Index] = (),
+    *,
+    hot: bool = False,
+    arriving: bool = False,
 ) -> Callable[[type[Row]], type[Row]]:
-    """Declare the decorated NamedTuple as a table; `hot` rows are updated again and again."""
+    """Declare the decorated NamedTuple as a table.
+
+    `hot` rows are updated again and again. `arriving` rows come and go in many places of the key's
+    order at once: they are kept in the order in which they came, and the key beside them.
+    """
 
     def declare(row_type: type[Row]) -> type[Row]:
         columns = tuple(
@@ -90,6 +100,7 @@ def table(
             key=tuple(key),
             indexes=tuple(indexes),
             hot=hot,
+            arriving=arriving,
             key_of=itemgetter(*(names.index(k) for k in key)),
             position_columns=tuple(i for i, column in enumerate(columns) if column.position),
             text_columns=tuple(i for i, column in enumerate(columns) if column.kind is str),
@@ -166,7 +177,7 @@ def create_table(declared: Table, dialect: Dialect) -> str:
         for column in declared.columns
     ]
     columns.append(f"PRIMARY KEY ({', '.join(declared.key)})")
-    rowid = len(declared.key) == 1 and declared.key_columns[0].kind is int
+    rowid = declared.arriving or (len(declared.key) == 1 and declared.key_columns[0].kind is int)
     if dialect == "sqlite":
         options = " STRICT" if rowid else " STRICT, WITHOUT ROWID"
     else:
@@ -1022,13 +1033,24 @@ class KeySignatureRow(NamedTuple):
     pos: Position
 
 
-@table("to_device", key=("device_nid", "pos"))
+@table("to_device", key=("device_nid", "pos"), arriving=True)
 class ToDeviceRow(NamedTuple):
     """A message that waits for a device; JSON as /sync shows it."""
 
     device_nid: int
     pos: Position
     json: bytes
+
+
+@table("parcels", key=("pos",))
+class ParcelRow(NamedTuple):
+    """Messages that came together and soon become rows of `to_device`, unless they are fetched.
+
+    `messages` is a JSON object: by the device's number, the message.
+    """
+
+    pos: Position
+    messages: bytes
 
 
 @table("message_ids", key=("source", "message_id"), indexes=[Index(("ts",))])

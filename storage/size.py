@@ -56,6 +56,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "signing_keys": "device keys",
     "key_signatures": "device keys",
     "to_device": "to-device messages",
+    "parcels": "to-device messages",
     "message_ids": "to-device messages",
     "dehydrated_devices": "device keys",
     "backups": "key backups",

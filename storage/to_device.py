@@ -1,9 +1,44 @@
-"""Reading and removing the messages that wait for devices."""
+"""Reading and removing the messages that wait for devices.
 
-from collections.abc import Collection
+What is read of inboxes is all that waits only when there are no parcels.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import msgspec
 
 from storage.changes import Change, Do
 from storage.engine import Database
+
+
+class Parcel(NamedTuple):
+    """Messages that came together, by the device's number."""
+
+    pos: int
+    messages: Mapping[int, msgspec.Raw]
+
+
+_unpack = msgspec.json.Decoder(dict[int, msgspec.Raw]).decode
+
+
+async def parcels(db: Database, after: int, limit: int) -> list[Parcel]:
+    """The first parcels behind a position, in order."""
+    rows = await db.scan(
+        "SELECT pos, messages FROM parcels WHERE pos > ? ORDER BY pos LIMIT ?", after, limit
+    )
+    return [Parcel(pos, _unpack(messages)) for pos, messages in rows]
+
+
+async def alive(db: Database, device_nids: Collection[int]) -> set[int]:
+    """Those of the devices that are still there."""
+    rows = await db.scan("SELECT device_nid FROM devices WHERE device_nid IN (??)", device_nids)
+    return {device_nid for (device_nid,) in rows}
+
+
+def sorted_up_to(pos: int) -> Change:
+    """What came up to a position stands in inboxes, or was fetched."""
+    return Do("DELETE FROM parcels WHERE pos <= ?", (pos,))
 
 
 async def waiting(

@@ -19,6 +19,7 @@ from homeserver.rooms.timeline import Timeline
 from homeserver.streams.news import StoredNews
 from homeserver.streams.numbers import Names
 from homeserver.users.one_time_keys import OneTimeKeys
+from homeserver.users.parcels import Parcels
 from homeserver.users.to_device import Inboxes
 from storage import accounts as accounts_store
 from storage import to_device as store
@@ -103,12 +104,14 @@ class DeviceFeed:
         names: Names,
         timeline: Timeline,
         inboxes: Inboxes,
+        parcels: Parcels,
         one_time: OneTimeKeys,
     ) -> None:
         self._database = database
         self._names = names
         self._timeline = timeline
         self._inboxes = inboxes
+        self._parcels = parcels
         self._one_time = one_time
 
     async def load(self, devices: ServiceDevices, after: int) -> None:
@@ -116,6 +119,7 @@ class DeviceFeed:
         if not devices.wants:
             return
         devices.keyed.clear()
+        await self._parcels.sort()
         for some in _in_pages(devices.interest.users):
             await self._keyed(devices, some)
             for nid in await store.devices_with_messages(self._database, some, after):
@@ -134,6 +138,8 @@ class DeviceFeed:
         At most `most`, but for those at the last position, which come all.
         """
         found: list[tuple[int, int]] = []
+        if device_nids:
+            await self._parcels.sort()
         for some in _in_pages(device_nids):
             found += await store.positions_of(self._database, some, after, until)
         if not found:

@@ -5,7 +5,7 @@ sender for each registration and no other.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import Supervisor
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
-from homeserver.streams.ring import DeviceListEntry, MessageEntry
+from homeserver.streams.ring import DeviceListEntry
 from storage.accounts import users_by_localpart
 from storage.appservices import appservices
 from storage.engine import Database
@@ -95,12 +95,13 @@ class Appservices:
             if sender.interest.service.ephemeral and room_nid in sender.interest.rooms:
                 sender.happened(room_nid)
 
-    def message(self, entry: MessageEntry, user_nid: int) -> None:
-        """A to-device message was published."""
-        name = self._names.name(user_nid)
+    def messages(self, users: Mapping[int, int]) -> None:
+        """To-device messages were published, for these devices of these users (numbers)."""
         for sender in self._senders.values():
-            if sender.devices.message(user_nid, name, entry.device_nid):
-                sender.wake()
+            for device_nid, user_nid in users.items():
+                name = self._names.name(user_nid)
+                if sender.devices.message(user_nid, name, device_nid):
+                    sender.wake()
 
     def listed(self, entry: DeviceListEntry, room_nids: Collection[int]) -> None:
         """The change of a list of devices was published."""

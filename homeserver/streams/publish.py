@@ -17,7 +17,7 @@ from homeserver.streams.ring import (
     AccountDataEntry,
     DeviceListEntry,
     EventEntry,
-    MessageEntry,
+    MessagesEntry,
     Move,
     ReceiptEntry,
     Ring,
@@ -51,7 +51,7 @@ class Publisher:
         self._outside: list[OutsideFollower] = []
         self._receipts: list[Callable[[ReceiptEntry], None]] = []
         self._account_data: list[Callable[[int, str], None]] = []
-        self._messages: list[Callable[[MessageEntry, int], None]] = []
+        self._messages: list[Callable[[Mapping[int, int]], None]] = []
         self._device_lists: list[Callable[[DeviceListEntry, Collection[int]], None]] = []
         self._subscriptions: list[Callable[[int, int], None]] = []
         self._typing: list[Callable[[int], None]] = []
@@ -77,8 +77,8 @@ class Publisher:
         """Have `moved` called with every receipt that has moved."""
         self._receipts.append(moved)
 
-    def on_message(self, arrived: Callable[[MessageEntry, int], None]) -> None:
-        """Have `arrived(message, user number)` called with every to-device message."""
+    def on_messages(self, arrived: Callable[[Mapping[int, int]], None]) -> None:
+        """Have `arrived` called with the owners of the devices for which messages came."""
         self._messages.append(arrived)
 
     def on_device_list(self, changed: Callable[[DeviceListEntry, Collection[int]], None]) -> None:
@@ -173,12 +173,12 @@ class Publisher:
             changed(user_nid, pos)
         self._notifier.wake((user_nid,))
 
-    def message(self, entry: MessageEntry, user_nid: int) -> None:
-        """A to-device message for a device of the user."""
-        self._ring.add_message(entry)
-        self._notifier.wake((user_nid,))
+    def messages(self, entry: MessagesEntry, users: Mapping[int, int]) -> None:
+        """To-device messages; `users` are the owners of the devices (numbers)."""
+        self._ring.add_messages(entry)
+        self._notifier.wake(users.values())
         for arrived in self._messages:
-            arrived(entry, user_nid)
+            arrived(users)
 
     def device_list(self, entry: DeviceListEntry, room_nids: Collection[int]) -> None:
         """A user's devices changed; `room_nids` are the rooms that the user is in."""

@@ -15,6 +15,7 @@ from homeserver.rooms.views import EventView
 # What an entry costs beyond its own bytes: objects and index slots.
 _ENTRY_OVERHEAD = 600
 _MOVE_BYTES = 200
+_MESSAGE_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,17 @@ class AccountDataEntry:
     content: bytes
 
 
-class MessageEntry(NamedTuple):
-    """A to-device message; `json` is the event as /sync shows it."""
+@dataclass(frozen=True, slots=True)
+class MessagesEntry:
+    """To-device messages that came together: by the device's number, JSON as /sync shows it."""
 
     pos: int
-    device_nid: int
-    json: bytes
+    messages: Mapping[int, bytes]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all of them, and what each costs beyond that."""
+        return sum(map(len, self.messages.values())) + _MESSAGE_BYTES * len(self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +100,9 @@ class DeviceListEntry:
 
 RoomEntry = EventEntry | ReceiptEntry
 _Entry = TypeVar(
-    "_Entry", EventEntry | ReceiptEntry, AccountDataEntry, MessageEntry, DeviceListEntry
+    "_Entry", EventEntry | ReceiptEntry, AccountDataEntry, MessagesEntry, DeviceListEntry
 )
-_Kind = Literal["room", "user", "device", "list"]
+_Kind = Literal["room", "user", "messages", "list"]
 
 
 class Ring:
@@ -112,7 +118,8 @@ class Ring:
         self._order: deque[tuple[int, int, _Kind, int]] = deque()  # pos, size, kind, number
         self._rooms: dict[int, deque[RoomEntry]] = {}
         self._users: dict[int, deque[AccountDataEntry]] = {}
-        self._devices: dict[int, deque[MessageEntry]] = {}
+        self._devices: dict[int, deque[MessagesEntry]] = {}
+        self._messages: deque[MessagesEntry] = deque()
         self._lists: dict[int, deque[DeviceListEntry]] = {}
         self._views: dict[int, EventView] = {}
 
@@ -136,10 +143,17 @@ class Ring:
         self._users.setdefault(entry.user_nid, deque()).append(entry)
         self._grow(entry.pos, len(entry.content), "user", entry.user_nid)
 
-    def add_message(self, entry: MessageEntry) -> None:
-        """Append a to-device message; one position may have messages to several devices."""
-        self._devices.setdefault(entry.device_nid, deque()).append(entry)
-        self._grow(entry.pos, len(entry.json), "device", entry.device_nid)
+    def add_messages(self, entry: MessagesEntry) -> None:
+        """Append the to-device messages of a position."""
+        self._messages.append(entry)
+        devices = self._devices
+        for device_nid in entry.messages:
+            entries = devices.get(device_nid)
+            if entries is None:
+                devices[device_nid] = deque((entry,))
+            else:
+                entries.append(entry)
+        self._grow(entry.pos, entry.size, "messages", 0)
 
     def add_device_list(self, entry: DeviceListEntry) -> None:
         """Append a change of a user's devices."""
@@ -159,6 +173,7 @@ class Ring:
         self._rooms.clear()
         self._users.clear()
         self._devices.clear()
+        self._messages.clear()
         self._lists.clear()
         self._views.clear()
         self._bytes = 0
@@ -197,9 +212,10 @@ class Ring:
         """Account data of a user in (since, until], oldest first."""
         return _between(self._users.get(user_nid), since, until)
 
-    def messages(self, device_nid: int, since: int, until: int) -> list[MessageEntry]:
-        """To-device messages for a device in (since, until], oldest first."""
-        return _between(self._devices.get(device_nid), since, until)
+    def messages(self, device_nid: int, since: int, until: int) -> list[tuple[int, bytes]]:
+        """Positions and JSON of a device's messages in (since, until], oldest first."""
+        entries = _between(self._devices.get(device_nid), since, until)
+        return [(entry.pos, entry.messages[device_nid]) for entry in entries]
 
     def device_lists(self, since: int, until: int) -> list[DeviceListEntry]:
         """Changes of users' devices in (since, until], oldest first."""
@@ -217,18 +233,26 @@ class Ring:
         pos, size, kind, number = self._order.popleft()
         self._bytes -= size
         self.floor = pos
+        if kind == "messages":
+            for device_nid in self._messages.popleft().messages:
+                _drop_first(self._devices, device_nid)
+            return
         shelves: dict[_Kind, dict[int, deque[Any]]] = {
             "room": self._rooms,
             "user": self._users,
-            "device": self._devices,
             "list": self._lists,
         }
-        entries = shelves[kind][number]
-        gone = entries.popleft()
+        gone = _drop_first(shelves[kind], number)
         if isinstance(gone, EventEntry):
             self._views.pop(gone.view.nid, None)
-        if not entries:
-            del shelves[kind][number]
+
+
+def _drop_first(shelf: "dict[int, deque[_Entry]]", number: int) -> _Entry:
+    entries = shelf[number]
+    gone = entries.popleft()
+    if not entries:
+        del shelf[number]
+    return gone
 
 
 def _between(entries: "deque[_Entry] | None", since: int, until: int) -> list[_Entry]:

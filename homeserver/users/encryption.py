@@ -27,6 +27,7 @@ from homeserver.users.key_backup import KeyBackup
 from homeserver.users.key_changes import KeyChanges
 from homeserver.users.key_health import KeyHealth
 from homeserver.users.one_time_keys import OneTimeKeys
+from homeserver.users.parcels import Parcels
 from homeserver.users.public_keys import PublicKeys
 from homeserver.users.sessions import Sessions
 from homeserver.users.shown_devices import ShownDevices
@@ -50,6 +51,7 @@ class Encryption:
     keys: E2EKeys
     lists: DeviceLists
     one_time: OneTimeKeys
+    parcels: Parcels
     public: PublicKeys
     shown: ShownDevices
 
@@ -76,7 +78,8 @@ class Encryption:
         lists = DeviceLists(database, publisher)
         one_time = OneTimeKeys(database, commits, numbers)
         lists.on_change(public.forget)
-        inboxes = Inboxes(database, commits, names, publisher, ring, clock, server_name)
+        parcels = Parcels(database, commits, clock, ring.pos)
+        inboxes = Inboxes(database, commits, names, publisher, ring, parcels, clock, server_name)
         keys = E2EKeys(database, commits, names, inbox, lists, one_time, public, server_name)
         ends = DeviceEnds(database, lists, one_time, inboxes)
         sessions.on_end(ends)
@@ -90,11 +93,12 @@ class Encryption:
             dehydrated=DehydratedDevices(database, commits, numbers, inbox, keys, ends, inboxes),
             device_news=news,
             ends=ends,
-            health=KeyHealth(database, names, clock),
+            health=KeyHealth(database, names, parcels, clock),
             inboxes=inboxes,
             keys=keys,
             lists=lists,
             one_time=one_time,
+            parcels=parcels,
             public=public,
             shown=ShownDevices(keys, names, database),
         )

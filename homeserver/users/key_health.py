@@ -15,6 +15,7 @@ from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
 from homeserver.runtime.clock import Clock
 from homeserver.streams.numbers import Names
+from homeserver.users.parcels import Parcels
 from storage import key_health as store
 from storage.accounts import users
 from storage.device_lists import lists, remote_devices, stale
@@ -41,9 +42,10 @@ class Lacking(Protocol):
 class KeyHealth:
     """See the module. `run` is a service."""
 
-    def __init__(self, database: Database, names: Names, clock: Clock) -> None:
+    def __init__(self, database: Database, names: Names, parcels: Parcels, clock: Clock) -> None:
         self._database = database
         self._names = names
+        self._parcels = parcels
         self._clock = clock
         self._lacking: Lacking | None = None
         self._last: JsonObject = {}
@@ -83,6 +85,7 @@ class KeyHealth:
         """
         count = without_keys = empty_pools = waiting = 0
         fullest: list[store.Found] = []
+        await self._parcels.sort()
         after = 0
         while page := await store.devices_after(self._database, after, PAGE):
             after = page[-1].device_nid
@@ -122,6 +125,7 @@ class KeyHealth:
         """
         nid = (await self._names.find([user_id])).get(user_id)
         if nid is not None and nid in await users(self._database, [nid]):
+            await self._parcels.sort()
             return {
                 "user_id": user_id,
                 "devices": _told(await store.devices_of(self._database, nid)),

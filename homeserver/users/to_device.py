@@ -11,8 +11,8 @@ spec: client-server-api#send-to-device-messaging
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
@@ -22,15 +22,16 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
 from homeserver.streams.publish import Publisher
-from homeserver.streams.ring import MessageEntry, Ring
+from homeserver.streams.ring import MessagesEntry, Ring
 from homeserver.users.device_lists import Told
 from homeserver.users.e2e_keys import own_device
+from homeserver.users.parcels import Parcels
 from homeserver.users.sessions import Session
 from storage import accounts as accounts_store
 from storage import to_device as store
-from storage.changes import Change, Conflict, Insert, Pos
+from storage.changes import Change, Conflict, Insert
 from storage.engine import Database
-from storage.schema import MessageIdRow, ToDeviceRow
+from storage.schema import MessageIdRow
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ KEPT_MS = 7 * 86_400_000
 """How long transactions are remembered."""
 _TIDY_SECONDS = 60.0
 _FORGET_EVERY_MS = 3_600_000
-_COUNT_EVERY = 1_000
 _MAX_CACHED = 50_000
 ALL = "*"
 
@@ -56,11 +56,23 @@ class Departing(Protocol):
         """What sends them, to be committed with those that stay here."""
 
 
-class _Inbox(NamedTuple):
+_Owners = Mapping[str, tuple[int, Mapping[str, int]]]
+"""By local user id the user's number, and the numbers of the user's devices by id."""
+
+
+@dataclass(slots=True)
+class _Inbox:
     """The positions of the first and the last message that may wait; 0 when none does."""
 
     first: int = 0
     last: int = 0
+
+    def received(self, until: int) -> None:
+        """What stands up to a position waits no more."""
+        if self.last <= until:
+            self.first = self.last = 0
+        else:
+            self.first = until + 1
 
 
 class Inboxes:
@@ -73,6 +85,7 @@ class Inboxes:
         names: Names,
         publisher: Publisher,
         ring: Ring,
+        parcels: Parcels,
         clock: Clock,
         server_name: str,
     ) -> None:
@@ -81,14 +94,11 @@ class Inboxes:
         self._names = names
         self._publisher = publisher
         self._ring = ring
+        self._parcels = parcels
         self._clock = clock
         self._suffix = ":" + server_name
         self._inboxes: OrderedDict[int, _Inbox] = OrderedDict()
         self._changes = 0
-        self._grown: dict[int, int] = {}
-        self._to_count: set[int] = set()
-        # Who sends just when a device ends may put something into its inbox afterwards.
-        self._ended: set[int] = set()
         self._departing: Departing | None = None
         self._forget_at = 0
         self.cut = 0
@@ -110,14 +120,15 @@ class Inboxes:
         device_nid, _ = own_device(session)
         if sum(len(devices) for devices in messages.values()) > MAX_RECIPIENTS:
             raise MatrixError.too_large(f"At most {MAX_RECIPIENTS} devices are written to at once")
-        for user_id in messages:
+        owners = await self._devices(messages)
+        strangers = [one for one in messages if one not in owners]
+        for user_id in strangers:
             if not is_user_id(user_id):
                 raise MatrixError.invalid_param(f"messages: {user_id[:300]} is no user ID")
         seen = Insert(MessageIdRow(f"{device_nid}", f"{txn[0]} {txn[1]}", self._clock.now_ms()))
-        local = {user: given for user, given in messages.items() if user.endswith(self._suffix)}
-        told = await self.arriving(session.user_id, type_, local)
+        told = await self._arriving(session.user_id, type_, messages, owners)
         changes, publishers = [seen, *told.changes], [told.publish]
-        elsewhere = {user: given for user, given in messages.items() if user not in local}
+        elsewhere = {one: messages[one] for one in strangers if not one.endswith(self._suffix)}
         if elsewhere and self._departing is not None:
             left = self._departing.messages(session.user_id, type_, elsewhere)
             changes += left.changes
@@ -136,28 +147,46 @@ class Inboxes:
 
     async def arriving(self, sender: str, type_: str, messages: Messages) -> Told:
         """What puts messages for local users into their devices' inboxes, at one position."""
-        nids = await self._names.find([user for user in messages if user.endswith(self._suffix)])
+        return await self._arriving(sender, type_, messages, await self._devices(messages))
+
+    async def _devices(self, user_ids: Collection[str]) -> _Owners:
+        """The local users among these who have devices."""
+        nids = await self._names.find([one for one in user_ids if one.endswith(self._suffix)])
         devices = await accounts_store.device_nids_of(self._database, [*nids.values()])
+        return {one: (nid, devices[nid]) for one, nid in nids.items() if nid in devices}
+
+    async def _arriving(self, sender: str, type_: str, messages: Messages, owners: _Owners) -> Told:
         end = b',"sender":%b,"type":%b}' % (canonical.encode(sender), canonical.encode(type_))
-        rows: dict[int, tuple[int, bytes]] = {}
-        for user_id, nid in nids.items():
-            own = devices.get(nid, {})
+        encode = canonical.encode
+        sent: dict[int, bytes] = {}
+        users: dict[int, int] = {}
+        for user_id, (nid, own) in owners.items():
             given = messages[user_id]
             # What is meant for one device goes before what is meant for all.
             if ALL in given:
-                given = {**dict.fromkeys(own, given[ALL]), **given}
+                json = b'{"content":%b%b' % (encode(given[ALL]), end)
+                for device_nid in own.values():
+                    sent[device_nid], users[device_nid] = json, nid
             for device_id, content in given.items():
-                device_nid = own.get(device_id)
-                if device_nid is not None:
-                    rows[device_nid] = (nid, b'{"content":%b%b' % (canonical.encode(content), end))
-        changes = [
-            Insert(ToDeviceRow(device_nid, Pos(0), json)) for device_nid, (_, json) in rows.items()
-        ]
+                if device_id in own:
+                    device_nid = own[device_id]
+                    sent[device_nid] = b'{"content":%b%b' % (encode(content), end)
+                    users[device_nid] = nid
+        changes = await self._parcels.packed(sent)
 
         def publish(pos: int) -> None:
-            for device_nid, (user_nid, json) in rows.items():
-                self._arrived(device_nid, pos)
-                self._publisher.message(MessageEntry(pos, device_nid, json), user_nid)
+            if not sent:
+                return
+            self._changes += 1
+            inboxes = self._inboxes
+            for device_nid in sent:
+                inbox = inboxes.get(device_nid)
+                if inbox is not None:
+                    inbox.last = pos
+                    inbox.first = inbox.first or pos
+            entry = MessagesEntry(pos, sent)
+            self._parcels.arrived(pos, entry.size)
+            self._publisher.messages(entry, users)
 
         return Told(changes, 1, publish)
 
@@ -172,12 +201,11 @@ class Inboxes:
         inbox = await self._inbox(device_nid)
         if not stored and inbox.last <= after:
             return [], None
+        after = max(after, inbox.first - 1)
         if not stored and self._ring.floor <= after:
-            found = [
-                (entry.pos, entry.json)
-                for entry in self._ring.messages(device_nid, after, until)[: most + 1]
-            ]
+            found = self._ring.messages(device_nid, after, until)[: most + 1]
         else:
+            await self._parcels.sort()
             found = await store.waiting(self._database, device_nid, after, until, most + 1)
         if len(found) <= most:
             return [json for _, json in found], None
@@ -185,6 +213,7 @@ class Inboxes:
 
     async def page(self, device_nid: int, after: int) -> tuple[list[bytes], int]:
         """The next messages behind a position, for who doesn't sync, and where they end."""
+        await self._parcels.sort()
         found = await store.waiting(self._database, device_nid, after, self._ring.pos, PAGE)
         return [json for _, json in found], found[-1][0] if found else after
 
@@ -193,26 +222,28 @@ class Inboxes:
         inbox = await self._inbox(device_nid)
         if not inbox.first or inbox.first > until:
             return
-        with suppress(MatrixError):  # the queue is full: it will present a token again
-            self._commits.submit([store.received([device_nid], until)])
-            left = _Inbox() if inbox.last <= until else _Inbox(until + 1, inbox.last)
-            self._inboxes[device_nid] = left
+        changes = self._parcels.fetched([device_nid], inbox.first, until)
+        if changes:
+            try:
+                self._commits.submit(changes)
+            except MatrixError:
+                return  # the queue is full: it will present a token again
+        inbox.received(until)
 
     async def taken(self, device_nids: Collection[int], until: int) -> list[Change]:
         """What removes the messages up to a position that these devices have by another way."""
+        if not device_nids:
+            return []
         for device_nid in device_nids:
-            inbox = await self._inbox(device_nid)
-            left = _Inbox() if inbox.last <= until else _Inbox(until + 1, inbox.last)
-            self._inboxes[device_nid] = left
-        return [store.received(device_nids, until)] if device_nids else []
+            (await self._inbox(device_nid)).received(until)
+        return self._parcels.fetched(device_nids, 0, until)
 
     def forget(self, device_nids: Collection[int]) -> None:
         """These devices have ended."""
         self._changes += 1
         for device_nid in device_nids:
             self._inboxes.pop(device_nid, None)
-            self._grown.pop(device_nid, None)
-        self._ended.update(device_nids)
+        self._parcels.forget(device_nids)
 
     async def run(self) -> None:
         """Forget old transactions, and look after inboxes that grow, until cancelled."""
@@ -226,11 +257,8 @@ class Inboxes:
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY_MS
             await self._commits.commit([store.message_ids_forgotten(now - KEPT_MS)])
-        ended, self._ended = self._ended, set()
-        if ended:
-            await self._commits.commit([store.dropped(ended)])
-        grown, self._to_count = self._to_count, set()
-        for device_nid in grown:
+        await self._parcels.sort()
+        for device_nid in self._parcels.grown():
             await self._cut(device_nid)
 
     async def _cut(self, device_nid: int) -> None:
@@ -253,18 +281,10 @@ class Inboxes:
             self.cut += size - MAX_INBOX
             await self._commits.commit([store.cut(device_nid, MAX_INBOX)])
 
-    def _arrived(self, device_nid: int, pos: int) -> None:
-        inbox = self._inboxes.get(device_nid)
-        self._changes += 1
-        if inbox is not None:
-            self._inboxes[device_nid] = _Inbox(inbox.first or pos, max(inbox.last, pos))
-        grown = self._grown[device_nid] = self._grown.get(device_nid, 0) + 1
-        if grown % _COUNT_EVERY == 0:
-            self._to_count.add(device_nid)
-
     async def _inbox(self, device_nid: int) -> _Inbox:
         inbox = self._inboxes.get(device_nid)
         if inbox is None:
+            await self._parcels.sort()
             changes = self._changes
             span = await store.span(self._database, device_nid)
             inbox = _Inbox(*span) if span else _Inbox()

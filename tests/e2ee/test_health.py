@@ -16,6 +16,7 @@ from homeserver.users.key_health import (
     REST_SECONDS,
     KeyHealth,
 )
+from homeserver.users.parcels import Parcels
 from storage.changes import Put
 from storage.engine import Database
 from storage.schema import DeviceListRow, EduOutboxRow, RemoteDeviceRow
@@ -141,7 +142,8 @@ async def test_what_waits_for_and_of_other_servers_is_counted(
             ),
         ]
     )
-    health = KeyHealth(database, Names(database), clock)
+    parcels = Parcels(database, commits, clock, 0)
+    health = KeyHealth(database, Names(database), parcels, clock)
     told_all = await health.whole()
     assert told_all["stale_lists"] == 4
     assert told_all["undelivered"] == 15

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from homeserver.users import to_device
+from homeserver.users import parcels, to_device
 from tests.api.test_devices import second_device
 from tests.e2ee.keyed import messages, write
 from tests.serving import Person, Running
@@ -94,7 +94,7 @@ async def test_a_full_inbox_loses_its_oldest_with_an_alarm(
     server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(to_device, "MAX_INBOX", 5)
-    monkeypatch.setattr(to_device, "_COUNT_EVERY", 1)
+    monkeypatch.setattr(parcels, "_COUNT_EVERY", 1)
     alice, bob = await server.person("alice"), await server.person("bob")
     for n in range(7):
         await write(alice, bob, n, f"t{n}", bob.device_id)

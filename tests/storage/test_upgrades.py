@@ -9,6 +9,7 @@ import pytest
 
 from storage.engine import Database, DatabaseSettings, open_database
 from storage.migrations import VERSION
+from storage.to_device import waiting
 from tests.databases import PostgresServer
 
 VERSIONS = Path(__file__).with_name("versions")
@@ -48,6 +49,20 @@ async def test_an_older_sqlite_database_becomes_a_new_one(version: int, tmp_path
         found.append(await tables(database))
         await database.close()
     assert found[0] == found[1]
+
+
+async def test_messages_that_wait_for_devices_are_there_after_an_upgrade(tmp_path: Path) -> None:
+    old = apsw.Connection(str(tmp_path / "old.db"))
+    old.execute((VERSIONS / "3_sqlite.sql").read_text())
+    old.execute(_START.format(version=3))
+    rows = [(device_nid, pos, b"%d" % pos) for device_nid in (2, 1) for pos in (7, 5, 6)]
+    old.executemany("INSERT INTO to_device (device_nid, pos, json) VALUES (?, ?, ?)", rows)
+    old.close()
+    database = await open_database(DatabaseSettings(path=tmp_path / "old.db"))
+    for device_nid in (1, 2):
+        found = await waiting(database, device_nid, 0, 6, 10)
+        assert found == [(5, b"5"), (6, b"6")]
+    await database.close()
 
 
 @pytest.mark.parametrize("version", range(1, VERSION))
