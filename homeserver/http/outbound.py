@@ -94,23 +94,28 @@ class Streamed:
         self.headers: Mapping[str, str] = reply.headers
         self.url = url
 
+    async def whole(self) -> bytes:
+        """The body, decompressed; raises OutboundFailed."""
+        if self._is_compressed():
+            return b"".join([piece async for piece in self.chunks()])
+        parts, size = [], 0
+        while self._reply.size or not self._reply.is_whole:
+            part = await self._reply.more()
+            size += len(part)
+            self._check(size)
+            parts.append(part)
+        return b"".join(parts)
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, decompressed, in pieces of at most 64 KiB; raises OutboundFailed."""
-        length = self._reply.length
-        if length is not None and length > self._max_bytes:
-            raise TooLong(f"the answer has {length} bytes, more than {self._max_bytes}")
-        coding = self.headers.get("Content-Encoding", "identity").strip().lower()
-        if coding not in {"identity", "gzip", ""}:
-            raise OutboundFailed("the answer is in an encoding that nobody asked for")
-        inflating = zlib.decompressobj(wbits=31) if coding == "gzip" else None
+        inflating = zlib.decompressobj(wbits=31) if self._is_compressed() else None
         received = given = 0
         try:
             while chunk := await self._reply.more():
                 received += len(chunk)
                 for piece in _pieces(inflating, chunk):
                     given += len(piece)
-                    if max(received, given) > self._max_bytes:
-                        raise TooLong(f"the answer has more than {self._max_bytes} bytes")
+                    self._check(max(received, given))
                     yield piece
         except zlib.error:
             raise OutboundFailed("the answer is not compressed as it says") from None
@@ -120,6 +125,19 @@ class Streamed:
     def leave(self) -> None:
         """Give the connection back, which is used again only if the answer was read to its end."""
         self._pool.give(self._place, self._connection)
+
+    def _is_compressed(self) -> bool:
+        """Whether what comes is; raises OutboundFailed if it is not to be read at all."""
+        length, coding = self._reply.length, self._reply.coding
+        if length is not None and length > self._max_bytes:
+            raise TooLong(f"the answer has {length} bytes, more than {self._max_bytes}")
+        if coding not in (b"gzip", b"identity", b""):
+            raise OutboundFailed("the answer is in an encoding that nobody asked for")
+        return coding == b"gzip"
+
+    def _check(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise TooLong(f"the answer has more than {self._max_bytes} bytes")
 
 
 class Outbound:
@@ -161,8 +179,7 @@ class Outbound:
             method, url, headers, body, tls_name, seconds, max_bytes, redirects, _HTTPS
         )
         try:
-            content = b"".join([piece async for piece in answer.chunks()])
-            return Answer(answer.status, answer.headers, content, answer.url)
+            return Answer(answer.status, answer.headers, await answer.whole(), answer.url)
         finally:
             answer.leave()
 
@@ -296,8 +313,8 @@ def _request(
     lines = {"Host": host, "Accept": "*/*", "Accept-Encoding": "gzip", **(headers or {})}
     if body is not None or method != "GET":
         lines["Content-Length"] = str(len(body or b""))
-    head = f"{method} {target} HTTP/1.1\r\n"
-    head += "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+    fields = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+    head = f"{method} {target} HTTP/1.1\r\n{fields}"
     breaks = len(lines) + 1
     if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
         raise OutboundFailed("the request has a header that can't be sent")

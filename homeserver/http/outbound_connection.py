@@ -33,7 +33,10 @@ class Unanswered(OutboundFailed):
 
 
 class Headers(Mapping[str, str]):
-    """The headers of an answer, whatever the case of their names; those of one name together."""
+    """The headers of an answer, whatever the case of their names; those of one name together.
+
+    The names of the `fields` are in lower case.
+    """
 
     __slots__ = ("_fields",)
 
@@ -52,11 +55,11 @@ class Headers(Mapping[str, str]):
         return [
             value.strip().decode("utf-8", "surrogateescape")
             for given, value in self._fields
-            if given.lower() == wanted
+            if given == wanted
         ]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name.decode().lower() for name, _ in self._fields))
+        return iter(dict.fromkeys(name.decode() for name, _ in self._fields))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -68,7 +71,9 @@ _NONE = Headers(())
 class Reply:
     """What comes for one request; `status` is 0 until its head has come.
 
-    `length` is how many bytes the body is announced to have, None where that is left open.
+    `length` is how many bytes the body is announced to have, None where that is left open;
+    `coding` how it is compressed, in lower case, nothing where it is not. When it `is_over`,
+    nothing more comes, whether it `is_whole` or not.
     """
 
     __slots__ = (
@@ -76,7 +81,9 @@ class Reply:
         "_failure",
         "_parts",
         "_waiter",
+        "coding",
         "headers",
+        "is_over",
         "is_whole",
         "length",
         "size",
@@ -88,16 +95,13 @@ class Reply:
         self._failure: OutboundFailed | None = None
         self._parts: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
+        self.coding = b""
         self.headers = _NONE
+        self.is_over = False
         self.is_whole = False
         self.length: int | None = None
         self.size = 0
         self.status = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more comes."""
-        return self.is_whole or self._failure is not None
 
     async def begun(self) -> None:
         """Wait for the head; raises OutboundFailed."""
@@ -106,19 +110,18 @@ class Reply:
 
     async def more(self) -> bytes:
         """The next piece of the body, nothing at its end; raises OutboundFailed."""
-        while not self._parts:
-            if self.is_whole:
-                return b""
+        while not (self._parts or self.is_whole):
             await self._changed()
         parts, self._parts, self.size = self._parts, [], 0
         self._connection.settle(self)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def begins(self, status: int, headers: Headers, length: int | None) -> None:
+    def begins(self, status: int, headers: Headers, length: int | None, coding: bytes) -> None:
         """The head has come."""
         self.status = status
         self.headers = headers
         self.length = length
+        self.coding = coding
         self._wake()
 
     def came(self, part: bytes) -> None:
@@ -130,18 +133,17 @@ class Reply:
     def ends(self, failure: OutboundFailed | None = None) -> None:
         """The body is whole, or nothing more comes of it."""
         if not self.is_over:
+            self.is_over = True
             self.is_whole = failure is None
             self._failure = failure
             self._wake()
 
-    async def _changed(self) -> None:
+    def _changed(self) -> asyncio.Future[None]:
+        """The next change, to be awaited by one; raises OutboundFailed when none will come."""
         if self._failure is not None:
             raise self._failure
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -158,6 +160,7 @@ class Connection(asyncio.Protocol):
         "_has_heard",
         "_is_open_ended",
         "_is_paused",
+        "_looks_at",
         "_lost",
         "_parser",
         "_quiet",
@@ -176,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._has_heard = False
         self._is_open_ended = False
         self._is_paused = False
+        self._looks_at = 0.0
         self._lost = lost
         self._parser = HttpResponseParser(self)
         self._quiet = 0
@@ -203,15 +207,13 @@ class Connection(asyncio.Protocol):
             self._breaks_off()
             return reply
         self._transport.write(request)
-        self._plan()
+        if self._timer is None or deadline < self._looks_at:
+            self._plan()
         return reply
 
     def leave(self) -> bool:
         """Have done with the answer, read or not; whether another request may be sent."""
         reply, self._reply = self._reply, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         transport = self._transport
         if reply is None:
             return False
@@ -295,7 +297,7 @@ class Connection(asyncio.Protocol):
         self._count += 1
         if len(value) > MAX_FIELD or self._count > MAX_FIELDS:
             raise OutboundFailed(_TOO_MUCH)
-        self._fields.append((name, value))
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -303,20 +305,21 @@ class Connection(asyncio.Protocol):
             if status < 100 or status == 101:
                 raise OutboundFailed("its status is none that was asked for")
             return  # Another answer follows.
-        length, codings = None, []
+        length, codings, compressed = None, [], []
         for name, value in self._fields:
-            lower = name.lower()
-            if lower == b"content-length":
+            if name == b"content-length":
                 length = int(value)
-            elif lower == b"transfer-encoding":
+            elif name == b"transfer-encoding":
                 codings.append(value.strip().lower())
+            elif name == b"content-encoding":
+                compressed.append(value.strip().lower())
         if codings not in ([], [b"chunked"]):
             raise OutboundFailed("it comes in an encoding that nobody asked for")
         self._quiet = 0
         self._stays = self._parser.should_keep_alive()
         self._is_open_ended = length is None and not codings
         assert self._reply is not None
-        self._reply.begins(status, Headers(self._fields), length)
+        self._reply.begins(status, Headers(self._fields), length, b", ".join(compressed))
 
     def on_body(self, part: bytes) -> None:
         self._quiet = 0
@@ -343,20 +346,25 @@ class Connection(asyncio.Protocol):
             reply.ends(OutboundFailed(f"the answer broke off: {words}"))
 
     def _plan(self) -> None:
+        """Look at the answer at its deadline, or before to see whether it still comes.
+
+        The timer outlives the answer: what is asked next mostly needs no other.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        at = loop.time() + SILENT_SECONDS
-        if at < self._deadline:
-            self._timer = loop.call_at(at, self._look)
-        else:
-            self._timer = loop.call_at(self._deadline, self.give_up, "no answer in time")
+        self._looks_at = min(loop.time() + SILENT_SECONDS, self._deadline)
+        self._timer = loop.call_at(self._looks_at, self._look)
 
     def _look(self) -> None:
         """See whether the answer still comes."""
+        self._timer = None
         reply = self._reply
-        assert reply is not None
-        if reply.is_over:
+        if reply is None or reply.is_over:
             return
-        if reply.status and not self._has_heard and not self._is_paused:
+        if asyncio.get_running_loop().time() >= self._deadline:
+            self.give_up("no answer in time")
+        elif reply.status and not self._has_heard and not self._is_paused:
             self.give_up("the answer broke off: nothing more comes")
         else:
             self._has_heard = self._is_paused  # That silence was ours.

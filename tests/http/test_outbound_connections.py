@@ -299,6 +299,30 @@ class TestTime:
                 await made.get(seconds=0.1)
             await made.peer.until_ended(1)
 
+    @pytest.mark.parametrize("first", [0.1, 30.0])
+    async def test_a_connection_that_is_used_again_has_the_time_of_each_request(
+        self, first: float
+    ) -> None:
+        """What is asked before has had less of it, or more."""
+        go_on = asyncio.Event()
+
+        async def talk(writer: asyncio.StreamWriter, number: int) -> None:
+            if number == 2:
+                await go_on.wait()
+            if number < 3:
+                writer.write(OK)
+
+        async with asking(talk) as made:
+            await made.get(seconds=first)
+            second = asyncio.create_task(made.get(seconds=30.0))
+            await made.peer.until_seen(2)
+            await asyncio.sleep(0.2)
+            go_on.set()
+            assert (await second).body == b"ok"
+            with pytest.raises(OutboundFailed, match="in time"):
+                await made.get(seconds=0.1)
+            assert [number for number, _, _ in made.peer.seen] == [0, 0, 0]
+
     async def test_an_answer_that_stops_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(of_connections, "SILENT_SECONDS", 0.02)
         async with asking(says(OK[:-1])) as made:
