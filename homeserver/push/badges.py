@@ -6,7 +6,7 @@ Owns the sum over the rooms in which the user is joined, moved on room by room.
 from collections import OrderedDict
 from typing import NamedTuple
 
-from homeserver.push.unread import Counted, UnreadCounts, total
+from homeserver.push.unread import CAP, Counted, UnreadCounts, total
 from homeserver.rooms.actor import Rooms
 from homeserver.streams.ignored import Ignored
 from homeserver.streams.memberships import Memberships
@@ -65,14 +65,23 @@ class Badges:
             unread = sum(counts.values())
         elif stale:
             counts = counts.copy()
-        if stale:
-            rooms = await self._rooms.by_nids(stale)
-            reader = Counted(user_nid, user_id, ignored)
-            for nid, room in rooms.items():
-                found = await self._unread.count(reader, room, user.rooms[nid].pos, until)
-                now = total(found).notifications
-                unread += now - counts.get(nid, 0)
-                counts[nid] = now
+        reader = Counted(user_nid, user_id, ignored)
+        unsure: list[int] = []
+        for nid in stale:
+            more = None
+            if (before := counts.get(nid)) is not None:
+                more = await self._unread.more(reader, nid, known.pos, until)
+            if before is None or more is None:
+                unsure.append(nid)
+                continue
+            counts[nid] = min(CAP, before + more)
+            unread += counts[nid] - before
+        rooms = await self._rooms.by_nids(unsure) if unsure else {}
+        for nid, room in rooms.items():
+            found = await self._unread.count(reader, room, user.rooms[nid].pos, until)
+            now = total(found).notifications
+            unread += now - counts.get(nid, 0)
+            counts[nid] = now
         self._known[user_nid] = _Known(until, ignored, user.joined, counts, unread)
         self._known.move_to_end(user_nid)
         if len(self._known) > _CACHED:

@@ -110,6 +110,8 @@ class UnreadCounts:
         self._names = names
         self._rules = rules
         self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
+        # By room the position up to which counts are not believed.
+        self._forgotten: dict[int, int] = {}
         # Many readers go the same step at the same moment.
         self._latest: tuple[int, int, int, _Step] | None = None
         # Of the room that was asked about last, how many were joined at a position.
@@ -140,6 +142,18 @@ class UnreadCounts:
         if len(self._known) > _CACHED:
             self._known.popitem(last=False)
         return counts
+
+    async def more(self, reader: Counted, room_nid: int, since: int, until: int) -> int | None:
+        """How many were added to what was unread of a room at a position of the ring.
+
+        None when it is not that simple: then `count` tells.
+        """
+        if since <= self._forgotten.get(room_nid, -1):
+            return None
+        if await self._rules.class_of(reader.user_nid) is not None:
+            return None
+        step = self._step(room_nid, since, until)
+        return len(step.added) if step.is_like_any(reader) else None
 
     async def _moved_on(
         self, known: _Known, reader: Counted, room: Room, until: int
@@ -224,6 +238,9 @@ class UnreadCounts:
         """Believe nothing of what is in memory of a room: its events were redacted."""
         for key in [key for key in self._known if key[1] == room_nid]:
             del self._known[key]
+        floor = self._ring.floor
+        self._forgotten = {nid: pos for nid, pos in self._forgotten.items() if pos >= floor}
+        self._forgotten[room_nid] = self._ring.pos
 
     async def positions(
         self, reader: Counted, room: Room, member_pos: int, until: int

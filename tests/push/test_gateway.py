@@ -242,6 +242,37 @@ async def test_reading_elsewhere_clears_the_badge(server: Running, gateway: Push
     assert "event_id" not in gateway.told[2]
 
 
+async def test_what_was_redacted_with_its_sender_counts_no_more(
+    server: Running, gateway: PushGateway
+) -> None:
+    alice, bob, _ = await pair(server, gateway)
+    carol = await server.person("carol")
+    room = await carol.create_room(preset="public_chat")
+    await alice.join(room)
+    await bob.join(room)
+    for number in range(3):
+        await bob.say(room, f"{number}")
+    await gateway.until(lambda: len(gateway.told) == 3)
+    assert gateway.told[-1]["counts"] == {"unread": 3}
+    ban = {"user_id": bob.user_id, "redact_events": True}
+    await carol.say(room, "before")
+    await gateway.until(lambda: len(gateway.told) == 4)
+    assert gateway.told[-1]["counts"] == {"unread": 4}
+    await carol.ok("POST", f"/rooms/{quote(room, safe='')}/ban", body=ban)
+    async with asyncio.timeout(60):
+        while any(event["content"].get("body") in "012" for event in await messages(alice, room)):
+            pass
+    await carol.say(room, "after")
+    await gateway.until(lambda: len(gateway.told) == 5)
+    assert gateway.told[-1]["counts"] == {"unread": 2}
+
+
+async def messages(person: Person, room: str) -> list[Any]:
+    path = f"/rooms/{quote(room, safe='')}/messages"
+    page = await person.ok("GET", path, query={"dir": "b", "limit": 100})
+    return [event for event in page["chunk"] if "body" in event["content"]]
+
+
 async def test_rejected_keys_and_ended_sessions(server: Running, gateway: PushGateway) -> None:
     alice, bob, room = await pair(server, gateway)
     await gateway.register(alice, "other")
