@@ -33,7 +33,7 @@ async def pushers_of(db: Database, user_nids: Collection[int]) -> list[PusherRow
         _PUSHERS + "WHERE user_nid IN (??)",
         user_nids,
     )
-    return sorted((PusherRow(*row) for row in rows), key=lambda row: row[:3])
+    return [PusherRow._make(row) for row in sorted(rows)]
 
 
 async def pushers_at(db: Database, app_id: str, pushkey: str) -> list[PusherRow]:

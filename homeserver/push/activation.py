@@ -17,7 +17,8 @@ from homeserver.matrix.canonical import JsonObject, decode_object, encode
 from homeserver.push import webpush
 from homeserver.push.gateway import Gateway, GatewayFailed, Target
 from homeserver.push.patience import pause_after
-from homeserver.push.queues import MAX_ERROR, Spawn
+from homeserver.push.queues import MAX_ERROR
+from homeserver.push.turns import Spawn
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.users.inbox import UserInbox

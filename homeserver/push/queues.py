@@ -4,22 +4,23 @@ Owns the queue of each pusher and how it goes with its gateway. Invariants: a pu
 order in which its queue was filled; nothing leaves a queue before the gateway has taken it, or the
 pusher has ended; from the first failure until all was told, the position before what failed stands
 at the pusher, so that the cursor of all others can move on. A gateway that was away for long hears
-of the newest event of each room, unless it was read meanwhile. Gateways don't wait for each other:
-each may be asked so many things at once. Whom an event notifies is found in `audience.py`.
+of the newest event of each room, unless it was read meanwhile. Whom an event notifies is found in
+`audience.py`, and how much is brought at once is the matter of `turns.py`.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from homeserver.push.audience import Audience
 from homeserver.push.badges import Badges
 from homeserver.push.gateway import Gateway, GatewayFailed, Notice, Target, Waiting
 from homeserver.push.missed import Missed
 from homeserver.push.patience import LONGEST_PAUSE, Patience, pause_after
+from homeserver.push.turns import Spawn, Turns
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import push as store
@@ -30,9 +31,6 @@ from storage.schema import INVITE, PusherRow
 
 log = logging.getLogger(__name__)
 
-PER_GATEWAY = 100
-"""How many notifications one gateway is brought at once: it may take 0.5 s for each of 200/s."""
-IN_ALL = 1_000
 SUCCESS_EVERY_MS = 10 * 60_000
 """How often it is kept that a gateway takes what it is brought."""
 MAX_WAITING = 50
@@ -46,8 +44,6 @@ BELIEVED_SECONDS = 1.0
 
 _NOT_MADE = "the notification could not be made; the log has more"
 
-Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
-
 
 class PusherState(NamedTuple):
     """When the gateway took something last (ms), whether it fails now, and how much waits."""
@@ -58,12 +54,17 @@ class PusherState(NamedTuple):
 
 
 class _Queue:
-    """What waits for a pusher, first the one that may be under way; when its row was read."""
+    """What waits for a pusher, first the one that may be under way.
 
-    __slots__ = ("read_at", "target", "waiting")
+    `tries` counts how often that failed; the pusher's row was read at `read_at`.
+    """
+
+    __slots__ = ("key", "read_at", "target", "tries", "waiting")
 
     def __init__(self, target: Target, read_at: float, waiting: Iterable[Waiting] = ()) -> None:
+        self.key: store.Key = target.row[:3]
         self.target = target
+        self.tries = 0
         self.read_at = read_at
         self.waiting = deque(waiting)
 
@@ -76,14 +77,15 @@ class _Queue:
         self.waiting.extend(sorted(newest.values(), key=lambda one: one.pos))
 
 
-class _Turns:
-    """What goes to one gateway at once; `wanted` by so many."""
+class _Past:
+    """What a pusher's gateway took last: when (ms), how much was unread, and what is stored."""
 
-    __slots__ = ("free", "wanted")
+    __slots__ = ("kept_ts", "success_ts", "unread")
 
     def __init__(self) -> None:
-        self.free = asyncio.Semaphore(PER_GATEWAY)
-        self.wanted = 0
+        self.kept_ts = 0
+        self.success_ts = 0
+        self.unread: int | None = None
 
 
 class Queues:
@@ -114,11 +116,10 @@ class Queues:
         self._failing: dict[store.Key, int] = {}
         # Pushers that missed something before the start.
         self._behind: dict[store.Key, PusherRow] = {}
-        self._shown: dict[store.Key, int] = {}
-        self._succeeded: dict[store.Key, int] = {}
-        self._kept_ts: dict[store.Key, int] = {}
-        self._turns: dict[str, _Turns] = {}
-        self._free = asyncio.Semaphore(IN_ALL)
+        self._past: dict[store.Key, _Past] = {}
+        # Those whose last success is not stored for long.
+        self._unkept: dict[store.Key, _Past] = {}
+        self._turns: Turns[_Queue] = Turns(self._bring, spawn)
         self._looking = asyncio.Semaphore(_LOOKING_AT_ONCE)
         self._started = False
         self.moved: Callable[[], object] = lambda: None
@@ -147,12 +148,11 @@ class Queues:
         Not before all else that happened up to there waits: a queue's end means all was told.
         """
         self._started = True
-        for key, queue in self._queues.items():
-            self._spawn("push", self._deliver(key, queue))
+        for queue in list(self._queues.values()):
+            self._go_on(queue)
         for key, row in self._behind.items():
             queue = self._queues[key] = _Queue(self._gateway.target(row), -inf)
-            missing = self._catch_up(key, queue, self._failing[key], until)
-            self._spawn("missed push", missing)
+            self._spawn("missed push", self._catch_up(queue, self._failing[key], until))
         self._behind.clear()
 
     def add(self, row: PusherRow, waiting: Waiting) -> None:
@@ -162,7 +162,7 @@ class Queues:
         if queue is None:
             queue = self._queues[key] = _Queue(self._gateway.target(row), now, [waiting])
             if self._started:
-                self._spawn("push", self._deliver(key, queue))
+                self._go_on(queue)
             return
         queue.target, queue.read_at = self._gateway.target(row), now
         queue.waiting.append(waiting)
@@ -184,18 +184,18 @@ class Queues:
     def successes(self) -> list[Change]:
         """What is to be kept of when gateways took something."""
         changes: list[Change] = []
-        for key, ts in self._succeeded.items():
-            if ts >= self._kept_ts.get(key, 0) + SUCCESS_EVERY_MS:
-                self._kept_ts[key] = ts
-                changes.append(store.succeeded(key, ts))
+        for key, past in self._unkept.items():
+            past.kept_ts = past.success_ts
+            changes.append(store.succeeded(key, past.kept_ts))
+        self._unkept.clear()
         return changes
 
     def state(self, row: PusherRow) -> PusherState:
         """How it goes with a pusher."""
         key = row[:3]
-        queue = self._queues.get(key)
+        queue, past = self._queues.get(key), self._past.get(key)
         return PusherState(
-            success_ts=self._succeeded.get(key, row.success_ts),
+            success_ts=past.success_ts if past is not None else row.success_ts,
             failing=key in self._failing,
             waiting=len(queue.waiting) if queue is not None else 0,
         )
@@ -210,17 +210,17 @@ class Queues:
         except GatewayFailed as failed:
             await self._commits.commit([self._noted(row[:3], str(failed))])
             return str(failed)
-        self._succeeded[row[:3]] = self._clock.now_ms()
+        self._took(row[:3], unread)
         return None
 
-    async def _catch_up(self, key: store.Key, queue: _Queue, since: int, until: int) -> None:
+    async def _catch_up(self, queue: _Queue, since: int, until: int) -> None:
         """Deliver what was missed between two positions, and then what has come meanwhile."""
         missed: list[Waiting] = []
         for tries in range(1, MOST_TRIES + 1):
             last = tries == MOST_TRIES
             try:
                 async with self._looking:
-                    missed = await self._missed.of(key[0], since, until, all_or_none=not last)
+                    missed = await self._missed.of(queue.key[0], since, until, all_or_none=not last)
                 break
             except Exception:
                 log.exception("what a pusher missed could not be found")
@@ -231,84 +231,79 @@ class Queues:
                 await self._clock.sleep(pause_after(tries))
         queue.waiting.extendleft(reversed(missed))
         queue.keep_newest(0)
-        await self._deliver(key, queue)
+        self._go_on(queue)
 
-    async def _deliver(self, key: store.Key, queue: _Queue) -> None:
+    def _go_on(self, queue: _Queue) -> None:
+        """See to what is to be done next for a pusher of which nothing is under way."""
+        if queue.waiting:
+            self._turns.add(queue.target.way.host, queue)
+        elif queue.key in self._failing:
+            self._spawn("push recovered", self._recovered(queue))
+        else:
+            del self._queues[queue.key]
+
+    async def _bring(self, queue: _Queue) -> None:
+        """Bring the first of a queue to its gateway."""
         try:
-            while queue.waiting or key in self._failing:
-                if not queue.waiting:
-                    # What is added from now on is seen in the next round.
-                    await self._recovered(key)
-                    continue
-                if not await self._bring(key, queue):
-                    self._forget(key)
-                    return
-                queue.waiting.popleft()
-                self.moved()
-        finally:
-            del self._queues[key]
+            is_there = await self._told(queue)
+        except Exception as error:
+            self._spawn("push failed", self._failed(queue, error))
+            return
+        if not is_there:
+            self._forget(queue.key)
+            del self._queues[queue.key]
+            return
+        queue.tries = 0
+        queue.waiting.popleft()
+        self.moved()
+        self._go_on(queue)
 
-    async def _bring(self, key: store.Key, queue: _Queue) -> bool:
-        """Bring the first of the queue to the gateway, however long it takes.
-
-        False: the pusher has ended.
-        """
-        tries = 0
-        while True:
-            try:
-                return await self._in_turn(queue, again=tries > 0)
-            except Exception as error:
-                failure = error
-            tries += 1
-            await self._failed(key, queue, failure, tries)
-            await self._clock.sleep(pause_after(tries))
-
-    async def _in_turn(self, queue: _Queue, *, again: bool) -> bool:
-        gateway = queue.target.way.host
-        turns = self._turns.get(gateway)
-        if turns is None:
-            turns = self._turns[gateway] = _Turns()
-        turns.wanted += 1
-        try:
-            async with turns.free, self._free:
-                believed = queue.read_at + BELIEVED_SECONDS >= self._clock.monotonic()
-                if (again or not believed) and not await self._read(queue):
-                    return False
-                return await self._push(queue.target, queue.waiting[0])
-        finally:
-            turns.wanted -= 1
-            if not turns.wanted:
-                del self._turns[gateway]
+    async def _told(self, queue: _Queue) -> bool:
+        """Tell a pusher what it is to be told first; False when it has ended."""
+        believed = queue.read_at + BELIEVED_SECONDS >= self._clock.monotonic()
+        if (queue.tries or not believed) and not await self._read(queue):
+            return False
+        key, target, waiting = queue.key, queue.target, queue.waiting[0]
+        user_nid, notice = key[0], waiting.notice
+        user_id = self._audience.user_id(user_nid)
+        if user_id is None:
+            return False
+        unread = await self._badges.of(user_nid, user_id)
+        if key in self._failing and not await self._matters(user_nid, waiting):
+            notice = None
+        if notice is None and not (target.way.wants_badge and self._is_new(key, unread)):
+            await asyncio.sleep(0)  # There may be many that have nothing to be told.
+            return True
+        if not await self._gateway.push(target, notice, unread):
+            await self._end(target.row)
+            return False
+        self._took(key, unread)
+        self.sent += 1
+        return True
 
     async def _read(self, queue: _Queue) -> bool:
         """Read the pusher anew; False when it has ended or is switched off."""
-        key = queue.target.row[:3]
-        row = await store.pusher(self._database, key)
+        row = await store.pusher(self._database, queue.key)
         if row is None or not row.enabled:
-            await self._audience.user_changed(key[0])
+            await self._audience.user_changed(queue.key[0])
             return False
         queue.target = self._gateway.target(row)
         queue.read_at = self._clock.monotonic()
         return True
 
-    async def _push(self, target: Target, waiting: Waiting) -> bool:
-        row, notice = target.row, waiting.notice
-        user_id = self._audience.user_id(row.user_nid)
-        if user_id is None:
-            return False
-        key = row[:3]
-        unread = await self._badges.of(row.user_nid, user_id)
-        if key in self._failing and not await self._matters(row.user_nid, waiting):
-            notice = None
-        if notice is None and (self._shown.get(key) == unread or not target.way.wants_badge):
-            return True
-        if not await self._gateway.push(target, notice, unread):
-            await self._end(row)
-            return False
-        self._shown[key] = unread
-        self._succeeded[key] = self._clock.now_ms()
-        self.sent += 1
-        return True
+    def _is_new(self, key: store.Key, unread: int) -> bool:
+        past = self._past.get(key)
+        return past is None or past.unread != unread
+
+    def _took(self, key: store.Key, unread: int) -> None:
+        """The gateway has taken something that says how much is unread."""
+        past = self._past.get(key)
+        if past is None:
+            past = self._past[key] = _Past()
+        past.unread = unread
+        past.success_ts = self._clock.now_ms()
+        if past.success_ts >= past.kept_ts + SUCCESS_EVERY_MS:
+            self._unkept[key] = past
 
     async def _matters(self, user_nid: int, waiting: Waiting) -> bool:
         """Whether what the gateway was not there for is still unread, or an open invite."""
@@ -317,32 +312,38 @@ class Queues:
         rows = await of_user_in(self._database, user_nid, [waiting.room_nid])
         return waiting.room_nid in rows and rows[waiting.room_nid].membership == INVITE
 
-    async def _failed(self, key: store.Key, queue: _Queue, error: Exception, tries: int) -> None:
-        """Note at the pusher why it was not told, and from where on it is to be told."""
-        words = str(error)
+    async def _failed(self, queue: _Queue, error: Exception) -> None:
+        """Note at the pusher why it was not told and from where on it is to be; try again later."""
+        key, words = queue.key, str(error)
         if not isinstance(error, GatewayFailed):
             log.error("a notification could not be made", exc_info=error)
             words = _NOT_MADE
         self.failures += 1
+        queue.tries += 1
+        pause = pause_after(queue.tries)
         before = queue.waiting[0].pos - 1
         changes: list[Change] = []
         if key not in self._failing:
             log.info("a gateway of %s fails: %s", self._audience.user_id(key[0]), words)
             changes.append(store.pending_since(key, before))
-        if words != queue.target.row.error or pause_after(tries) == LONGEST_PAUSE:
+        if words != queue.target.row.error or pause == LONGEST_PAUSE:
             changes.append(self._noted(key, words))
         if changes:
             await self._patience.until_done(
                 "it could not be kept that a gateway fails", lambda: self._commits.commit(changes)
             )
         self._failing.setdefault(key, before)
+        await self._clock.sleep(pause)
+        self._go_on(queue)
 
-    async def _recovered(self, key: store.Key) -> None:
-        del self._failing[key]
+    async def _recovered(self, queue: _Queue) -> None:
+        """All was told; what comes from now on is told as usual."""
+        del self._failing[queue.key]
         await self._patience.until_done(
             "it could not be kept that a gateway was told all",
-            lambda: self._commits.commit([store.pending_since(key, None)]),
+            lambda: self._commits.commit([store.pending_since(queue.key, None)]),
         )
+        self._go_on(queue)
 
     async def _end(self, row: PusherRow) -> None:
         """The gateway knows the pusher's key no more."""
@@ -351,8 +352,9 @@ class Queues:
         await self._audience.user_changed(row.user_nid)
 
     def _forget(self, key: store.Key) -> None:
-        for known in (self._failing, self._shown, self._succeeded, self._kept_ts):
-            known.pop(key, None)
+        self._failing.pop(key, None)
+        self._past.pop(key, None)
+        self._unkept.pop(key, None)
 
     def _noted(self, key: store.Key, error: str) -> Change:
         return store.failed(key, error[:MAX_ERROR], self._clock.now_ms())

@@ -21,7 +21,8 @@ from homeserver.push.audience import Audience, Happened, happened, read_happened
 from homeserver.push.gateway import Notice, Waiting
 from homeserver.push.mailing import Mailing
 from homeserver.push.patience import Patience, pause_after
-from homeserver.push.queues import MOST_TRIES, Queues, Spawn
+from homeserver.push.queues import MOST_TRIES, Queues
+from homeserver.push.turns import Spawn
 from homeserver.rooms.append import Appended, MemberChange
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue

@@ -18,9 +18,10 @@ from homeserver.push.missed import Missed
 from homeserver.push.notifications import Notifications
 from homeserver.push.patience import Patience
 from homeserver.push.pushers import Pushers
-from homeserver.push.queues import PER_GATEWAY, Queues, Spawn
+from homeserver.push.queues import Queues
 from homeserver.push.rules import Rules
 from homeserver.push.sending import PushSender
+from homeserver.push.turns import PER_GATEWAY, Spawn
 from homeserver.push.unifiedpush import Endpoints, OwnGateway
 from homeserver.push.unread import UnreadCounts
 from homeserver.push.vapid import Vapid, vapid_key

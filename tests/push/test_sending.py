@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from homeserver.push import queues, rules
+from homeserver.push import rules, turns
 from homeserver.push.audience import Audience, Happened
 from homeserver.push.gateway import Notice
 from homeserver.push.mailing import Mailing
@@ -227,7 +227,7 @@ async def test_a_slow_gateway_is_brought_many_notifications_at_once(
 ) -> None:
     """Else its time for one of them would bound how many it gets in a second."""
     alice, bob, room = await pair(server, gateway)
-    barrier = Barrier(queues.PER_GATEWAY - 1)
+    barrier = Barrier(turns.PER_GATEWAY - 1)
     runner, url = await served(barrier)
     for number in range(barrier.enough):
         await gateway.register(alice, f"key {number}", data={"url": url})
@@ -240,7 +240,7 @@ async def test_a_slow_gateway_is_brought_many_notifications_at_once(
 async def test_a_gateway_that_never_answers_keeps_no_other_waiting(
     server: Running, gateway: PushGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queues, "PER_GATEWAY", 3)
+    monkeypatch.setattr(turns, "PER_GATEWAY", 3)
     alice, bob, room = await pair(server, gateway)
     barrier = Barrier(1_000)
     runner, url = await served(barrier)
