@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import nio
 from nio.crypto import GroupSessionStore, InboundGroupSession
@@ -40,6 +40,9 @@ class Where(Protocol):
     """A homeserver of any kind, as programs reach it."""
 
     @property
+    def kind(self) -> str: ...
+
+    @property
     def url(self) -> str: ...
 
     @property
@@ -64,6 +67,27 @@ class Sessions(GroupSessionStore):  # type: ignore[misc]
         return bool(super().add(session))
 
 
+class Undeceived(nio.AsyncClient):  # type: ignore[misc]
+    """Passes over state that it was told before.
+
+    Where branches of a room meet, Synapse's /sync gives as new state what was true on one of them,
+    though what has replaced it was told long ago: who was invited and has joined is an invited one
+    again, and who has left is back. Synapse's own /state says otherwise. MSC4222 mends that, which
+    matrix-js-sdk asks for and matrix-nio does not.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._told: set[str] = set()
+
+    async def receive_response(self, response: nio.Response) -> None:
+        if isinstance(response, nio.SyncResponse):
+            for room in response.rooms.join.values():
+                room.state[:] = [one for one in room.state if one.event_id not in self._told]
+                self._told.update(one.event_id for one in (*room.state, *room.timeline.events))
+        await super().receive_response(response)
+
+
 class Device:
     """One device of a person; `read` are the texts it could read, `unread` events it could not."""
 
@@ -71,6 +95,7 @@ class Device:
         self.folder = folder
         self.folder.mkdir(parents=True)
         self.url = server.url
+        self._client = Undeceived if server.kind == "synapse" else nio.AsyncClient
         self.user_id = f"@{username}:{server.name}"
         self.read: list[str] = []
         self.unread: list[str] = []
@@ -81,7 +106,7 @@ class Device:
         config = nio.AsyncClientConfig(
             encryption_enabled=True, store_sync_tokens=True, max_timeout_retry_wait_time=1
         )
-        client = nio.AsyncClient(self.url, self.user_id, store_path=str(self.folder), config=config)
+        client = self._client(self.url, self.user_id, store_path=str(self.folder), config=config)
         client.add_event_callback(self._could_read, nio.RoomMessageText)
         client.add_event_callback(self._could_not_read, nio.MegolmEvent)
         return client

@@ -3,12 +3,20 @@
 Four people stay, two on each server, one of each SDK; two guests are invited, enter and leave
 while the others talk. Both servers are killed, and one of them is away for a while. Everybody must
 read all that was said while they belonged to the room: the history is for who was invited.
+
+Both servers are ours, on either database, or one is Synapse: that of the room's creator, or the one
+that is away.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 
+import aiohttp
 import nio
 import pytest
+import trustme
 
 from tests.clients.encrypting import (
     ROOM_ENCRYPTION,
@@ -19,7 +27,10 @@ from tests.clients.encrypting import (
     reads,
 )
 from tests.clients.js_person import JsPerson
-from tests.federation.house import House, HouseServer
+from tests.databases import PostgresServer
+from tests.federation.servers import FederatedServer, FederatedSynapse, Peer
+from tests.processes import Server, postgresql_url, running
+from tests.synapse_env import SynapseUnavailable, synapse_python
 
 ROOM_HISTORY = {
     "type": "m.room.history_visibility",
@@ -70,7 +81,8 @@ class Talk:
     async def _read(self, reader: Anybody, texts: list[str]) -> None:
         if isinstance(reader, JsPerson):
             await reads(reader, self.room_id, *texts)
-        else:
+            return
+        with noted(lambda: f"{reader.user_id} lacks {set(texts) - set(reader.read)}"):
             await reader.until(lambda: set(texts) <= set(reader.read))
 
     async def unreadable(self, *readers: Anybody) -> int:
@@ -158,33 +170,92 @@ async def _known(one: Anybody, other: Anybody) -> None:
     device_id = (
         await other.device_id() if isinstance(other, JsPerson) else str(other.client.device_id)
     )
-    if isinstance(one, JsPerson):
-        await knows(one, other.user_id, device_id)
-    else:
-        await one.knows_device(other.user_id, device_id)
+    with noted(lambda: f"{one.user_id} lacks the device {device_id} of {other.user_id}"):
+        if isinstance(one, JsPerson):
+            await knows(one, other.user_id, device_id)
+        else:
+            await one.knows_device(other.user_id, device_id)
 
 
-async def _restarted(server: HouseServer) -> None:
+@contextmanager
+def noted(what: Callable[[], str]) -> Iterator[None]:
+    """Say what was waited for, if it does not come."""
+    try:
+        yield
+    except TimeoutError as error:
+        error.add_note(what())
+        raise
+
+
+@pytest.fixture
+async def servers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, Peer]]:
+    """Two homeservers, `a` and `b`, each of a kind that the parameter names."""
+    authority = trustme.CA()
+
+    def made(side: str, kind: str) -> Server:
+        folder = tmp_path / side
+        if kind == "synapse":
+            try:
+                synapse_python()
+            except SynapseUnavailable as error:
+                pytest.fail(str(error))
+            return FederatedSynapse(folder, authority)
+        if kind == "sqlite":
+            return FederatedServer(folder, authority)
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        return FederatedServer(folder, authority, postgresql_url(postgres.blank_database()))
+
+    async with AsyncExitStack() as stack:
+        timeout = aiohttp.ClientTimeout(total=60)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        peers = {}
+        for side, kind in zip("ab", request.param, strict=True):
+            server = stack.enter_context(running(made(side, kind)))
+            peers[side] = Peer(server, http)
+        yield peers
+
+
+@pytest.fixture
+async def programs(servers: dict[str, Peer], tmp_path: Path) -> AsyncIterator[Programs]:
+    async with AsyncExitStack() as stack:
+        yield Programs(servers, tmp_path, stack)
+
+
+@pytest.fixture
+async def people(servers: dict[str, Peer], tmp_path: Path) -> AsyncIterator[People]:
+    async with AsyncExitStack() as stack:
+        yield People(servers, tmp_path / "programs", stack)
+
+
+async def _restarted(server: Server) -> None:
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
 
 
+LONG = [pytest.mark.long, pytest.mark.timeout(3_600)]
+
+
 @pytest.mark.parametrize(
-    ("messages", "away"),
+    "servers",
     [
-        (200, 0.0),
-        pytest.param(2_000, 30.0, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
+        ("sqlite", "sqlite"),
+        pytest.param(("postgresql", "postgresql"), marks=LONG),
+        pytest.param(("sqlite", "synapse"), marks=LONG),
+        pytest.param(("synapse", "postgresql"), marks=LONG),
     ],
+    indirect=True,
+    ids="-".join,
 )
+@pytest.mark.parametrize(("messages", "away"), [(200, 0.0), pytest.param(2_000, 30.0, marks=LONG)])
 async def test_nothing_is_unreadable(
-    made: House, programs: Programs, people: People, messages: int, away: float
+    servers: dict[str, Peer], programs: Programs, people: People, messages: int, away: float
 ) -> None:
-    alice = await people.device("alice", "a.example")
-    bob = await people.device("bob", "b.example")
-    carol = await programs.device("carol", "a.example")
-    dora = await programs.device("dora", "b.example")
-    gwen = await people.device("gwen", "b.example")
-    hugo = await programs.device("hugo", "a.example")
+    alice = await people.device("alice", "a")
+    bob = await people.device("bob", "b")
+    carol = await programs.device("carol", "a")
+    dora = await programs.device("dora", "b")
+    gwen = await people.device("gwen", "b")
+    hugo = await programs.device("hugo", "a")
     staying: list[Anybody] = [alice, bob, carol, dora]
     answer = await alice.client.room_create(
         preset=nio.RoomPreset.private_chat, initial_state=[ROOM_ENCRYPTION, ROOM_HISTORY]
@@ -197,7 +268,7 @@ async def test_nothing_is_unreadable(
         await talk.enter(one)
         await talk.met()
 
-    kills = iter(("a.example", "b.example"))
+    kills = iter(("a", "b"))
     outage = True
     while talk.said < messages:
         # They enter while the others talk.
@@ -216,7 +287,7 @@ async def test_nothing_is_unreadable(
 
         # Half of all that is said is said: one server is away while those of the other go on.
         if outage and talk.said >= messages // 2:
-            server = made.servers["b.example"]
+            server = servers["b"].server
             await asyncio.to_thread(server.kill)
             waiting = asyncio.create_task(talk.speak(bob, dora, gwen))
             async with asyncio.TaskGroup() as group:
@@ -235,7 +306,7 @@ async def test_nothing_is_unreadable(
         async with asyncio.TaskGroup() as group:
             group.create_task(talk.speak(*staying))
             if (name := next(kills, None)) is not None:
-                await _restarted(made.servers[name])
+                await _restarted(servers[name].server)
         await talk.all_read()
         for guest in (gwen, hugo):
             await talk.gone(guest)

@@ -1,15 +1,23 @@
 """Homeservers as processes that federate on the loopback address, under a private authority.
 
 Owns the additions to `tests.processes` that federation needs: a name with a port, TLS on it, and
-trust in the test's certificate authority and address. A server's name is `localhost:PORT`.
+trust in the test's certificate authority and address. A server's name is `localhost:PORT`. `Peer`
+is one of either kind as clients reach it.
 """
 
+import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import trustme
 
-from tests.processes import OurServer, SynapseServer, free_port
+from tests.processes import OurServer, Server, SynapseServer, free_port
+from tests.serving import PASSWORD, Person, Reply
+
+_count = itertools.count()
 
 
 class Certificates:
@@ -85,4 +93,58 @@ class FederatedSynapse(SynapseServer):
             "federation_custom_ca_list": [str(self.certificates.authority)],
             "ip_range_blacklist": [],
             "federation_ip_range_blacklist": [],
+            # Without it a client is told again, as new state, what was true before branches met.
+            "experimental_features": {"msc4222_enabled": True},
         }
+
+
+@dataclass
+class Peer:
+    """A running homeserver of either kind, as clients reach it."""
+
+    server: Server
+    http: aiohttp.ClientSession
+
+    @property
+    def kind(self) -> str:
+        return self.server.kind
+
+    @property
+    def name(self) -> str:
+        return self.server.name
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        body: Any = None,
+        data: bytes | None = None,
+        query: dict[str, Any] | None = None,
+    ) -> Reply:
+        """A request of a client."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        params = {key: str(value) for key, value in (query or {}).items()}
+        async with self.http.request(
+            method, self.server.url + path, headers=headers, json=body, data=data, params=params
+        ) as answer:
+            raw = await answer.read()
+            is_json = "json" in answer.headers.get("Content-Type", "")
+            return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
+
+    async def person(self, localpart: str | None = None) -> Person:
+        """A new account with one session."""
+        body = {
+            "username": localpart or f"user{next(_count)}",
+            "password": PASSWORD,
+            "auth": {"type": "m.login.dummy"},
+        }
+        reply = await self.request("POST", "/_matrix/client/v3/register", body=body)
+        assert reply.status == 200, reply.body
+        made = reply.body
+        return Person(self, made["user_id"], made["access_token"], made["device_id"])

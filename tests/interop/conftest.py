@@ -4,71 +4,16 @@
 client for both.
 """
 
-import itertools
-import json
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
 
-from tests.federation.servers import FederatedServer, FederatedSynapse
+from tests.federation.servers import FederatedServer, FederatedSynapse, Peer
 from tests.processes import Server, running
-from tests.serving import PASSWORD, Person, Reply
 from tests.synapse_env import SynapseUnavailable, synapse_python
-
-_count = itertools.count()
-
-
-@dataclass
-class Peer:
-    """A running homeserver of either kind, as clients reach it."""
-
-    server: Server
-    http: aiohttp.ClientSession
-
-    @property
-    def name(self) -> str:
-        return self.server.name
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str | None = None,
-        body: Any = None,
-        data: bytes | None = None,
-        query: dict[str, Any] | None = None,
-    ) -> Reply:
-        """A request of a client."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        params = {key: str(value) for key, value in (query or {}).items()}
-        async with self.http.request(
-            method, self.server.url + path, headers=headers, json=body, data=data, params=params
-        ) as answer:
-            raw = await answer.read()
-            is_json = "json" in answer.headers.get("Content-Type", "")
-            return Reply(answer.status, json.loads(raw) if is_json else raw, answer.headers)
-
-    async def person(self, localpart: str | None = None) -> Person:
-        """A new account with one session."""
-        body = {
-            "username": localpart or f"user{next(_count)}",
-            "password": PASSWORD,
-            "auth": {"type": "m.login.dummy"},
-        }
-        reply = await self.request("POST", "/_matrix/client/v3/register", body=body)
-        assert reply.status == 200, reply.body
-        made = reply.body
-        return Person(self, made["user_id"], made["access_token"], made["device_id"])
 
 
 @pytest.fixture(scope="session")

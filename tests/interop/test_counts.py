@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.interop.conftest import Peer
+from tests.federation.servers import Peer
 from tests.interop.counts import CASES, Case, Pair, Scene, Told
 from tests.serving import Person
 from tests.sliding.client import Sliding, window

@@ -25,7 +25,7 @@ from tests.clients.encrypting import (
 )
 from tests.clients.js_person import JsPerson
 from tests.federation.house import until
-from tests.interop.conftest import Peer
+from tests.federation.servers import Peer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

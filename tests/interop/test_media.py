@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from tests.interop.conftest import Peer
+from tests.federation.servers import Peer
 from tests.interop.test_memberships import both_roles, pair
 from tests.serving import Person
 

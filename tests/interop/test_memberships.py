@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.federation.house import until
-from tests.interop.conftest import Peer
+from tests.federation.servers import Peer
 from tests.rooms.paths import at
 from tests.serving import Person
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.federation.house import until
-from tests.interop.conftest import Peer
+from tests.federation.servers import Peer
 from tests.interop.test_memberships import both_roles, join, pair, server_of, versions
 from tests.rooms.paths import at
 from tests.serving import Person
