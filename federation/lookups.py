@@ -77,6 +77,7 @@ class Lookups:
         self._commits = commits
         self._clock = clock
         self._kinds: dict[str, Kind] = {}
+        self._watchers: dict[str, Callable[[str], None]] = {}
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._saved: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[_Entry]] = {}
@@ -84,6 +85,10 @@ class Lookups:
     def handle(self, name: str, kind: Kind) -> None:
         """Say how questions of a kind are asked."""
         self._kinds[name] = kind
+
+    def on_change(self, kind: str, watcher: Callable[[str], None]) -> None:
+        """Call `watcher(name)` when there is another answer than the one before for a name."""
+        self._watchers[kind] = watcher
 
     async def get(self, kind: str, name: str) -> Any:
         """The answer (JSON) for a name, perhaps an old one; raises LookupFailed without any."""
@@ -138,6 +143,8 @@ class Lookups:
             entry = _Entry(True, found.answer, expires, expires + STALE_MS)
             self._save(key, entry)
         self._remember(key, entry)
+        if before is not None and before.known and before.answer != entry.answer:
+            self._watchers.get(key[0], _nobody)(key[1])
         return entry
 
     def _failed(self, kind: Kind, before: _Entry | None, reason: str) -> _Entry:
@@ -170,3 +177,7 @@ class Lookups:
             row = LookupRow(*key, answer, entry.expires, entry.keep_until)
             self._commits.submit([Put(row)])
             self._saved[key] = (answer, entry.expires)
+
+
+def _nobody(name: str) -> None:
+    """Nobody wants to know."""

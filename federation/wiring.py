@@ -27,7 +27,7 @@ from federation.own_keys import OwnKeys
 from federation.peers import PeersDesk
 from federation.policy import PolicyClient
 from federation.requests import Inbound, Requests
-from federation.wellknown import WellKnown
+from federation.wellknown import WELL_KNOWN, WellKnown
 from homeserver.config import Config
 from homeserver.http.addresses import AddressRules
 from homeserver.http.endpoint import Endpoint, endpoints_of
@@ -95,6 +95,8 @@ class Federation:
         discovery = Discovery(lookups, names, well_known, default_port)
         destinations = Destinations(database, commits, clock)
         await destinations.load()
+        # Only a server that is named like the host, without a port, is delegated by it.
+        lookups.on_change(WELL_KNOWN, destinations.reset)
         client = ServerClient(outbound, discovery, destinations, clock)
         own = await OwnKeys.load(name, keys, database, commits, clock)
         key_store = KeyStore(database, commits, clock, destinations.reset)

@@ -1,6 +1,7 @@
 """Whose keys a client must fetch anew: with whatever happens, what it tracks is the truth."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from storage.engine import DatabaseSettings
 from tests.api.test_devices import second_device
 from tests.e2ee.keyed import Keyed, changed, keyed, left, query
 from tests.serving import Person, Running
+from tests.sliding.client import Sliding
 from tests.streams.reading import moved
 from tests.streams.test_random_histories import house
 
@@ -112,6 +114,9 @@ deeds = st.lists(
 class Tracker:
     """A client that tracks all users it meets, as the specification tells clients to."""
 
+    remembers = 3
+    """How many tokens before the last one it may go back to."""
+
     def __init__(self, person: Person) -> None:
         self.person = person
         self.held: dict[str, Any] = {}
@@ -119,26 +124,53 @@ class Tracker:
 
     async def sync(self, number: int, others: list[Person]) -> None:
         """Go on from the last token, or one before it with what was held then."""
+        since = None
         if self.tokens:
-            since, held = self.tokens[max(0, len(self.tokens) - 1 - number)]
-            self.person.since, self.held = since, dict(held)
-        answer = await self.person.sync()
-        for user_id in left(answer):
-            self.held.pop(user_id, None)
-        fetch = {user_id for user_id in changed(answer) if user_id != self.person.user_id}
-        if not self.tokens:
+            back = min(number, self.remembers)
+            since, held = self.tokens[max(0, len(self.tokens) - 1 - back)]
+            self.held = dict(held)
+        token, told = await self.ask(since)
+        if told is None:
             fetch = {one.user_id for one in others}
+        else:
+            fetch = changed(told)
+            for user_id in left(told):
+                self.held.pop(user_id, None)
         for other in others:
             if other.user_id in fetch:
                 self.held[other.user_id] = await keys_of(self.person, other)
-        self.tokens.append((answer["next_batch"], dict(self.held)))
+        self.tokens.append((token, dict(self.held)))
+
+    async def ask(self, since: str | None) -> tuple[str, Any]:
+        """The next token, and what has `device_lists` in it; None for who begins anew."""
+        self.person.since = since
+        answer = await self.person.sync()
+        return answer["next_batch"], answer if since is not None else None
+
+
+class SlidingTracker(Tracker):
+    """One that uses sliding sync, whose last answer alone may be lost."""
+
+    remembers = 1
+
+    async def ask(self, since: str | None) -> tuple[str, Any]:
+        client = Sliding(self.person, extensions={"e2ee": {"enabled": True}}, pos=since)
+        if since is not None:
+            reply = await client.ask()
+            if reply.status == 200:
+                return reply.body["pos"], reply.body["extensions"]["e2ee"]
+            assert reply.body["errcode"] == "M_UNKNOWN_POS"
+            client.pos = None
+        return (await client.sync())["pos"], None
 
 
 async def keys_of(asker: Person, user: Person) -> Any:
     return (await query(asker, user))["device_keys"][user.user_id]
 
 
-def compare(database: DatabaseSettings, folder: Path, count: int) -> None:
+def compare(
+    database: DatabaseSettings, folder: Path, count: int, tracker: Callable[[Person], Tracker]
+) -> None:
     with house(database, folder) as (runner, town):
         server = town.running
         numbers = iter(range(10_000))
@@ -147,9 +179,9 @@ def compare(database: DatabaseSettings, folder: Path, count: int) -> None:
             mark = next(numbers)
             people = [await server.person(f"{name}{mark}") for name in ("a", "b", "c")]
             rooms = [await people[0].create_room(preset="public_chat") for _ in range(2)]
-            trackers = [Tracker(person) for person in people]
-            for index, tracker in enumerate(trackers):
-                await tracker.sync(0, _others(people, index))
+            trackers = [tracker(person) for person in people]
+            for index, one in enumerate(trackers):
+                await one.sync(0, _others(people, index))
             for number, (kind, actor, target, room) in enumerate(history):
                 person, path = people[actor], f"/rooms/{quote(rooms[room], safe='')}"
                 others = _others(people, actor)
@@ -173,15 +205,15 @@ def compare(database: DatabaseSettings, folder: Path, count: int) -> None:
                     await person.raw("POST", f"{path}/kick", body=body)
                 else:
                     await person.raw("POST", f"{path}/{kind}", body={})
-            for index, tracker in enumerate(trackers):
+            for index, one in enumerate(trackers):
                 others = _others(people, index)
-                await tracker.sync(0, others)
+                await one.sync(0, others)
                 mine = set((await people[index].ok("GET", "/joined_rooms"))["joined_rooms"])
                 for other in others:
                     theirs = set((await other.ok("GET", "/joined_rooms"))["joined_rooms"])
                     if mine & theirs:
                         truth = await keys_of(people[index], other)
-                        assert tracker.held[other.user_id] == truth
+                        assert one.held[other.user_id] == truth
 
         @examples(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
         @given(deeds)
@@ -195,12 +227,19 @@ def _others(people: list[Person], index: int) -> list[Person]:
     return [one for one in people if one is not people[index]]
 
 
+TRACKERS = pytest.mark.parametrize("tracker", [Tracker, SlidingTracker])
+
+
+@TRACKERS
 def test_what_clients_track_is_the_truth(
-    database_settings: DatabaseSettings, tmp_path: Path
+    database_settings: DatabaseSettings, tmp_path: Path, tracker: type[Tracker]
 ) -> None:
-    compare(database_settings, tmp_path, 12)
+    compare(database_settings, tmp_path, 12, tracker)
 
 
+@TRACKERS
 @pytest.mark.long
-def test_so_it_is_after_many_histories(database_settings: DatabaseSettings, tmp_path: Path) -> None:
-    compare(database_settings, tmp_path, 300)
+def test_so_it_is_after_many_histories(
+    database_settings: DatabaseSettings, tmp_path: Path, tracker: type[Tracker]
+) -> None:
+    compare(database_settings, tmp_path, 300, tracker)

@@ -84,6 +84,26 @@ async def test_an_outage_of_the_web_server_changes_nothing_for_a_week(net: Inter
     assert await sources(net) == "the host itself"
 
 
+async def test_a_server_that_has_moved_is_taken_for_one_that_has_come_back(net: Internet) -> None:
+    """Whoever wants to know is told: what it said of its users' devices may be old."""
+    server = await net.web("a.example")
+    federation = await net.federation()
+    back: list[str] = []
+    federation.destinations.on_alive(back.append)
+    await delegation(net, server, {})
+    for _ in range(2):
+        await sources(net)
+        await net.clock.advance(DAY)
+    assert back == []
+    server.handler = answers({}, 500)
+    await sources(net)
+    assert back == []
+    server.handler = answers({"m.server": "elsewhere.example:1"})
+    await net.clock.advance(3_600)
+    await sources(net)
+    assert back == ["a.example"]
+
+
 async def test_taking_it_away_counts(net: Internet) -> None:
     server = await net.web("a.example")
     await net.federation()
