@@ -1,7 +1,9 @@
 """Dehydrated devices (MSC3814): they take messages while nobody is logged in."""
 
-from tests.api.test_devices import second_device
-from tests.e2ee.keyed import Keyed, keyed, query, write
+from typing import Any
+
+from tests.api.test_devices import password, second_device
+from tests.e2ee.keyed import Keyed, changed, keyed, query, write
 from tests.serving import Person, Running
 
 PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
@@ -37,3 +39,61 @@ async def test_it_takes_messages_and_gives_them_page_by_page(server: Running) ->
     await alice.refused("M_FORBIDDEN", "POST", f"{PATH}/TWO/events", body={})
     assert await alice.ok("DELETE", PATH) == {"device_id": "DEHYDRATED"}
     assert (await query(bob, alice))["device_keys"][alice.user_id] == {}
+
+
+async def dehydrate(server: Running, person: Person, device_id: str) -> Keyed:
+    """Leave a device with a one-time key behind."""
+    device = Keyed(Person(server, person.user_id, "", device_id))
+    body: dict[str, Any] = {
+        "device_id": device_id,
+        "device_data": {"algorithm": "test"},
+        "device_keys": device.device,
+        "one_time_keys": device.keys(1),
+    }
+    await person.ok("PUT", PATH, body=body)
+    return device
+
+
+async def test_another_takes_its_place(server: Running) -> None:
+    """Nothing of the one before is left, also where they have the same name."""
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.join(await alice.create_room(preset="public_chat"))
+    other = await keyed(bob)
+    first = await dehydrate(server, alice, "ONE")
+    await write(bob, alice, "for the first", "t1", "ONE")
+    await bob.sync()
+    for device_id in ("TWO", "TWO"):
+        latest = await dehydrate(server, alice, device_id)
+        assert changed(await bob.sync()) == {alice.user_id}
+        told = (await query(bob, alice))["device_keys"][alice.user_id]
+        assert {one: keys["keys"] for one, keys in told.items()} == {"TWO": latest.device["keys"]}
+        page = await alice.ok("POST", f"{PATH}/TWO/events", body={})
+        assert page["events"] == []
+        await write(bob, alice, "for the second", f"t{len(told)}", "TWO")
+    assert await other.claim(first) == [None]
+    await alice.refused("M_FORBIDDEN", "POST", f"{PATH}/ONE/events", body={})
+
+
+async def test_another_device_is_not_made_one(server: Running) -> None:
+    alice = await server.person("alice")
+    device = await keyed(alice)
+    body = {
+        "device_id": alice.device_id,
+        "device_data": {"algorithm": "test"},
+        "device_keys": device.device,
+    }
+    await alice.refused("M_INVALID_PARAM", "PUT", PATH, body=body)
+    await alice.refused("M_FORBIDDEN", "POST", f"{PATH}/{alice.device_id}/events", body={})
+
+
+async def test_it_goes_with_the_account(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.join(await alice.create_room(preset="public_chat"))
+    other, awake = await keyed(bob), await keyed(alice, 1)
+    asleep = await dehydrate(server, alice, "ASLEEP")
+    await bob.sync()
+    await alice.ok("POST", "/account/deactivate", body={"auth": password("alice")})
+    assert (await query(bob, alice))["device_keys"][alice.user_id] == {}
+    assert await other.claim(awake, asleep) == [None, None]
+    body: dict[str, Any] = {"messages": {alice.user_id: {"*": {}}}}
+    await bob.ok("PUT", "/sendToDevice/m.test/t", body=body)
