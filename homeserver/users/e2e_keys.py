@@ -197,15 +197,20 @@ class E2EKeys:
             found |= {masters[nid]: keys for nid, keys in signed.items()}
         return _answer(session.user_id, wanted, found, failures)
 
-    async def local(self, user_ids: Collection[str]) -> dict[str, UserKeys]:
-        """What other servers may see of local users; those who don't exist are absent."""
-        return await self._here(
-            await self._names.find([one for one in user_ids if one.endswith(self._suffix)])
-        )
+    async def local(
+        self, user_ids: Collection[str], *, stored: bool = False
+    ) -> dict[str, UserKeys]:
+        """What other servers may see of local users; those who don't exist are absent.
 
-    async def _here(self, nids: Mapping[str, int]) -> dict[str, UserKeys]:
+        `stored` reads the tables whatever is in memory.
+        """
+        nids = await self._names.find([one for one in user_ids if one.endswith(self._suffix)])
+        return await self._here(nids, stored=stored)
+
+    async def _here(self, nids: Mapping[str, int], *, stored: bool = False) -> dict[str, UserKeys]:
         """The keys of those local users who exist."""
-        keys = await self._public.of({nid: user_id for user_id, nid in nids.items()})
+        users = {nid: user_id for user_id, nid in nids.items()}
+        keys = await (self._public.stored(users) if stored else self._public.of(users))
         keyless = [nid for nid, own in keys.items() if not own.any]
         exist = await accounts_store.users(self._database, keyless) if keyless else {}
         return {

@@ -98,7 +98,7 @@ class PublicKeys:
             self._users.move_to_end(nid)
         if missing:
             changes = self._changes
-            read = await self._read(missing)
+            read = await self.stored(missing)
             found |= read
             if changes == self._changes:
                 self._users.update(read)
@@ -124,7 +124,8 @@ class PublicKeys:
             )
         return changed
 
-    async def _read(self, users: Mapping[int, str]) -> dict[int, UserKeys]:
+    async def stored(self, users: Mapping[int, str]) -> dict[int, UserKeys]:
+        """As `of`, from the tables, which may be ahead of what is in memory."""
         local = [nid for nid, user_id in users.items() if user_id.endswith(self._suffix)]
         remote = [nid for nid in users if nid not in set(local)]
         devices: dict[int, dict[str, bytes]] = {nid: {} for nid in users}

@@ -29,12 +29,13 @@ class ShownDevices:
 
         spec: server-server-api#get_matrixfederationv1userdevicesuserid
         """
-        found = await self._keys.local([user_id])
+        nids = await self._names.find([user_id])
+        rows = await lists(self._database, nids.values())
+        # Read behind the version: what changes meanwhile is told by an update that follows it.
+        found = await self._keys.local([user_id], stored=True)
         if user_id not in found:
             raise MatrixError.not_found("There is no such user")
-        keys = found[user_id]
-        nid = (await self._names.nids([user_id]))[user_id]
-        row = (await lists(self._database, [nid])).get(nid)
+        keys, row = found[user_id], rows.get(nids[user_id])
         answer: JsonObject = {
             "user_id": user_id,
             "stream_id": row.version if row is not None else 0,

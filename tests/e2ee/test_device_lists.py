@@ -103,6 +103,35 @@ async def test_changes_between_two_tokens(server: Running) -> None:
     await alice.refused("M_INVALID_PARAM", "GET", "/keys/changes", query=wrong)
 
 
+async def test_what_a_server_is_told_is_not_older_than_its_version(server: Running) -> None:
+    """Else the update that has this version would bring nothing, and the list stay as it was."""
+    alice = await server.person("alice")
+    await keyed(alice)
+    first = (await server.app.services.encryption.shown.devices(alice.user_id))["stream_id"]
+    told: list[tuple[int, int]] = []
+    renamed = asyncio.Event()
+
+    async def rename() -> None:
+        for number in range(30):
+            body = {"display_name": f"{number}"}
+            await alice.ok("PUT", f"/devices/{alice.device_id}", body=body)
+        renamed.set()
+
+    async def ask() -> None:
+        while not renamed.is_set():
+            answer = await server.app.services.encryption.shown.devices(alice.user_id)
+            ((name, version),) = [
+                (device.get("device_display_name", "-1"), answer["stream_id"])
+                for device in answer["devices"]
+            ]
+            told.append((int(name), version - first - 1))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(rename(), *(ask() for _ in range(3)))
+    assert told
+    assert all(name >= version for name, version in told)
+
+
 KINDS = ("sync", "sync", "sync", "old", "keys", "end", "rename", "join", "join", "leave", "kick")
 deeds = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1)),
