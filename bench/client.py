@@ -75,12 +75,12 @@ class Client:
         body: Mapping[str, object] | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> Json:
-        """One request with this client's token; Refused unless it is answered with 200."""
+        """One request with this client's token; Refused unless it is answered with 200 or 201."""
         if query:
             target = f"{target}?{urlencode(query)}"
         encoded = None if body is None else _encode(body)
         reply = await self._wire.request(method, target, headers=self._headers, body=encoded)
-        if reply.status != 200:
+        if reply.status not in (200, 201):
             raise Refused(method, target, reply)
         return _decode(reply.body)
 

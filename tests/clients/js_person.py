@@ -68,6 +68,10 @@ class JsPerson(Person):
         await self._reader
         self._process = None
 
+    async def request(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """What the SDK has no method for, asked as the SDK asks."""
+        return await self._do("request", method=method, path=path, body=body)
+
     async def log_out(self) -> None:
         """End the device's session."""
         await self._do("logout")

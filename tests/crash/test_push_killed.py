@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import re
+import ssl
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,12 +19,14 @@ import aiohttp
 import apsw
 import psycopg
 import pytest
+import trustme
 from aiohttp import web
 
 from bench.client import V3, Client, Json, insist, segment
 from tests.crash.conftest import Rows
 from tests.postbox import Postbox, postbox, text_of
 from tests.processes import OurServer, running
+from tests.push.push_service import App, trusting
 
 __all__ = ["postbox"]
 
@@ -32,13 +35,23 @@ PASSWORD = "secret secret"
 ADDRESS = "alice@mail.example"
 
 
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
 @pytest.fixture
-def server(database_url: str | None, tmp_path: Path, postbox: Postbox) -> Iterator[OurServer]:
+def server(
+    database_url: str | None, tmp_path: Path, postbox: Postbox, authority: trustme.CA
+) -> Iterator[OurServer]:
     """A running server that may speak to gateways and to a mail server here."""
     made = OurServer(tmp_path / "server", database_url)
     with made.config.open("a") as config:
-        config.write(f"[mail]\nhost = '127.0.0.1'\nport = {postbox.port}\nsecurity = 'none'\n")
-        config.write("[federation]\nallow_networks = ['127.0.0.0/8']\n")
+        config.write(
+            f"[mail]\nhost = '127.0.0.1'\nport = {postbox.port}\nsecurity = 'none'\n[federation]\n"
+        )
+        for name, value in trusting(authority, tmp_path).items():
+            config.write(f"{name} = {value!r}\n")
     with running(made):
         yield made
 
@@ -65,11 +78,14 @@ async def nothing_wrong(server: OurServer) -> None:
 class Gateway:
     """What each key was told, by room and in order; some requests are refused while it `fails`.
 
-    It is the gateway of some keys, and has the endpoints of UnifiedPush that are others.
+    It is the gateway of some keys, and where others are told without one, by UnifiedPush and by
+    Web Push, whose app has its keys here.
     """
 
     dice: random.Random
     url: str = ""
+    app: App = field(default_factory=lambda: App(""))
+    tokens: list[str] = field(default_factory=list)
     fails: bool = True
     told: dict[str, dict[str, list[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
@@ -77,29 +93,45 @@ class Gateway:
     unread: dict[str, int] = field(default_factory=dict)
 
     @property
-    def keys(self) -> dict[str, Json]:
-        """What the pushers of all keys say in their `data`."""
-        gateway = {"url": f"{self.url}/_matrix/push/v1/notify"}
-        return {"phone": gateway, "tablet": gateway, f"{self.url}/watch?up=1": {"url": PUBLIC}}
+    def keys(self) -> dict[str, tuple[str, Json]]:
+        """The kinds of the pushers of all keys, and what they say in their `data`."""
+        gateway = "http", {"url": f"{self.url}/_matrix/push/v1/notify"}
+        return {
+            "phone": gateway,
+            "tablet": gateway,
+            f"{self.url}/watch?up=1": ("http", {"url": PUBLIC}),
+            self.app.p256dh: ("webpush", self.app.data),
+        }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self.fails and self.dice.random() < 0.1:
             return web.json_response({}, status=502)
-        said = (await request.json())["notification"]
-        key = said["devices"][0]["pushkey"]
-        self.unread[key] = said["counts"]["unread"]
+        if request.secure:
+            key, said = self.app.p256dh, self.app.decrypt(await request.read())
+            if "ack_token" in said:
+                self.tokens.append(said["ack_token"])
+                return web.Response(status=201)
+            self.unread[key] = said["unread"]
+        else:
+            said = (await request.json())["notification"]
+            key = said["devices"][0]["pushkey"]
+            self.unread[key] = said["counts"]["unread"]
         if "event_id" in said:
             self.told[key][said["room_id"]].append(said["event_id"])
         return web.json_response({"rejected": []})
 
 
 @asynccontextmanager
-async def gateway_of(dice: random.Random) -> AsyncIterator[Gateway]:
+async def gateway_of(dice: random.Random, authority: trustme.CA) -> AsyncIterator[Gateway]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     made = Gateway(dice)
     runner = web.ServerRunner(web.Server(made.handle))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    ports = [address[1] for address in runner.addresses]
+    made.url, made.app.url = f"http://127.0.0.1:{ports[0]}", f"https://127.0.0.1:{ports[1]}/app"
     yield made
     await runner.cleanup()
 
@@ -109,7 +141,9 @@ def pusher(app_id: str, key: str, kind: str, data: Json) -> Json:
     return {"app_id": app_id, "pushkey": key, "kind": kind, "data": data, **names}
 
 
-async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int) -> None:
+async def told_of_all(
+    server: OurServer, make: Callable[[], Client], authority: trustme.CA, kills: int
+) -> None:
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(2**32))
     print(f"CRASH_SEED={seed}")
     dice = random.Random(seed)
@@ -125,10 +159,13 @@ async def told_of_all(server: OurServer, make: Callable[[], Client], kills: int)
     ended, more = asyncio.Event(), asyncio.Event()
     done = 0
 
-    async with gateway_of(dice) as gateway:
-        for key, data in gateway.keys.items():
-            body = pusher("test.app", key, "http", data)
+    async with gateway_of(dice, authority) as gateway:
+        for key, (kind, data) in gateway.keys.items():
+            body = pusher("test.app", key, kind, data)
             await alice.call("POST", f"{V3}/pushers/set", body)
+        await until(lambda: bool(gateway.tokens))
+        body = {"app_id": "test.app", "ack_token": gateway.tokens[0]}
+        await alice.call("POST", f"{V3}/pushers/ack", body)
 
         async def work(client: Client, room_id: str) -> None:
             nonlocal done
@@ -244,16 +281,16 @@ def saved(server: OurServer) -> bool:
 
 
 async def test_gateways_hear_of_all_through_two_kills(
-    server: OurServer, client: Callable[[], Client]
+    server: OurServer, client: Callable[[], Client], authority: trustme.CA
 ) -> None:
-    await told_of_all(server, client, 2)
+    await told_of_all(server, client, authority, 2)
 
 
 @pytest.mark.long
 async def test_gateways_hear_of_all_through_twenty_kills(
-    server: OurServer, client: Callable[[], Client]
+    server: OurServer, client: Callable[[], Client], authority: trustme.CA
 ) -> None:
-    await told_of_all(server, client, 20)
+    await told_of_all(server, client, authority, 20)
 
 
 on_both = pytest.mark.parametrize(

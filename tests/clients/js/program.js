@@ -265,6 +265,10 @@ const commands = {
     async call({ method, args }) {
         return (await client[method](...args)) ?? null;
     },
+    // What the SDK has no method for.
+    async request({ method, path, body }) {
+        return await client.http.authedRequest(method, path, undefined, body, { prefix: "" });
+    },
     async stickyEvents({ roomId }) {
         return [...room(roomId)._unstable_getStickyEvents()].map((event) => ({
             sender: event.getSender(),
