@@ -5,6 +5,7 @@ from collections.abc import Collection
 from storage.changes import Delete, Do
 from storage.engine import Database
 from storage.schema import (
+    MEDIA_QUARANTINED,
     BlobInDoubtRow,
     BlobRow,
     JudgedHashRow,
@@ -45,8 +46,23 @@ async def rows_of(db: Database, digest: bytes, limit: int) -> list[MediaRow]:
 
 
 async def cached_bytes(db: Database) -> int:
-    """How much is only cached: files of other servers and pictures of previews."""
+    """How much is only cached: files of other servers, pictures of previews, their smaller forms.
+
+    What has several names counts for each of them.
+    """
     rows = await db.scan("SELECT coalesce(sum(size), 0) FROM media WHERE used_ts > ?", 0)
+    forms = await db.scan(
+        "SELECT coalesce(sum(small.size), 0) FROM media"
+        " JOIN thumbnails AS small ON small.hash = media.hash AND small.thumb_hash <> small.hash"
+        " WHERE used_ts > ?",
+        0,
+    )
+    return int(rows[0][0]) + int(forms[0][0])
+
+
+async def cached_names(db: Database, digest: bytes) -> int:
+    """How many names a content has under which it is only cached."""
+    rows = await db.fetch("SELECT count(*) FROM media WHERE hash = ? AND used_ts > ?", digest, 0)
     return int(rows[0][0])
 
 
@@ -160,6 +176,17 @@ async def larger_forms(db: Database, thumb_hash: bytes, limit: int) -> list[tupl
         "SELECT hash, spec FROM thumbnails WHERE thumb_hash = ? LIMIT ?", thumb_hash, limit
     )
     return [(digest, spec) for digest, spec in rows]
+
+
+async def shunned(db: Database, limit: int) -> list[tuple[str, str]]:
+    """Names (server, media id) of other servers' files that are hidden, and were not fetched."""
+    rows = await db.scan(
+        "SELECT server, media_id FROM media WHERE hash IS NULL AND uploader_nid IS NULL"
+        " AND flags & ? <> 0 ORDER BY server, media_id LIMIT ?",
+        MEDIA_QUARANTINED,
+        limit,
+    )
+    return [(server, media_id) for server, media_id in rows]
 
 
 async def judged(db: Database) -> list[JudgedHashRow]:

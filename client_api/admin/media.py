@@ -22,6 +22,8 @@ class Judged(Shape):
 
 
 class Hash(Shape):
+    """The hash of a content in hexadecimal; the name of one that is not here."""
+
     hash: str
 
 
@@ -51,6 +53,7 @@ class Moved(Shape):
 class Overview(Shape):
     cached_bytes: int
     hidden: list[JsonObject]
+    never_fetched: list[str]
 
 
 class Faults(Shape):
@@ -65,7 +68,7 @@ async def overview(call: Call) -> Overview:
         {"hash": row.hash.hex(), "blocked": bool(row.blocked), "reason": row.reason, "ts": row.ts}
         for row in media.files.judgements()
     ]
-    return Overview(media.remote.kept, hidden)
+    return Overview(media.remote.kept, hidden, await media.moderation.shunned())
 
 
 @endpoint("POST /_homeserver/admin/v1/media/quarantine", spec="", auth=Admin(), limit="none")

@@ -36,6 +36,8 @@ def usage(path: Path, as_json: bool) -> None:
     for one in found["hidden"]:
         what = "blocked" if one["blocked"] else "hidden"
         click.echo(f"{one['hash']} {what}{': ' if one['reason'] else ''}{one['reason']}")
+    for name in found["never_fetched"]:
+        click.echo(f"{name} is never fetched")
 
 
 @media.command()

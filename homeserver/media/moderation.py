@@ -1,7 +1,8 @@
 """What administrators do about files: hide, block, delete, purge, look whether all is there.
 
 Owns these acts. Invariant: what is hidden or blocked is so by its content, whoever uploads it under
-whatever name; nothing that is deleted can be had from here any more. How a file goes is in
+whatever name, or, where the content is not here yet, by its name: then it is never fetched; nothing
+that is deleted can be had from here any more. How a file goes is in
 `files.py`, what is only cached in `remote.py`.
 """
 
@@ -35,22 +36,36 @@ class Moderation:
     """See the module. A content is named by an mxc:// URI or by its SHA-256 in hexadecimal."""
 
     def __init__(
-        self, files: Files, remote: Remote, leaving: Leaving, database: Database, clock: Clock
+        self,
+        files: Files,
+        remote: Remote,
+        leaving: Leaving,
+        database: Database,
+        clock: Clock,
+        server_name: str,
     ) -> None:
         self._files = files
         self._remote = remote
         self._leaving = leaving
         self._database = database
         self._clock = clock
+        self._server_name = server_name
 
     async def quarantine(self, name: str, reason: str) -> str:
-        """Show a content to nobody, and keep it; its hash. Raises MatrixError M_NOT_FOUND."""
+        """Show a content to nobody, and keep it; its hash, or its name if it is not here.
+
+        Raises MatrixError M_NOT_FOUND for a name of this server's that names nothing.
+        """
+        if await self._is_elsewhere(name):
+            return await self._shun(name)
         digest = await self._digest(name)
         await self._files.judge(JudgedHashRow(digest, 0, reason, self._clock.now_ms()))
         return digest.hex()
 
     async def block(self, name: str, reason: str) -> str:
-        """Delete a content under all its names and don't take it again; its hash."""
+        """Delete a content under all its names and don't take it again; as `quarantine` else."""
+        if await self._is_elsewhere(name):
+            return await self._shun(name)
         digest = await self._digest(name)
         await self._files.judge(JudgedHashRow(digest, 1, reason, self._clock.now_ms()))
         while rows := await store.rows_of(self._database, digest, _AT_ONCE):
@@ -60,6 +75,11 @@ class Moderation:
 
     async def release(self, name: str) -> None:
         """Take a quarantine or block back; raises MatrixError M_NOT_FOUND."""
+        uri = parse(name)
+        if uri is not None and await self._is_elsewhere(name):
+            if not await self._remote.unshun(uri):
+                raise MatrixError.not_found("This content is neither hidden nor blocked")
+            return
         if not await self._files.absolve(await self._digest(name)):
             raise MatrixError.not_found("This content is neither hidden nor blocked")
 
@@ -69,6 +89,10 @@ class Moderation:
         if row is None:
             raise MatrixError.not_found("There is no such file")
         await self._drop(row)
+
+    async def shunned(self) -> list[str]:
+        """What is hidden though it is not here, by its names."""
+        return [str(Mxc(*name)) for name in await store.shunned(self._database, _MOST_SHOWN)]
 
     async def purge(self, before: int) -> int:
         """Drop other servers' files that were not used since `before` (ms); how many."""
@@ -110,6 +134,21 @@ class Moderation:
             await self._remote.forget(row)
         else:
             await self._files.drop(row)
+
+    async def _is_elsewhere(self, name: str) -> bool:
+        """Whether this names a file of another server that was not fetched."""
+        uri = parse(name)
+        if uri is None or uri.server == self._server_name:
+            return False
+        row = await self._row(name)
+        return row is None or row.hash is None
+
+    async def _shun(self, name: str) -> str:
+        """Never fetch what a name names."""
+        uri = parse(name)
+        assert uri is not None
+        await self._remote.shun(uri)
+        return name
 
     async def _row(self, uri: str) -> MediaRow | None:
         name = parse(uri)

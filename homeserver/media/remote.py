@@ -1,10 +1,10 @@
 """Files of other servers, fetched once and kept while they are used.
 
 Owns the fetching (one at a time for each name, few in all, failures remembered for a while) and the
-room that these files may take: whoever was not asked for longest goes first, and what nobody asks
-for goes in the end. Invariant: the files that are kept never take more than the budget. Whether a
-file may be shown is decided in `downloads.py`; how another server is spoken to, in
-`federation.media`.
+room that these files may take, with their smaller forms: whoever was not asked for longest goes
+first, and what nobody asks for goes in the end. Invariant: the files that are kept never take more
+than the budget (by a smaller form more for the moment in which it comes). Whether a file may be
+shown is decided in `downloads.py`; how another server is spoken to, in `federation.media`.
 spec: client-server-api#content-repository
 """
 
@@ -27,9 +27,9 @@ from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import media as store
 from storage.blobs import Draft
-from storage.changes import Put
+from storage.changes import Delete, Put
 from storage.engine import Database
-from storage.schema import MediaRow
+from storage.schema import MEDIA_QUARANTINED, MediaRow
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,9 @@ class Remote:
         (502) when the server could not be asked.
         """
         row = (await store.media(self._database, name.server, [name.media_id])).get(name.media_id)
+        if row is not None and row.hash is None:
+            # What is hidden is not fetched.
+            return None
         if row is not None and row.hash is not None:
             if not fetch or await self._files.is_there(row.hash):
                 await self.touch(row)
@@ -163,11 +166,42 @@ class Remote:
             raise refusal from None
 
     async def keep(self, draft: Draft, row: MediaRow) -> None:
-        """Store what is only cached, within the budget; raises what `Files.keep` raises."""
+        """Store what is only cached, within the budget.
+
+        Raises what `Files.keep` raises, and MatrixError M_NOT_FOUND for what was hidden meanwhile.
+        """
         async with self._room:
+            known = await store.media(self._database, row.server, [row.media_id])
+            if any(one.flags & MEDIA_QUARANTINED for one in known.values()):
+                raise MatrixError.not_found("There is no such file")
             await self._make_room(row.size)
             await self._files.keep(draft, [Put(row)])
-            self._kept += row.size
+            self._kept += row.size + await self._forms(draft.digest)
+
+    async def shun(self, name: Mxc) -> None:
+        """Never fetch a file."""
+        row = MediaRow(
+            server=name.server,
+            media_id=name.media_id,
+            hash=None,
+            size=0,
+            content_type="",
+            filename=None,
+            uploader_nid=None,
+            created_ts=self._clock.now_ms(),
+            used_ts=None,
+            expires_ts=None,
+            flags=MEDIA_QUARANTINED,
+        )
+        async with self._room:
+            await self._commits.commit([Put(row)])
+
+    async def unshun(self, name: Mxc) -> bool:
+        """Take that back; whether it was so."""
+        known = await store.media(self._database, name.server, [name.media_id])
+        await self._commits.commit([Delete(MediaRow, (name.server, name.media_id))])
+        self._failed.pop(name, None)
+        return bool(known)
 
     @property
     def kept(self) -> int:
@@ -210,8 +244,22 @@ class Remote:
 
     async def forget(self, row: MediaRow) -> None:
         """Drop what is only cached."""
+        forms = await self._forms(row.hash) if row.hash is not None else 0
         await self._files.drop(row)
-        self._kept = max(0, self._kept - row.size)
+        self._kept = max(0, self._kept - row.size - forms)
+
+    async def keep_form(self, digest: bytes, size: int) -> None:
+        """A smaller form of a content was stored, which takes room where that is only cached."""
+        names = await store.cached_names(self._database, digest)
+        if names:
+            async with self._room:
+                self._kept += names * size
+                await self._make_room(0)
+
+    async def _forms(self, digest: bytes) -> int:
+        """How many bytes the smaller forms of a content have."""
+        forms = await store.thumbnails(self._database, digest)
+        return sum(form.size for form in forms.values() if form.thumb_hash != digest)
 
     async def touch(self, row: MediaRow) -> None:
         """What is only cached is used now."""

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from homeserver.errors import MatrixError
 from homeserver.media.downloads import Content
 from homeserver.media.files import Files
+from homeserver.media.remote import Remote
 from homeserver.media.shrinkers import Box, NoPicture, Shrinkers
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
@@ -45,12 +46,14 @@ class Thumbnails:
     def __init__(
         self,
         files: Files,
+        remote: Remote,
         shrinkers: Shrinkers,
         database: Database,
         commits: CommitQueue,
         clock: Clock,
     ) -> None:
         self._files = files
+        self._remote = remote
         self._shrinkers = shrinkers
         self._database = database
         self._commits = commits
@@ -119,6 +122,7 @@ class Thumbnails:
             await draft.finish()
             row = ThumbnailRow(digest, spec, draft.digest, draft.size, shrunk.content_type)
             await self._files.keep(draft, [Put(row)])
+        await self._remote.keep_form(digest, row.size)
         return row
 
 

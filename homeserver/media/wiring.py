@@ -85,7 +85,7 @@ class Media:
             uploads=uploads,
             remote=remote,
             downloads=Downloads(options, files, uploads, remote, database, clock, name),
-            thumbnails=Thumbnails(files, shrinkers, database, commits, clock),
+            thumbnails=Thumbnails(files, remote, shrinkers, database, commits, clock),
             previews=Previews(
                 name,
                 files,
@@ -98,7 +98,7 @@ class Media:
             ),
             listing=Listing(database, commits, name),
             leaving=leaving,
-            moderation=Moderation(files, remote, leaving, database, clock),
+            moderation=Moderation(files, remote, leaving, database, clock, name),
             moving=Moving(files, database),
         )
 

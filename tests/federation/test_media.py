@@ -204,6 +204,42 @@ async def test_the_room_for_others_files_is_kept_to(
     assert (await download(bob, names[0])).body == noise(120_000, "n0")
 
 
+async def test_so_it_is_when_many_come_at_once(made: House, alice: Person, bob: Person) -> None:
+    """With their smaller forms, which are files too."""
+    server = made.servers["b.example"]
+    names = [await upload(alice, noise(150_000, f"m{number}")) for number in range(10)]
+    most = 0
+    fetching = asyncio.gather(*(download(bob, name) for name in names))
+    while not fetching.done():
+        most = max(most, blobs(server))
+        await asyncio.sleep(0.005)
+    assert {reply.status for reply in await fetching} <= {200, 404}
+    assert most <= 500_000 + 50_000
+    pictures = []
+    for number in range(8):
+        out = BytesIO()
+        colours = noise(3 * 200 * 200, f"p{number}")
+        Image.frombytes("RGB", (200, 200), colours).resize((820, 620)).save(out, "JPEG", quality=30)
+        pictures.append(await post_picture(alice, out.getvalue()))
+    for name in pictures:
+        for width, height, method in ((640, 480, "scale"), (800, 600, "scale"), (96, 96, "crop")):
+            query = {"width": width, "height": height, "method": method}
+            small = await bob.raw("GET", f"{V1}/thumbnail/{name}", query=query)
+            assert small.status == 200, small.body
+            assert blobs(server) <= 500_000 + 50_000
+    token = (server.folder / "admin.token").read_text().strip()
+    shown = await server.request("GET", "/_homeserver/admin/v1/media", token=token)
+    assert 250_000 < shown.body["cached_bytes"] <= 500_000
+    # And that is what is there, as a restart sees it.
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+    token = (server.folder / "admin.token").read_text().strip()
+    again = await server.request("GET", "/_homeserver/admin/v1/media", token=token)
+    assert again.body["cached_bytes"] == shown.body["cached_bytes"]
+    faults = await server.request("GET", "/_homeserver/admin/v1/media/faults", token=token)
+    assert faults.body["faults"] == []
+
+
 async def test_what_nobody_has(alice: Person, bob: Person) -> None:
     for name in ("a.example/nothing", "nowhere.example/nothing", "a.example/a.b", "a b/c"):
         got = await download(bob, quote(name, safe="/"))
@@ -267,6 +303,51 @@ async def test_what_is_blocked_is_fetched_once(made: House, guest: Guest) -> Non
         got = await download(admin, "guest.example/blocked")
         assert (got.status, got.body["errcode"]) == (404, "M_NOT_FOUND")
     assert asked == 1
+
+
+async def test_what_was_never_fetched_can_be_hidden_by_its_name(
+    made: House, bob: Person, guest: Guest
+) -> None:
+    """Nobody has to fetch what must not be here."""
+    b = made.servers["b.example"]
+    token = (b.folder / "admin.token").read_text().strip()
+    asked = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return multipart(b"found")
+
+    async def act(what: str, name: str) -> Any:
+        path = f"/_homeserver/admin/v1/media{what}"
+        method = "POST" if what else "GET"
+        body = {"name": f"mxc://{name}"} if what else None
+        reply = await b.request(method, path, token=token, body=body)
+        assert reply.status == 200, reply.body
+        return reply.body
+
+    guest.answer = answer
+    for what in ("/quarantine", "/block"):
+        name = f"guest.example/unseen{what[1:]}"
+        assert (await act(what, name))["hash"] == f"mxc://{name}"
+        assert (await act("", ""))["never_fetched"] == [f"mxc://{name}"]
+        got = await download(bob, name)
+        assert (got.status, got.body["errcode"]) == (404, "M_NOT_FOUND")
+        assert not asked.is_set()
+        # Also what is on its way just then.
+        late = f"guest.example/late{what[1:]}"
+        waiting = asyncio.ensure_future(download(bob, late))
+        await asked.wait()
+        await act(what, late)
+        go_on.set()
+        assert (await waiting).status == 404
+        for one in (name, late):
+            await act("/release", one)
+            assert (await download(bob, one)).body == b"found"
+        assert (await act("", ""))["never_fetched"] == []
+        asked.clear()
+        go_on.clear()
 
 
 def multipart(content: bytes, head: str = "Content-Type: text/plain") -> web.Response:

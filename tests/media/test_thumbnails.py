@@ -22,10 +22,10 @@ def picture(width: int, height: int, kind: str = "PNG", mode: str = "RGB", **mor
     return out.getvalue()
 
 
-def animation(width: int, height: int, frames: int) -> bytes:
+def animation(width: int, height: int, frames: int, kind: str) -> bytes:
     made = [Image.new("RGB", (width, height), (40 * n, 0, 0)) for n in range(frames)]
     out = BytesIO()
-    made[0].save(out, "GIF", save_all=True, append_images=made[1:], duration=50)
+    made[0].save(out, kind.upper(), save_all=True, append_images=made[1:], duration=50)
     return out.getvalue()
 
 
@@ -82,14 +82,20 @@ async def test_a_photograph_stands_upright(alice: Person) -> None:
     assert small.getexif().get(0x0112) is None
 
 
-async def test_only_who_asks_for_it_gets_a_moving_one(alice: Person) -> None:
-    name = await upload(alice, animation(400, 300, 3), "image/gif")
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+async def test_only_who_asks_for_it_gets_a_moving_one(alice: Person, kind: str) -> None:
+    name = await upload(alice, animation(400, 300, 3, kind), f"image/{kind}")
     still = await thumbnail(alice, name, 300, 200)
-    assert still.headers["Content-Type"] == "image/jpeg"
+    assert getattr(opened(still), "n_frames", 1) == 1
     moving = await thumbnail(alice, name, 300, 200, animated="true")
     assert moving.headers["Content-Type"] == "image/webp"
     shown: Any = opened(moving)
     assert (shown.size, shown.n_frames) == ((320, 240), 3)
+    # A small one is itself its still form only where it stands still.
+    small = animation(20, 20, 3, kind)
+    name = await upload(alice, small, f"image/{kind}")
+    assert (await thumbnail(alice, name, 32, 32, method="crop", animated="true")).body == small
+    assert getattr(opened(await thumbnail(alice, name, 32, 32, method="crop")), "n_frames", 1) == 1
 
 
 def bomb() -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from storage.blobs import PIECE
 from tests.media.sending import V1, V3, ask, download, upload
@@ -52,6 +53,17 @@ async def test_the_headers_keep_browsers_from_running_it(alice: Person) -> None:
         ("image/png", 'a"b\\c.png', 'inline; filename="a\\"b\\\\c.png"'),
         ("image/png", "Grüße.png", "inline; filename*=UTF-8''Gr%C3%BC%C3%9Fe.png"),
         ("image/png", "a\r\nSet-Cookie: x", 'inline; filename="aSet-Cookie: x"'),
+        ("image/png", "../../etc/passwd", 'inline; filename="../../etc/passwd"'),
+        ("image/png", "a\u202egnp.exe", 'inline; filename="agnp.exe"'),
+        ("image/png", "x" * 400, f'inline; filename="{"x" * 255}"'),
+        ("text/html", None, "attachment"),
+        ("application/xhtml+xml", None, "attachment"),
+        ("text/xml", None, "attachment"),
+        ("text/javascript", None, "attachment"),
+        ("application/pdf", None, "attachment"),
+        ("multipart/x-mixed-replace; boundary=x", None, "attachment"),
+        ("image/png; text/html", None, "inline"),
+        ("image/png\ttext/html", None, "attachment"),
         ("nonsense", None, "attachment"),
         (None, None, "attachment"),
     ],
@@ -62,14 +74,37 @@ async def test_the_disposition_follows_from_the_type(
     name = await upload(alice, b"content", kind, filename)
     got = await download(alice, name)
     assert got.headers["Content-Disposition"] == expected
-    if kind is None or "/" not in kind:
+    if kind is None or "/" not in kind or "\t" in kind:
         assert got.headers["Content-Type"] == "application/octet-stream"
+    # What was said behind the type, and is no parameter, is not said again.
+    assert got.headers["Content-Type"].count("/") == 1
 
 
 async def test_another_name_can_be_asked_for(alice: Person) -> None:
     name = await upload(alice, b"content", "text/plain", "mine.txt")
     got = await ask(alice, "GET", f"{V1}/download/{name}/other.txt")
     assert got.headers["Content-Disposition"] == 'inline; filename="other.txt"'
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("a%0d%0aSet-Cookie:%20x", "inline; filename*=UTF-8''a%0D%0ASet-Cookie%3A%20x"),
+        ("a%22;%20x=%22b", 'inline; filename="a\\"; x=\\"b"'),
+        ("..%2f..%2fetc%2fpasswd", 'inline; filename="../../etc/passwd"'),
+        ("%e2%80%aegnp.exe", "inline; filename*=UTF-8''%E2%80%AEgnp.exe"),
+    ],
+)
+async def test_a_name_that_is_asked_for_leads_out_of_no_header(
+    server: Running, alice: Person, asked: str, expected: str
+) -> None:
+    name = await upload(alice, b"content", "text/plain", "mine.txt")
+    url = URL(f"{server.url}{V1}/download/{name}/{asked}", encoded=True)
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    async with server.http.get(url, headers=headers) as got:
+        assert got.status == 200
+        assert got.headers["Content-Disposition"] == expected
+        assert "Set-Cookie" not in got.headers
 
 
 @pytest.mark.parametrize(
