@@ -7,6 +7,7 @@ this server tell what does not listen. A token is good for five minutes; an app 
 longer sets its pusher again and gets a new one.
 """
 
+import asyncio
 import hmac
 import uuid
 from collections.abc import Awaitable, Callable
@@ -52,6 +53,7 @@ class Activation:
         self._gateway = gateway
         self._changed = changed
         self._spawn = spawn
+        self._bringing: dict[store.Key, asyncio.Task[object]] = {}
 
     def begun(self, row: PusherRow, before: PusherRow | None) -> PusherRow:
         """The row to store of a pusher that is set, which was stored as `before`.
@@ -112,6 +114,19 @@ class Activation:
         await self._commits.commit([Put(row._replace(error=None, error_ts=None))])
 
     async def _bring(self, row: PusherRow) -> None:
+        """Bring the token; what is still done for an earlier one of this pusher is given up."""
+        key, task = row[:3], asyncio.current_task()
+        assert task is not None
+        if key in self._bringing:
+            self._bringing[key].cancel()
+        self._bringing[key] = task
+        try:
+            await self._try(row)
+        finally:
+            if self._bringing.get(key) is task:
+                del self._bringing[key]
+
+    async def _try(self, row: PusherRow) -> None:
         """Bring the token, again and again while it is good and the pusher's."""
         target = self._gateway.target(row)
         pending = decode_object(row.json)[_PENDING]

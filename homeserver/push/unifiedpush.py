@@ -138,34 +138,34 @@ class OwnGateway:
         endpoint can't be told now.
         """
         self.check_enabled()
-        devices = _devices(notification)
-        keys = {(device["app_id"], device["pushkey"]) for device in devices}
-        known = await self._known(keys)
+        devices = {(one["app_id"], one["pushkey"]): one for one in _devices(notification)}
+        known = await self._known(devices)
         for _, pushkey in known:
             self._limits.charge("push", pushkey)
         if self._under_way + len(known) > MOST_AT_ONCE:
             raise limit_exceeded("Too many endpoints are being told; try again later", 1.0)
-        tell = [
-            self._tell(known[key], {**notification, "devices": [device]})
-            for device in devices
-            if (key := (device["app_id"], device["pushkey"])) in known
+        requests = [
+            (endpoint, endpoint.passing_on({**notification, "devices": [devices[key]]}))
+            for key, endpoint in known.items()
+            if endpoint is not None
         ]
-        self._under_way += len(tell)
+        self._under_way += len(requests)
         try:
-            taken = await asyncio.gather(*tell)
-        except GatewayFailed as failed:
-            raise MatrixError("M_UNKNOWN", f"Not told: {failed}", 502) from None
+            ended = await asyncio.gather(*(self._tell(*one) for one in requests))
         finally:
-            self._under_way -= len(tell)
-        rejected = {pushkey for app_id, pushkey in keys if (app_id, pushkey) not in known}
-        return sorted(rejected.union(*taken))
+            self._under_way -= len(requests)
+        failed = [end for end in ended if isinstance(end, GatewayFailed)]
+        if failed:
+            raise MatrixError("M_UNKNOWN", f"Not told: {failed[0]}", 502)
+        unknown = {pushkey for app_id, pushkey in devices if (app_id, pushkey) not in known}
+        return sorted(unknown.union(end for end in ended if isinstance(end, str)))
 
-    async def _tell(self, endpoint: Endpoint | None, notification: JsonObject) -> set[str]:
-        """The key, if it is no more."""
-        if endpoint is None:
-            return set()
-        taken = await self._gateway.bring(endpoint, endpoint.passing_on(notification))
-        return set() if taken else {notification["devices"][0]["pushkey"]}
+    async def _tell(self, endpoint: Endpoint, request: Request) -> str | GatewayFailed | None:
+        """The key if it is no more, or why it could not be told."""
+        try:
+            return None if await self._gateway.bring(endpoint, request) else request.url
+        except GatewayFailed as failed:
+            return failed
 
     async def _known(self, keys: Collection[_Key]) -> dict[_Key, Endpoint | None]:
         """The endpoints of these keys that our users have set, None for what is switched off."""

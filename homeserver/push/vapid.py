@@ -78,7 +78,7 @@ class Vapid:
     def authorization(self, url: str) -> str:
         """The header `Authorization` of a request to this address; raises `GatewayFailed`."""
         parts = urlsplit(url)
-        service = f"{parts.scheme}://{parts.netloc.lower()}"
+        service = f"{parts.scheme}://{parts.netloc.lower().removesuffix(':443')}"
         now = self._clock.now_ms() / 1_000
         token, until = self._tokens.get(service, ("", 0.0))
         if not now <= until <= now + USED_SECONDS:

@@ -101,6 +101,8 @@ class TestVapid:
     def test_a_token_is_for_one_push_service(self) -> None:
         clock = FakeClock()
         vapid = self.vapid(clock)
+        said, _ = claims(vapid.authorization("https://push.example.net:443/p"))
+        assert said["aud"] == "https://push.example.net"
         said, key = claims(vapid.authorization("https://Push.example.net:8443/p/x?y#z"))
         now = clock.now_ms() // 1_000
         assert said == {

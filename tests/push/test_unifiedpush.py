@@ -298,7 +298,7 @@ class TestGateway:
             assert (reply.status, reply.body) == (200, {"rejected": sorted(gone)})
             assert inner.tries == 0
             ntfy.status = 429
-            reply = await notify(server, ntfy.endpoint(), event_id="$x")
+            reply = await notify(server, ntfy.endpoint(), *gone, event_id="$x")
             assert (reply.status, reply.errcode) == (502, "M_UNKNOWN")
 
     async def test_what_is_too_large_is_passed_on_by_its_id(
@@ -350,7 +350,10 @@ class TestFlood:
         assert [reply.status for reply in replies] == [200, 200, 200, 429, 429]
         assert replies[-1].errcode == "M_LIMIT_EXCEEDED"
         assert len(ntfy.sent) == 3
-        assert (await notify(server, ntfy.endpoint("up2"), event_id="$x")).status == 200
+        # Nor by naming it many times.
+        again = [ntfy.endpoint("up2")] * MOST_DEVICES
+        assert (await notify(server, *again, event_id="$x")).status == 200
+        assert len(ntfy.sent) == 4
 
     async def test_endpoints_that_are_slow_hold_up_nothing_else(
         self,

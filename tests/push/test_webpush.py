@@ -235,6 +235,26 @@ class TestActivation:
             service.apps["never"].p256dh: False,
         }
 
+    async def test_only_the_newest_token_is_brought(
+        self, server: Running, gateway: PushGateway, service: PushService
+    ) -> None:
+        """However often an app sets its pusher while the push service fails."""
+        alice, *_ = await pair(server, gateway)
+        app = service.subscribe()
+        service.status = 503
+        for _ in range(5):
+            assert (await set_pusher(alice, app)).status == 201
+        await gateway.until(lambda: service.tries >= 1)
+        await gateway.quiet()
+        running = [task.get_name() for task in asyncio.all_tasks()]
+        assert running.count("activation of a pusher") == 1
+        service.status = 201
+        await gateway.until(lambda: bool(service.tokens), 1)
+        assert (await acknowledge(alice, service.tokens[0])).status == 200
+        await server.clock.advance(300)
+        await gateway.quiet()
+        assert len(service.tokens) == 1
+
     @pytest.mark.parametrize("status", [403, 404, 410])
     async def test_a_subscription_that_is_none_ends_at_once(
         self, server: Running, gateway: PushGateway, service: PushService, status: int
