@@ -247,8 +247,7 @@ class Disk:
             raise OSError(errno.ENOSPC, "no more space is to be used", str(path))
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            for piece in pieces:
-                written(handle, piece)
+            written(handle, pieces)
         finally:
             os.close(handle)
 

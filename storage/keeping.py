@@ -1,6 +1,7 @@
 """Files get the names of their hashes, durably and many in one go.
 
-Owns the one thread that names files of the local disk, and removes them. A new file is first
+Owns the one thread that names files of the local disk, and removes them; where many wait, others
+help to sync them, so that a slow disk is not waited for once for each. A new file is first
 `drafts/HASH`, then `blobs/HA/HASH` as well (a hard link); the first name goes when it is settled,
 that is when its row was committed. Invariants: a file with a hash's name under `blobs` is whole and
 on the disk; what is there without a row has a name under `drafts` too, so that the next start finds
@@ -16,6 +17,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +29,13 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 5.0
 """How long first names may be left over."""
+AT_ONCE = 64
+"""So many files are written before they are synced."""
+ALONE = 4
+"""Of more, several are synced at once."""
+SYNCERS = 8
 
+_MOST_VIEWS = 512
 _NAME = re.compile(r"[0-9a-f]{64}")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What file systems say that give a file one name only; there the second name is a copy."""
@@ -57,6 +65,7 @@ class Keeper:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
         self._jobs = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="media-keeper", daemon=True)
+        self._syncers = ThreadPoolExecutor(SYNCERS, "media-sync")
 
     async def open(self) -> None:
         """Make the folders, and remove what an earlier run has left half-written."""
@@ -102,6 +111,7 @@ class Keeper:
         await self.flush()
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._syncers.shutdown()
 
     def _do(self, job: Callable[[], T]) -> "asyncio.Future[T]":
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -109,7 +119,7 @@ class Keeper:
         return done
 
     def _name_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
         self._is_naming = True
         news = [new for new, _ in waiting]
         named = self._do(lambda: self._name(news))
@@ -175,31 +185,50 @@ class Keeper:
         """Name files; what went wrong with each."""
         if self._keep_free and shutil.disk_usage(self._drafts).free < self._keep_free:
             raise OSError(errno.ENOSPC, "no more space is to be used", self._drafts)
+        handles: list[int | OSError | None] = [self._written(new) for new in news]
+        try:
+            failed = self._sync([one for one in handles if isinstance(one, int)])
+        finally:
+            for handle in handles:
+                if isinstance(handle, int):
+                    os.close(handle)
         errors: list[Exception | None] = []
-        for new in news:
+        for new, handle in zip(news, handles, strict=True):
+            error = handle if isinstance(handle, OSError) else failed.get(handle)
             try:
-                self._write(new)
-                self._link(new.name)
-                errors.append(None)
-            except OSError as error:
-                errors.append(error)
+                if error is None:
+                    self._link(new.name)
+            except OSError as refused:
+                error = refused
+            errors.append(error)
         if self._durable:
             _synced(self._drafts)
         return errors
 
-    def _write(self, new: New) -> None:
+    def _written(self, new: New) -> int | OSError | None:
+        """Write a new file, which is to be synced by this handle, if it is; or why it can't be."""
         path = f"{self._drafts}/{new.name}"
-        if new.path is not None:
-            os.rename(new.path, path)
-            return
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        handle = None
         try:
-            for piece in new.pieces:
-                written(handle, piece)
-            if self._durable:
-                os.fsync(handle)
-        finally:
-            os.close(handle)
+            if new.path is not None:
+                os.rename(new.path, path)
+                return None
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            written(handle, new.pieces)
+        except OSError as error:
+            if handle is not None:
+                os.close(handle)
+            return error
+        return handle
+
+    def _sync(self, handles: Sequence[int]) -> dict[int | None, OSError]:
+        """Bring what was written to the disk; by handle why that failed."""
+        if not self._durable:
+            return {}
+        helped = len(handles) > ALONE
+        results = (self._syncers.map if helped else map)(_sync_failed, handles)
+        found = zip(handles, results, strict=True)
+        return {handle: error for handle, error in found if error is not None}
 
     def _link(self, name: str) -> None:
         first, path = f"{self._drafts}/{name}", self.path(name)
@@ -249,11 +278,23 @@ class Keeper:
             _synced(self._drafts)
 
 
-def written(handle: int, piece: bytes) -> None:
-    """Write all of a piece."""
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(handle, view) :]
+def written(handle: int, pieces: Sequence[bytes]) -> None:
+    """Write all of the pieces."""
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        done = os.writev(handle, views[:_MOST_VIEWS])
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if done:
+            views[0] = views[0][done:]
+
+
+def _sync_failed(handle: int) -> OSError | None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        return error
+    return None
 
 
 def _synced(folder: str) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import hashlib
+import itertools
 import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,3 +145,57 @@ async def test_files_in_folders_of_folders_are_taken_over(server: Running, alice
     await server.restart()
     assert (await download(alice, name)).body == b"content"
     assert not earlier.exists()
+
+
+async def test_a_slow_disk_syncs_many_files_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sync that is not the first waits until as many are under way as there may be."""
+    keeper = keeping.Keeper(tmp_path, durable=True, keep_free=0)
+    await keeper.open()
+    others = threading.Barrier(keeping.SYNCERS)
+    all_wait = threading.Event()
+    numbers = itertools.count()
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            if next(numbers):
+                others.wait(60)
+            else:
+                all_wait.wait(60)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    names = [f"{number:064x}" for number in range(keeping.SYNCERS + 1)]
+    puts = [asyncio.ensure_future(keeper.put(keeping.New(name, None, [b"x"]))) for name in names]
+    await asyncio.sleep(0)
+    all_wait.set()
+    await asyncio.gather(*puts)
+    assert sum(os.path.getsize(keeper.path(name)) for name in names) == len(names)  # noqa: ASYNC240
+    await keeper.close()
+
+
+async def test_a_file_that_can_not_be_synced_is_refused_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = keeping.Keeper(tmp_path, durable=True, keep_free=0)
+    await keeper.open()
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        if os.fstat(handle).st_size == 3:
+            raise OSError(errno.EIO, "the disk fails")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    contents = [b"a", b"bad", b"b"]
+    puts = [
+        keeper.put(keeping.New(f"{number:064x}", None, [content]))
+        for number, content in enumerate(contents)
+    ]
+    first, bad, last = await asyncio.gather(*puts, return_exceptions=True)
+    assert (first, last) == (None, None)
+    assert isinstance(bad, OSError)
+    assert not os.path.exists(keeper.path(f"{1:064x}"))  # noqa: ASYNC240
+    await keeper.close()
