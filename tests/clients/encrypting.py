@@ -169,7 +169,7 @@ class Device:
             assert self.unread == [], f"{self.user_id} can't read {self.unread}"
             return check()
 
-        await until(checked, 60)
+        await until(checked, 90)
 
     async def in_room(self, room_id: str, members: int) -> None:
         """Wait until the program knows so many members, and that the room is encrypted."""

@@ -5,7 +5,7 @@ while the others talk. Both servers are killed, and one of them is away for a wh
 read all that was said while they belonged to the room: the history is for who was invited.
 
 Both servers are ours, on either database, or one is Synapse: that of the room's creator, or the one
-that is away.
+that is away. Synapse tells clients old state as new (see `Undeceived`).
 """
 
 import asyncio

@@ -95,6 +95,9 @@ class FederatedSynapse(SynapseServer):
             "federation_ip_range_blacklist": [],
             # Without it a client is told again, as new state, what was true before branches met.
             "experimental_features": {"msc4222_enabled": True},
+            # Else it waits for up to 84 seconds between two tries, also when the server that it
+            # tries has come back and speaks to it.
+            "federation": {"max_long_retry_delay": "5s"},
         }
 
 
