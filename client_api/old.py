@@ -34,8 +34,11 @@ async def get_events(call: Call, query: EventsQuery) -> Raw:
     stream, start = call.app.event_stream, query.from_ or None
     timeout = min(query.timeout, call.app.config.sync.max_timeout_ms) / 1000
     if query.room_id is not None:
-        return Raw(await stream.peek(call.session, query.room_id, start, timeout))
-    return Raw(await stream.events(call.session, start, timeout))
+        answer = await stream.peek(call.session, query.room_id, start, timeout)
+    else:
+        answer = await stream.events(call.session, start, timeout)
+    call.app.sessions.check(call.session)
+    return Raw(answer)
 
 
 @endpoint(

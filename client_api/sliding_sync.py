@@ -149,7 +149,9 @@ async def sliding_sync(call: Call, query: SlidingQuery, body: SlidingBody) -> Ra
         asked=asked,
     )
     with call.app.presence.polling(call.session, query.set_presence or body.set_presence):
-        return Raw(await call.app.sliding_sync(request))
+        answer = await call.app.sliding_sync(request)
+    call.app.sessions.check(call.session)
+    return Raw(answer)
 
 
 def _asked(body: SlidingBody, user_id: str) -> Asked:

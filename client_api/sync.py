@@ -56,4 +56,6 @@ async def sync(call: Call, query: SyncQuery) -> Raw:
         ),
     )
     with call.app.presence.polling(call.session, query.set_presence):
-        return Raw(await call.app.sync(request))
+        answer = await call.app.sync(request)
+    call.app.sessions.check(call.session)
+    return Raw(answer)

@@ -48,6 +48,7 @@ from storage.schema import (
 )
 
 MAX_CACHED = 50_000
+MAX_ENDED = 10_000
 MAX_DEVICE_NAME = 100
 SEEN_EVERY_MS = 5 * 60_000
 
@@ -145,6 +146,8 @@ class Sessions:
         # Raised whenever sessions end, so that one that was being read just then isn't kept.
         self._endings = 0
         self._unsaved: dict[int, tuple[int, str]] = {}
+        # The devices that ended last, for requests that began before that and wait.
+        self._ended: OrderedDict[int, None] = OrderedDict()
         self._ends: DeviceEnds | None = None
 
     def on_end(self, ends: DeviceEnds) -> None:
@@ -184,6 +187,11 @@ class Sessions:
             if len(self._cached) > MAX_CACHED:
                 self._cached.popitem(last=False)
         return session
+
+    def check(self, session: Session) -> None:
+        """Raise `MatrixError` M_UNKNOWN_TOKEN when the session's device ended while it waited."""
+        if session.device_nid in self._ended:
+            raise unknown_token("The device was logged out")
 
     async def assumed(self, user_id: str, device_id: str | None) -> Session:
         """What an application service does as this user, on one of the user's devices or none.
@@ -340,8 +348,16 @@ class Sessions:
                 told = await self._ends.ending(user_nid, nids)
             if nids:
                 changes.append(pushers_ended(nids))
+
+            def publish(pos: int) -> None:
+                self._ended.update(dict.fromkeys(nids))
+                while len(self._ended) > MAX_ENDED:
+                    self._ended.popitem(last=False)
+                if told.publish is not None:
+                    told.publish(pos)
+
             if changes:
-                await self._commits.commit([*changes, *told.changes], told.positions, told.publish)
+                await self._commits.commit([*changes, *told.changes], told.positions, publish)
             self._forget(tokens)
             for nid in nids:
                 self._unsaved.pop(nid, None)

@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.api.test_devices import password, second_device
 from tests.serving import CLIENT, Person, Running
+from tests.sliding.client import Sliding, window
 from tests.streams.reading import (
     ephemeral,
     filtered,
@@ -44,6 +46,29 @@ async def park(server: Running, person: Person, **query: Any) -> Poll:
     poll = asyncio.create_task(person.sync(timeout=30_000, **query))
     await server.parked(waiting + 1)
     return poll
+
+
+@pytest.mark.parametrize("way", ["sync", "sliding", "events"])
+async def test_who_was_logged_out_meanwhile_hears_nothing_more(server: Running, way: str) -> None:
+    """By another device of one's own, as people do who have lost one."""
+    alice, bob, room = await pair(server)
+    lost = Person(server, bob.user_id, await second_device(bob), "TWO")
+    start = (await lost.sync())["next_batch"]
+    if way == "sync":
+        request = lost.raw("GET", "/sync", query={"since": start, "timeout": 30_000})
+    elif way == "events":
+        request = lost.raw("GET", "/events", query={"from": start, "timeout": 30_000})
+    else:
+        client = Sliding(lost, {"all": window()})
+        await client.sync()
+        request = client.ask(timeout=30_000)
+    poll = asyncio.create_task(request)
+    await server.parked()
+    body = {"devices": ["TWO"], "auth": password(bob.user_id)}
+    await bob.ok("POST", "/delete_devices", body=body)
+    await alice.say(room, "not for thieves")
+    reply = await poll
+    assert (reply.status, reply.body["errcode"]) == (401, "M_UNKNOWN_TOKEN")
 
 
 async def test_without_a_timeout_the_answer_comes_at_once(server: Running) -> None:
