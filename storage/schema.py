@@ -1046,7 +1046,7 @@ class ToDeviceRow(NamedTuple):
 class ParcelRow(NamedTuple):
     """Messages that came together and soon become rows of `to_device`, unless they are fetched.
 
-    `messages` is a JSON object: by the device's number, the message.
+    `messages` is JSON: the array of the devices' numbers, and that of their messages.
     """
 
     pos: Position

@@ -19,7 +19,7 @@ class Parcel(NamedTuple):
     messages: Mapping[int, msgspec.Raw]
 
 
-_unpack = msgspec.json.Decoder(dict[int, msgspec.Raw]).decode
+_unpack = msgspec.json.Decoder(tuple[list[int], list[msgspec.Raw]]).decode
 
 
 async def parcels(db: Database, after: int, limit: int) -> list[Parcel]:
@@ -27,7 +27,7 @@ async def parcels(db: Database, after: int, limit: int) -> list[Parcel]:
     rows = await db.scan(
         "SELECT pos, messages FROM parcels WHERE pos > ? ORDER BY pos LIMIT ?", after, limit
     )
-    return [Parcel(pos, _unpack(messages)) for pos, messages in rows]
+    return [Parcel(pos, dict(zip(*_unpack(messages), strict=True))) for pos, messages in rows]
 
 
 async def alive(db: Database, device_nids: Collection[int]) -> set[int]:

@@ -139,7 +139,7 @@ class CommitQueue:
         self, changes: Sequence[Change], positions: int = 0, publish: Publish | None = None
     ) -> int:
         """Submit and wait; the wait may be cancelled, the commit goes on."""
-        return await asyncio.shield(self.submit(changes, positions, publish))
+        return await self.submit(changes, positions, publish)
 
     async def _supervise(self) -> None:
         while True:

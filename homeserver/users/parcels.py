@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from homeserver.errors import MatrixError
+from homeserver.matrix import canonical
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from storage import to_device as store
@@ -52,7 +53,7 @@ class Parcels:
             await self.sort()
         if not messages:
             return []
-        json = b"{%b}" % b",".join([b'"%d":%b' % item for item in messages.items()])
+        json = b"[%b,[%b]]" % (canonical.encode([*messages]), b",".join(messages.values()))
         return [Insert(ParcelRow(Pos(0), json))]
 
     def arrived(self, pos: int, size: int) -> None:
