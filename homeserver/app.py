@@ -640,6 +640,7 @@ class App:
         publisher.on_events(push.sender.happened)
         publisher.on_outside(push.sender.outside)
         publisher.on_receipt(push.sender.read)
+        publisher.on_account_data(push.sender.account_data)
         self._tasks.service("push", push.sender.run)
         self._tasks.service("push cursor", push.sender.keep_saving)
         self._tasks.service("mails", push.mailing.run)

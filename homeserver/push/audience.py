@@ -111,6 +111,7 @@ class Audience:
         self._readers = readers
         self._timeline = timeline
         self._users: dict[int, str] = {}
+        self._nids: dict[str, int] = {}
         # By room the joined users who have pushers, each with a position since which they are.
         self._watched: dict[int, dict[int, int]] = {}
 
@@ -128,6 +129,14 @@ class Audience:
         """The id of a user who has pushers, None for another."""
         return self._users.get(user_nid)
 
+    def user_nid(self, user_id: str) -> int | None:
+        """The number of a user who has pushers, None for another."""
+        return self._nids.get(user_id)
+
+    def watchers(self, room_nid: int) -> Collection[int]:
+        """Those of a room's members who have pushers."""
+        return self._watched.get(room_nid, {}).keys()
+
     def watching(self, room_nid: int) -> int:
         """How many of a room's members have pushers."""
         return len(self._watched.get(room_nid, ()))
@@ -136,11 +145,14 @@ class Audience:
         """The pushers of a user are others now."""
         if await store.pushers_of(self._database, [user_nid]):
             if user_nid not in self._users:
-                self._users[user_nid] = (await self._names.names([user_nid]))[user_nid]
+                user_id = (await self._names.names([user_nid]))[user_nid]
+                self._users[user_nid], self._nids[user_id] = user_id, user_nid
                 for room_nid, pos in (await joins_of(self._database, user_nid)).items():
                     self._watch(room_nid, user_nid, pos)
             return
-        self._users.pop(user_nid, None)
+        gone = self._users.pop(user_nid, None)
+        if gone is not None:
+            del self._nids[gone]
         for room_nid in [nid for nid, users in self._watched.items() if user_nid in users]:
             self._unwatch(room_nid, user_nid)
 

@@ -174,6 +174,10 @@ class Queues:
         if row[:3] not in self._queues:
             self.add(row, Waiting(0, pos, None))
 
+    def has_unread(self, user_nid: int, room_nid: int) -> bool:
+        """Whether a room had unread notifications when a user's badge was told last."""
+        return self._badges.has_unread(user_nid, room_nid)
+
     def told_up_to(self, pos: int) -> int:
         """The position, or the last one before it up to which all was told or stands at pushers."""
         for key, queue in self._queues.items():

@@ -32,11 +32,12 @@ from storage.appservices import events_in
 from storage.changes import Put
 from storage.engine import Database
 from storage.memberships import invites_between
-from storage.schema import INVITE, PushCursorRow, PusherRow
+from storage.schema import INVITE, JOIN, PushCursorRow, PusherRow
 
 log = logging.getLogger(__name__)
 
 BADGE_SECONDS = 1.0
+_COUNT_OTHERWISE = frozenset({"m.ignored_user_list", "m.push_rules"})
 SAVE_SECONDS = 1.0
 _REPLAYED_AT_ONCE = 100
 _TOLD_AT_ONCE = 100
@@ -74,7 +75,8 @@ class PushSender:
         self._due: deque[int] = deque()
         self._woken = asyncio.Event()
         self._moved = asyncio.Event()
-        self._clearing: set[int] = set()
+        # Whose badges may be lower, and whether they have read something.
+        self._clearing: dict[int, bool] = {}
         self._saved = 0
         # The pushers whose gateways failed before the start: `queues.py` finds what they missed.
         self._failed: Collection[store.Key] = ()
@@ -119,6 +121,7 @@ class PushSender:
             return
         for pos, one in enumerate(appended, first_pos):
             invited = self._audience.moved(room_nid, pos, one.members)
+            self._lowered(room_nid, one)
             if invited is not None or self._audience.watching(room_nid):
                 self._hear(happened(room_nid, pos, one.nid, one.flags, one.event, invited))
 
@@ -130,9 +133,12 @@ class PushSender:
 
     def read(self, entry: ReceiptEntry) -> None:
         """A receipt has moved: its user's badges may be lower."""
-        if entry.user_nid in self._audience.users and entry.user_nid not in self._clearing:
-            self._clearing.add(entry.user_nid)
-            self._clock.call_later(BADGE_SECONDS, self._clear, entry.user_nid)
+        self._fell(entry.user_nid, read=True)
+
+    def account_data(self, user_nid: int, type_: str) -> None:
+        """Account data has changed: other things count than before, perhaps."""
+        if type_ in _COUNT_OTHERWISE:
+            self._fell(user_nid)
 
     async def run(self) -> None:
         """Tell pushers what happened, until cancelled."""
@@ -169,6 +175,24 @@ class PushSender:
             await self._clock.sleep(SAVE_SECONDS)
             self._moved.clear()
             await self.save()
+
+    def _lowered(self, room_nid: int, one: Appended) -> None:
+        """An event may lower the badges of who has left, has spoken, or had what is redacted."""
+        users = [member.user_nid for member in one.members if member.membership != JOIN]
+        if one.redacted is not None:
+            users += self._audience.watchers(room_nid)
+        elif (sender_nid := self._audience.user_nid(one.event.sender)) is not None:
+            users.append(sender_nid)
+        for user_nid in users:
+            if self._queues.has_unread(user_nid, room_nid):
+                self._fell(user_nid)
+
+    def _fell(self, user_nid: int, *, read: bool = False) -> None:
+        if user_nid not in self._audience.users:
+            return
+        if user_nid not in self._clearing:
+            self._clock.call_later(BADGE_SECONDS, self._clear, user_nid)
+        self._clearing[user_nid] = read or self._clearing.get(user_nid, False)
 
     def _hear(self, told: Happened) -> None:
         self._heard.append(told)
@@ -251,13 +275,13 @@ class PushSender:
                         self._queues.add(row, waiting)
 
     def _clear(self, user_nid: int) -> None:
-        self._clearing.discard(user_nid)
-        self._spawn("badge", self._add_badges(user_nid))
+        self._spawn("badge", self._add_badges(user_nid, self._clearing.pop(user_nid)))
 
-    async def _add_badges(self, user_nid: int) -> None:
+    async def _add_badges(self, user_nid: int, has_read: bool) -> None:
         async def read() -> list[PusherRow]:
             rows = await store.pushers_of(self._database, [user_nid])
-            await self._mailing.read(rows)
+            if has_read:
+                await self._mailing.read(rows)
             return rows
 
         for row in await self._patience.until_done("a badge waits for the database", read):
