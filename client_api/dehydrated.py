@@ -1,5 +1,9 @@
 """The device that a user leaves on the server. MSC3814."""
 
+from typing import Annotated
+
+import msgspec
+
 from homeserver.http.endpoint import Call, Client, endpoint
 from homeserver.http.shape import Raw, Shape
 from homeserver.matrix.canonical import JsonObject
@@ -43,12 +47,30 @@ async def delete_dehydrated(call: Call) -> JsonObject:
     return {"device_id": await call.app.encryption.dehydrated.delete(call.session)}
 
 
+class EventsQuery(Shape):
+    from_: str | None = msgspec.field(default=None, name="from")
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 100
+
+
+@endpoint(f"GET {_PATH}/{{device_id}}/events", spec="", auth=Client())
+async def get_events(call: Call, device_id: str, query: EventsQuery) -> Raw:
+    """The messages that the device was sent, page by page."""
+    dehydrated = call.app.encryption.dehydrated
+    found = await dehydrated.events(call.session, device_id, query.from_, query.limit, token=False)
+    return Raw(found)
+
+
 class EventsBody(Shape):
     next_batch: str | None = None
 
 
 @endpoint(f"POST {_PATH}/{{device_id}}/events", spec="", auth=Client())
-async def get_events(call: Call, device_id: str, body: EventsBody = EventsBody()) -> Raw:
-    """The messages that the device was sent, page by page."""
-    found = await call.app.encryption.dehydrated.events(call.session, device_id, body.next_batch)
+async def post_events(
+    call: Call, device_id: str, query: EventsQuery, body: EventsBody = EventsBody()
+) -> Raw:
+    """The same, as clients asked for it before, who go on until a page is empty."""
+    dehydrated = call.app.encryption.dehydrated
+    found = await dehydrated.events(
+        call.session, device_id, body.next_batch, query.limit, token=True
+    )
     return Raw(found)

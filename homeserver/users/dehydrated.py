@@ -128,11 +128,14 @@ class DehydratedDevices:
 
         return await self._inbox.run(session.user_nid, turn)
 
-    async def events(self, session: Session, device_id: str, since: str | None) -> bytes:
-        """The next messages to it as JSON; those that a page before `since` held are removed.
+    async def events(
+        self, session: Session, device_id: str, since: str | None, limit: int, *, token: bool
+    ) -> bytes:
+        """The next messages to it as JSON, at most `limit`; a token when there are more.
 
-        Raises `MatrixError` M_FORBIDDEN for a device that is not the dehydrated one,
-        M_INVALID_PARAM for a wrong token.
+        With `token` one is there in any case. The messages stay until the device ends: a client
+        that breaks off begins anew. Raises `MatrixError` M_FORBIDDEN for a device that is not the
+        dehydrated one, M_INVALID_PARAM for a wrong token.
         """
         row = await self._row(session.user_nid)
         devices = await accounts_store.devices(self._database, [row.device_nid] if row else [])
@@ -144,11 +147,11 @@ class DehydratedDevices:
         if since is not None:
             found = _TOKEN.fullmatch(since)
             if found is None:
-                raise MatrixError.invalid_param("next_batch: this is not a token of this server")
+                raise MatrixError.invalid_param("from: this is not a token of this server")
             after = int(found[1])
-            await self._inboxes.received(row.device_nid, after)
-        events, reached = await self._inboxes.page(row.device_nid, after)
-        return b'{"events":[%b],"next_batch":"d%d"}' % (b",".join(events), reached)
+        events, end, more = await self._inboxes.page(row.device_nid, after, limit)
+        going_on = b',"next_batch":"d%d"' % end if more or token else b""
+        return b'{"events":[%b]%b}' % (b",".join(events), going_on)
 
     async def _device(self, session: Session) -> tuple[DehydratedDeviceRow, DeviceRow]:
         row = await self._row(session.user_nid)

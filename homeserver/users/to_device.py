@@ -211,11 +211,16 @@ class Inboxes:
             return [json for _, json in found], None
         return [json for _, json in found[:most]], found[most - 1][0]
 
-    async def page(self, device_nid: int, after: int) -> tuple[list[bytes], int]:
-        """The next messages behind a position, for who doesn't sync, and where they end."""
+    async def page(self, device_nid: int, after: int, most: int) -> tuple[list[bytes], int, bool]:
+        """The next messages behind a position, for who doesn't sync.
+
+        And where they end, and whether there are more.
+        """
         await self._parcels.sort()
-        found = await store.waiting(self._database, device_nid, after, self._ring.pos, PAGE)
-        return [json for _, json in found], found[-1][0] if found else after
+        most = min(most, PAGE)
+        found = await store.waiting(self._database, device_nid, after, self._ring.pos, most + 1)
+        told = found[:most]
+        return [json for _, json in told], told[-1][0] if told else after, len(found) > most
 
     async def received(self, device_nid: int, until: int) -> None:
         """The device has presented a token: what it has been told up to there is removed."""

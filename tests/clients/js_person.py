@@ -172,6 +172,14 @@ class JsPerson(Person):
         found = await self._do("recover", recoveryKey=recovery_key)
         return found["total"], found["imported"]
 
+    async def dehydrate(self) -> None:
+        """Leave a device on the server that takes keys of messages while no other is there."""
+        await self._do("dehydrate")
+
+    async def rehydrate(self) -> None:
+        """Take over what such a device was sent, and leave another; after `recover`."""
+        await self._do("rehydrate")
+
     async def sessions(self) -> tuple[int, int]:
         """How many sessions of messages the device knows, and how many the backup has."""
         found = await self._do("sessions")

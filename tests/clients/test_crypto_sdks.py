@@ -13,12 +13,19 @@ from tests.clients.encrypting import People, Programs, device_gone, enter, knows
 from tests.clients.js_person import JsPerson
 from tests.federation.house import House, until
 
-MANY = 200
 
-
-@pytest.mark.parametrize("server", ["a.example", "b.example"])
-async def test_two_sdks(made: House, programs: Programs, people: People, server: str) -> None:
-    """A device that is off for 200 messages, then another that has only what the server kept."""
+@pytest.mark.parametrize(
+    ("server", "many"),
+    [
+        ("a.example", 200),
+        ("b.example", 200),
+        pytest.param("b.example", 1_000, marks=[pytest.mark.long, pytest.mark.timeout(1_800)]),
+    ],
+)
+async def test_two_sdks(
+    made: House, programs: Programs, people: People, server: str, many: int
+) -> None:
+    """A device that is off for many messages, then another that has only what the server kept."""
     alice = await programs.device("alice", "a.example")
     bob = await people.device("bob", server)
     recovery_key = await alice.set_up()
@@ -35,10 +42,13 @@ async def test_two_sdks(made: House, programs: Programs, people: People, server:
     await reads(alice, room_id, "from bob")
 
     await alice.go_offline()
-    said = [f"{number}" for number in range(MANY)]
+    said = [f"{number}" for number in range(many)]
     for text in said:
         await bob.say(room_id, text)
     await alice.go_online()
+    # Of many messages the next sync has the last ones alone.
+    await reads(alice, room_id, said[-1])
+    await alice.page_back(room_id)
     await reads(alice, room_id, *said)
     await alice.say(room_id, "all read")
     await bob.reads("all read")
@@ -82,3 +92,29 @@ async def test_verification(programs: Programs) -> None:
             return await device.trusts(device.user_id, new)
 
         await until(trusted, 60)
+
+
+async def test_what_is_said_while_no_device_is_there(programs: Programs, people: People) -> None:
+    """A dehydrated device takes the keys, which the next device finds in it."""
+    alice = await programs.device("alice", "a.example")
+    bob = await people.device("bob", "b.example")
+    recovery_key = await alice.set_up()
+    await alice.dehydrate()
+    room_id = await alice.create_encrypted_room("Secrets")
+    await alice.invite(room_id, bob.user_id)
+    await enter(bob, room_id)
+    await bob.in_room(room_id, 2)
+    await bob.until(
+        lambda: len(list(bob.client.device_store.active_user_devices(alice.user_id))) == 2
+    )
+    first = await alice.device_id()
+    await alice.log_out()
+    await device_gone(bob, alice.user_id, first)
+    said = [f"{number}" for number in range(3)]
+    for text in said:
+        await bob.say(room_id, text)
+    phone = await programs.device("alice", "a.example", new=False)
+    await phone.recover(recovery_key)
+    await phone.rehydrate()
+    await phone.page_back(room_id)
+    await reads(phone, room_id, *said)

@@ -30,6 +30,18 @@ async def test_it_takes_messages_and_gives_them_page_by_page(server: Running) ->
     await alice.ok("POST", "/logout/all")
     alice.token = await second_device(alice)
     events = f"{PATH}/DEHYDRATED/events"
+    for limit in (1_000, 7):
+        # A client that broke off begins anew.
+        told: list[int] = []
+        asked: dict[str, Any] = {"limit": limit}
+        while asked:
+            page = await alice.ok("GET", events, query=asked)
+            assert len(page["events"]) <= min(limit, 100)
+            told += [event["content"]["text"] for event in page["events"]]
+            asked = {"limit": limit, "from": page["next_batch"]} if "next_batch" in page else {}
+        assert told == list(range(120))
+    await alice.refused("M_INVALID_PARAM", "GET", events, query={"from": "nonsense"})
+    # As it was before, until a page is empty.
     told = []
     page = await alice.ok("POST", events, body={})
     while page["events"]:

@@ -89,6 +89,15 @@ export function commands(client) {
             const { total, imported } = await crypto().restoreKeyBackup();
             return { total, imported };
         },
+        // Leave a device on the server that takes keys of messages while no other is there.
+        async dehydrate() {
+            if (!(await crypto().isDehydrationSupported())) throw new Error("the server takes none");
+            await crypto().startDehydration({ createNewKey: true });
+        },
+        // Take over what such a device was sent, and leave another.
+        async rehydrate() {
+            await crypto().startDehydration();
+        },
         // How many sessions of messages this device knows, and how many the account's backup has.
         async sessions() {
             const known = (await crypto().exportRoomKeys()).length;
