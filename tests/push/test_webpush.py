@@ -17,6 +17,7 @@ from homeserver.push.vapid import read as read_key
 from tests.api.test_devices import second_device
 from tests.push.conftest import PushGateway
 from tests.push.push_service import App, PushService, claims, push_service, trusting
+from tests.push.test_desk import run
 from tests.push.test_gateway import pair
 from tests.serving import Person, Reply, Running
 from tests.streams.reading import read
@@ -522,6 +523,41 @@ async def test_operators_see_and_try_it(
     (row,) = [one for one in await desk.of(user.user_nid) if one["kind"] == KIND]
     assert (row["activated"], row["last_error"]) == (True, None)
     assert row["last_success_ts"] is not None
+
+
+@on_sqlite
+class TestCommands:
+    @pytest.fixture
+    def settings(self, authority: trustme.CA, tmp_path: Path) -> dict[str, Any]:
+        listeners = [{"port": 0}, {"socket": str(tmp_path / "s"), "apis": ["admin"]}]
+        return {"federation": trusting(authority, tmp_path), "listeners": listeners}
+
+    async def test_how_it_goes_is_said_in_words(
+        self, server: Running, gateway: PushGateway, service: PushService, tmp_path: Path
+    ) -> None:
+        alice = await server.person("alice")
+        app = service.subscribe()
+        service.status = 503
+        await set_pusher(alice, app)
+        await gateway.until(lambda: service.tries >= 2, 1)
+        where = service.url.removeprefix("https://")
+        line = (await run(server, tmp_path, "list", "alice")).output
+        begin = "@alice:test.example: web.app (Browser) at"
+        assert line.startswith(f"{begin} {where}, not activated by its app yet, nothing was taken")
+        assert "last failed: the push service answered with status 503 (" in line
+        tried = await run(server, tmp_path, "test", "alice")
+        assert (tried.exit_code, "has not shown yet" in tried.output) == (1, True)
+        service.status = 201
+        await gateway.until(lambda: bool(service.tokens), 5)
+        await acknowledge(alice, service.tokens[0])
+        tried = await run(server, tmp_path, "test", "alice")
+        assert (tried.exit_code, tried.output) == (0, f"web.app {app.p256dh}: taken\n")
+        line = (await run(server, tmp_path, "list", "alice")).output
+        assert line.startswith(f"{begin} {where}, last taken ")
+        service.status = 410
+        tried = await run(server, tmp_path, "test", "alice")
+        assert (tried.exit_code, "the pusher was removed" in tried.output) == (1, True)
+        assert await pushers(alice) == []
 
 
 @on_sqlite
