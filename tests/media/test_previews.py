@@ -576,6 +576,28 @@ async def test_a_picture_that_is_too_large_is_left_out(alice: Person, site: Site
     assert (said["og:title"], said.get("og:image")) == ("T", None)
 
 
+async def test_no_page_or_picture_makes_the_parser_fetch(
+    alice: Person, site: Site, neighbour: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    there = f"http://127.0.0.1:{neighbour.port}/"
+    for entity in (there, (tmp_path / "secret").as_uri()):
+        page = (
+            f'<?xml version="1.0"?><!DOCTYPE html [<!ENTITY x SYSTEM "{entity}">'
+            f'<!ENTITY % y SYSTEM "{entity}"> %y;]><html xmlns="http://www.w3.org/1999/xhtml">'
+            f'<head><title>T &x; T</title><link rel="stylesheet" href="{there}"/>'
+            f'<script src="{there}"></script></head><body><img src="{there}"/>'
+            f'<iframe src="{there}"/></body></html>'
+        )
+        path = f"/{len(entity)}"
+        site.html(path, page, "application/xhtml+xml")
+        assert "secret" not in json.dumps(await shown(alice, site, path))
+        svg = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{entity}">]><svg xmlns="x"><text>&x;</text></svg>'
+        site.html(f"{path}.svg", svg, "image/svg+xml")
+        assert await shown(alice, site, f"{path}.svg") == {}
+    assert neighbour.seen == []
+
+
 async def test_what_harms_the_parser_harms_nothing_else(alice: Person, site: Site) -> None:
     site.html("/deep", "<title>deep</title>" + "<b>" * 300_000)
     site.html(
@@ -679,6 +701,20 @@ class TestBudget:
             await server.clock.advance(1)
         statuses = [(await download(alice, uri.removeprefix("mxc://"))).status for uri in uris]
         assert statuses == [404, 200, 200]
+
+    async def test_what_is_used_stays_before_what_is_newer(
+        self, server: Running, alice: Person, site: Site
+    ) -> None:
+        names = []
+        for number in range(3):
+            site.html(f"/{number}.png", PNG[:-1] + str(number).encode(), "image/png")
+        for number in range(2):
+            said = await shown(alice, site, f"/{number}.png")
+            names.append(said["og:image"].removeprefix("mxc://"))
+        await server.clock.advance(3_600)
+        assert (await download(alice, names[0])).status == 200
+        await shown(alice, site, "/2.png")
+        assert [(await download(alice, name)).status for name in names] == [200, 404]
 
 
 class TestOff:

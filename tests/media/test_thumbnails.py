@@ -1,6 +1,8 @@
 """Smaller forms of pictures; spec: client-server-api#thumbnails."""
 
 import asyncio
+import random
+import signal
 import struct
 import zlib
 from io import BytesIO
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from homeserver.media import shrinkers
 from homeserver.media.shrinkers import Box
 from homeserver.media.thumbnails import fitting
 from tests.media.sending import V1, V3, Got, ask, upload
@@ -165,10 +168,44 @@ async def test_the_next_picture_is_read_when_the_process_has_died(
     for number in range(2):
         name = await upload(alice, picture(500 + number, 500), "image/png")
         assert opened(await thumbnail(alice, name, 32, 32, method="crop")).size == (32, 32)
-        shrinkers = server.app.services.media.thumbnails._shrinkers  # noqa: SLF001
-        for process in shrinkers._idle:  # noqa: SLF001 (the processes show in no answer)
+        made = server.app.services.media.thumbnails._shrinkers  # noqa: SLF001
+        for process in made._idle:  # noqa: SLF001 (the processes show in no answer)
             process.kill()
             await process.wait()
+
+
+async def test_one_that_takes_too_long_is_given_up(
+    server: Running, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a picture that keeps its reader busy: here the reader has been stopped."""
+    first = await upload(alice, picture(500, 500), "image/png")
+    opened(await thumbnail(alice, first, 32, 32, method="crop"))
+    (process,) = server.app.services.media.thumbnails._shrinkers._idle  # noqa: SLF001
+    process.send_signal(signal.SIGSTOP)
+    slow = await upload(alice, picture(501, 500), "image/png")
+    with monkeypatch.context() as patch:
+        patch.setattr(shrinkers, "SECONDS", 0.2)
+        # Another one is started, which may or may not be as fast as that.
+        assert (await thumbnail(alice, slow, 32, 32, method="crop")).status in {200, 400}
+    assert process.returncode is not None
+    assert opened(await thumbnail(alice, first, 96, 96, method="crop")).size == (96, 96)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "avif"])
+async def test_damaged_pictures_harm_nobody(alice: Person, kind: str) -> None:
+    out = BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((300, 200)).save(out, kind.upper())
+    whole, chance = out.getvalue(), random.Random(kind)
+    for _ in range(12):
+        damaged = bytearray(whole)
+        for _ in range(chance.randint(1, 30)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        del damaged[chance.randrange(len(damaged) // 2, len(damaged) + 1) :]
+        name = await upload(alice, bytes(damaged), f"image/{kind}")
+        got = await thumbnail(alice, name, 32, 32, method="crop")
+        assert got.status in {200, 400}, got.body
+    good = await upload(alice, whole, f"image/{kind}")
+    assert opened(await thumbnail(alice, good, 32, 32, method="crop")).size == (32, 32)
 
 
 async def test_the_old_path_shows_only_what_was_there_before(alice: Person) -> None:
