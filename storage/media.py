@@ -101,6 +101,22 @@ async def usage(db: Database, user_nids: Collection[int]) -> dict[int, MediaUsag
     return {row[0]: MediaUsageRow(*row) for row in rows}
 
 
+async def all_usage(db: Database) -> tuple[int, int]:
+    """How many bytes in how many files all users have uploaded that are still there."""
+    rows = await db.scan("SELECT coalesce(sum(bytes), 0), coalesce(sum(files), 0) FROM media_usage")
+    return int(rows[0][0]), int(rows[0][1])
+
+
+async def most_usage(db: Database, limit: int) -> list[tuple[str, int, int]]:
+    """Who has most here: user id, bytes, files."""
+    rows = await db.scan(
+        "SELECT name, bytes, files FROM media_usage JOIN names ON name_nid = user_nid"
+        " WHERE files > 0 ORDER BY bytes DESC, name LIMIT ?",
+        limit,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 def used(user_nid: int, size: int, files: int) -> Do:
     """Add to what a user has uploaded, or take from it."""
     return Do(

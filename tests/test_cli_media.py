@@ -25,7 +25,12 @@ __all__ = ["folder", "place", "s3_service"]
 
 def test_files_are_looked_at_and_hidden(place: Path) -> None:
     assert done(place, "media", "fsck") == "All files are as they should be.\n"
-    assert told(place, "media", "usage") == {"cached_bytes": 0, "hidden": []}
+    assert told(place, "media", "usage") == {
+        "uploaded": {"bytes": 0, "files": 0, "users": []},
+        "cached_bytes": 0,
+        "hidden": [],
+        "never_fetched": [],
+    }
     digest = "ab" * 32
     assert digest in done(place, "media", "block", digest, "--reason", "spam")
     assert f"{digest} blocked: spam" in done(place, "media", "usage")
@@ -110,6 +115,12 @@ async def client(request: pytest.FixtureRequest, server: OurServer) -> AsyncIter
 async def test_what_is_hidden_blocked_and_deleted_is_so_for_everybody(client: Client) -> None:
     uris = [await client.upload(b"the same") for _ in range(2)]
     other = await client.upload(b"another")
+    usage = json.loads(await client.media("usage", "--json"))
+    # Who uploads a content again has it twice, and may have only so much.
+    size, user = len(b"the same") * 2 + len(b"another"), {"user": "@a:localhost"}
+    mine = {"bytes": size, "files": 3}
+    assert usage["uploaded"] == {**mine, "users": [{**user, **mine}]}
+    assert "@a:localhost: 0.0 MB in 3 files" in await client.media("usage")
     digest = hashlib.sha256(b"the same").hexdigest()
 
     assert digest in await client.media("quarantine", uris[0], "--reason", "law")

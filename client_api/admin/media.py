@@ -51,6 +51,7 @@ class Moved(Shape):
 
 
 class Overview(Shape):
+    uploaded: JsonObject
     cached_bytes: int
     hidden: list[JsonObject]
     never_fetched: list[str]
@@ -62,13 +63,14 @@ class Faults(Shape):
 
 @endpoint("GET /_homeserver/admin/v1/media", spec="", auth=Admin(), limit="none")
 async def overview(call: Call) -> Overview:
-    """How much is kept of other servers' files, and which contents are hidden or blocked."""
+    """How much is kept, whose, and which contents are hidden or blocked."""
     media = call.app.media
     hidden: list[JsonObject] = [
         {"hash": row.hash.hex(), "blocked": bool(row.blocked), "reason": row.reason, "ts": row.ts}
         for row in media.files.judgements()
     ]
-    return Overview(media.remote.kept, hidden, await media.moderation.shunned())
+    uploaded = await media.quotas.overview()
+    return Overview(uploaded, media.remote.kept, hidden, await media.moderation.shunned())
 
 
 @endpoint("POST /_homeserver/admin/v1/media/quarantine", spec="", auth=Admin(), limit="none")

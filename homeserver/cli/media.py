@@ -26,12 +26,17 @@ def media() -> None:
 @config_option
 @json_option
 def usage(path: Path, as_json: bool) -> None:
-    """Show how much is kept of other servers' files, and what is hidden or blocked."""
+    """Show how much is kept, who keeps most, and what is hidden or blocked."""
     with administration(Config.load(path, os.environ)) as ours:
         found = ours.request("GET", PATH)
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
+    own = found["uploaded"]
+    most = ", most by" if own["users"] else ""
+    click.echo(f"{own['bytes'] / 1e6:.1f} MB in {own['files']} files were uploaded here{most}")
+    for one in own["users"]:
+        click.echo(f"    {one['user']}: {one['bytes'] / 1e6:.1f} MB in {one['files']} files")
     click.echo(f"{found['cached_bytes'] / 1e6:.1f} MB of other servers' files are kept.")
     for one in found["hidden"]:
         what = "blocked" if one["blocked"] else "hidden"

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 
 from homeserver import config
 from homeserver.errors import MatrixError
+from homeserver.matrix.canonical import JsonObject
 from storage import media as store
 from storage.engine import Database
 
 MOST_REMEMBERED = 1_000
+MOST_SHOWN = 10
 
 
 class Quotas:
@@ -38,6 +40,18 @@ class Quotas:
         if self._options.user_bytes and size + length > self._options.user_bytes:
             raise _over_quota()
         return size
+
+    async def overview(self) -> JsonObject:
+        """What all users have here, and those who have most."""
+        size, files = await store.all_usage(self._database)
+        most = await store.most_usage(self._database, MOST_SHOWN)
+        return {
+            "bytes": size,
+            "files": files,
+            "users": [
+                {"user": user_id, "bytes": own, "files": number} for user_id, own, number in most
+            ],
+        }
 
     @contextmanager
     def coming(self, user_nid: int, here: int) -> Iterator[Callable[[int], None]]:

@@ -35,6 +35,7 @@ class Media:
 
     clock: Clock
     files: Files
+    quotas: Quotas
     encrypted: EncryptedFiles
     uploads: Uploads
     remote: Remote
@@ -81,6 +82,7 @@ class Media:
         return cls(
             clock=clock,
             files=files,
+            quotas=quotas,
             encrypted=encrypted,
             uploads=uploads,
             remote=remote,

@@ -1,7 +1,9 @@
-"""Many uploads at once take little memory, however large they are and however fast they come."""
+"""Many uploads or downloads at once take little memory, however large, fast or slow they are."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from io import BytesIO
 from pathlib import Path
 
 import aiohttp
@@ -53,4 +55,32 @@ async def test_uploads_are_not_held_in_memory(tmp_path: Path, uploads: int, mega
         said = f"{idle / MEGABYTE:.0f} MiB before, {peak / MEGABYTE:.0f} at most"
         print(said)
         assert peak - idle < uploads * EACH, said
+        assert peak < MOST, said
+
+
+async def test_downloads_that_hardly_go_on_are_not_held_in_memory(tmp_path: Path) -> None:
+    """Of a file that nobody reads to its end, only pieces are on their way."""
+    with running(OurServer(tmp_path / "server")) as server:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            body = {"username": "a", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+            async with http.post(f"{server.url}/_matrix/client/v3/register", json=body) as answer:
+                headers = {"Authorization": f"Bearer {(await answer.json())['access_token']}"}
+            content = BytesIO(bytes(30 * MEGABYTE))
+            url = f"{server.url}/_matrix/media/v3/upload"
+            async with http.post(url, data=content, headers=headers) as answer:
+                uri = (await answer.json())["content_uri"]
+            path = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+            idle = resident_bytes(server.pid)
+            async with AsyncExitStack() as downloads:
+                for _ in range(60):
+                    get = http.get(server.url + path, headers=headers)
+                    answer = await downloads.enter_async_context(get)
+                    assert len(await answer.content.readexactly(100_000)) == 100_000
+                peak = resident_bytes(server.pid)
+                # Who is slow holds up nobody.
+                async with http.get(server.url + path, headers=headers) as answer:
+                    assert len(await answer.read()) == 30 * MEGABYTE
+                peak = max(peak, resident_bytes(server.pid))
+        said = f"{idle / MEGABYTE:.0f} MiB before, {peak / MEGABYTE:.0f} at most"
+        assert peak - idle < 60 * EACH, said
         assert peak < MOST, said
