@@ -6,6 +6,7 @@ the room, so no key, list of devices or one-time key was lost, late, or given ou
 
 import asyncio
 
+import nio
 import pytest
 
 from tests.clients.encrypting import People, acquainted, all_heard, enter, together
@@ -27,12 +28,43 @@ async def test_everybody_reads_everything(made: House, people: People, server: s
         await device.in_room(room_id, 3)
     await acquainted(alice, bob, carol)
     await all_heard(room_id, alice, bob, carol)
-    tablet = await people.device("bob", server, new=False)
-    await tablet.in_room(room_id, 3)
-    await acquainted(alice, carol, tablet)
-    await bob.knows(tablet)
-    await all_heard(room_id, alice, bob, carol, tablet)
+    tablet, watch = [await people.device("bob", server, new=False) for _ in range(2)]
+    for device in (tablet, watch):
+        await device.in_room(room_id, 3)
+    await acquainted(alice, carol, bob, tablet, watch)
+    await all_heard(room_id, alice, bob, carol, tablet, watch)
     await alice.restart()
     await asyncio.to_thread(made.servers[server].kill)
     await asyncio.to_thread(made.servers[server].start)
-    await all_heard(room_id, bob, alice, tablet, carol)
+    await all_heard(room_id, bob, alice, tablet, carol, watch)
+
+
+async def test_a_key_is_asked_for_and_given(people: People) -> None:
+    """A new device asks another of its user for the key of what was said before."""
+    alice = await people.device("alice", "a.example")
+    bob = await people.device("bob", "b.example")
+    room_id = await together(alice, bob)
+    await acquainted(alice, bob)
+    await bob.say(room_id, "before")
+    await alice.reads("before")
+    tablet = await people.device("alice", "a.example", new=False)
+    await tablet.in_room(room_id, 2)
+    await acquainted(alice, tablet)
+    for one, other in ((alice, tablet), (tablet, alice)):
+        one.client.verify_device(one.client.device_store[other.user_id][other.client.device_id])
+    page = await tablet.client.room_messages(room_id, tablet.client.next_batch, limit=20)
+    (event,) = [one for one in page.chunk if isinstance(one, nio.MegolmEvent)]
+    answer = await tablet.client.request_room_key(event)
+    assert isinstance(answer, nio.RoomKeyRequestResponse), answer
+
+    def readable() -> bool:
+        try:
+            return bool(tablet.client.decrypt_event(event).body == "before")
+        except nio.EncryptionError:
+            return False
+
+    # matrix-nio looks after requests when a sync has brought something.
+    async with asyncio.timeout(90):
+        while not readable():
+            await bob.say(room_id, "more")
+            await asyncio.gather(alice.client.synced.wait(), tablet.client.synced.wait())
