@@ -7,6 +7,7 @@ spec: server-server-api#end-to-end-encryption, server-server-api#send-to-device-
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +15,7 @@ from federation.device_answers import keys_of, object_of
 from federation.device_copies import DeviceCopies
 from federation.edus import Taken
 from federation.requests import Requests, path_of
-from homeserver.errors import RemoteError, Unreachable
+from homeserver.errors import MatrixError, RemoteError, Unreachable
 from homeserver.matrix.canonical import JsonObject
 from homeserver.matrix.ids import is_user_id, server_of
 from homeserver.ports import Outbox
@@ -30,6 +31,8 @@ from storage.engine import Database
 from storage.memberships import joined_rooms
 from storage.schema import MessageIdRow
 from storage.to_device import known_messages
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_ID = 255
 MAX_RECIPIENTS = 10_000
@@ -112,7 +115,13 @@ class RemoteDevices:
         if await known_messages(self._database, origin, [message_id]):
             return ()
         seen = Insert(MessageIdRow(origin, message_id, self._clock.now_ms()))
-        told = await self._inboxes.arriving(sender, type_, given)
+        try:
+            told = await self._inboxes.arriving(sender, type_, given)
+        except MatrixError as error:
+            if error.errcode != "M_TOO_LARGE":
+                raise
+            log.warning("messages of %s to devices are dropped: %s", sender, error)
+            return ()
         return [Taken([seen, *told.changes], told.positions, told.publish)]
 
     # --- lists

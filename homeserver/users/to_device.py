@@ -39,6 +39,8 @@ PAGE = 100
 MAX_INBOX = 50_000
 """Messages that wait for one device; a device that is off for a year stays well below."""
 MAX_RECIPIENTS = 10_000
+MAX_SENT = 67_108_864
+"""Bytes of what one request puts into inboxes: a long message to all of very many devices."""
 KEPT_MS = 7 * 86_400_000
 """How long transactions are remembered."""
 _TIDY_SECONDS = 60.0
@@ -114,7 +116,7 @@ class Inboxes:
         """Send a client's messages; nothing happens when its transaction was taken before.
 
         `txn` is the hash of the path and the id. Raises `MatrixError`: M_INVALID_PARAM for what is
-        no user, M_TOO_LARGE for too many recipients.
+        no user, M_TOO_LARGE for too many recipients, or too much for all of them.
         spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
         """
         device_nid, _ = own_device(session)
@@ -146,7 +148,10 @@ class Inboxes:
                 raise
 
     async def arriving(self, sender: str, type_: str, messages: Messages) -> Told:
-        """What puts messages for local users into their devices' inboxes, at one position."""
+        """What puts messages for local users into their devices' inboxes, at one position.
+
+        Raises `MatrixError` M_TOO_LARGE.
+        """
         return await self._arriving(sender, type_, messages, await self._devices(messages))
 
     async def _devices(self, user_ids: Collection[str]) -> _Owners:
@@ -172,6 +177,8 @@ class Inboxes:
                     device_nid = own[device_id]
                     sent[device_nid] = b'{"content":%b%b' % (encode(content), end)
                     users[device_nid] = nid
+        if sum(map(len, sent.values())) > MAX_SENT:
+            raise MatrixError.too_large(f"At most {MAX_SENT} bytes are put into inboxes at once")
         changes = await self._parcels.packed(sent)
 
         def publish(pos: int) -> None:

@@ -1,6 +1,7 @@
 """To-device messages: each comes down, in order, until it was surely received."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from homeserver.users import parcels, to_device
 from tests.api.test_devices import second_device
 from tests.e2ee.keyed import messages, write
+from tests.federation.neighbours import neighbours
 from tests.serving import Person, Running
 
 
@@ -60,6 +62,23 @@ async def test_all_devices_are_reached_and_a_transaction_counts_once(server: Run
     assert texts(await other.sync()) == ["two"]
 
 
+async def test_a_message_to_all_is_not_multiplied_without_bound(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has very many devices can't have the server write a long message to each."""
+    monkeypatch.setattr(to_device, "MAX_SENT", 1_000)
+    alice, bob = await server.person("alice"), await server.person("bob")
+    other = Person(server, bob.user_id, await second_device(bob), "TWO")
+    for number, length, status in ((1, 300, 200), (2, 600, 413)):
+        content = {"text": "x" * length}
+        body = {"messages": {bob.user_id: {"*": content}}}
+        answer = await alice.raw("PUT", f"/sendToDevice/test.message/{number}", body=body)
+        assert answer.status == status
+    assert answer.body["errcode"] == "M_TOO_LARGE"
+    for device in (bob, other):
+        assert [len(text) for text in texts(await device.sync())] == [300]
+
+
 async def test_a_long_queue_comes_in_pages_of_a_hundred(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     await bob.sync()
@@ -103,3 +122,21 @@ async def test_a_full_inbox_loses_its_oldest_with_an_alarm(
     assert server.app.services.encryption.inboxes.cut == 2
     await server.restart()  # memory may still have them
     assert texts(await bob.sync()) == [2, 3, 4, 5, 6]
+
+
+async def test_what_another_server_sends_to_all_is_bounded_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much is taken for nothing, and nothing else waits for it."""
+    monkeypatch.setattr(to_device, "MAX_SENT", 1_000)
+    async with neighbours(tmp_path, "a.example", "b.example") as two:
+        alice = await two.servers["a.example"].person("alice")
+        bob = await two.servers["b.example"].person("bob")
+        await second_device(bob)
+        await bob.sync()
+        for number, length in ((1, 600), (2, 300)):
+            messages = {bob.user_id: {"*": {"text": "x" * length}}}
+            path = f"/sendToDevice/test.message/{number}"
+            await two.passing(alice.ok("PUT", path, body={"messages": messages}))
+        told = texts(await two.passing(bob.sync(timeout=30_000)))
+        assert [len(text) for text in told] == [300]
