@@ -141,7 +141,9 @@ class E2EKeys:
             if present is not None and not same_key(present, device_keys):
                 # What was signed is no more.
                 changes.append(store.signatures_gone(user_nid, [device_id]))
-                anew = present["keys"] != device_keys["keys"]
+                anew = any(
+                    device_keys["keys"].get(name) != key for name, key in present["keys"].items()
+                )
             present = device_keys
             json = canonical.encode(device_keys)
             if json != stored:

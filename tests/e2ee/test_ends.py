@@ -52,10 +52,11 @@ async def test_what_vouched_for_an_identity_goes_with_it(server: Running) -> Non
 
 
 async def test_the_same_identity_keeps_its_keys(server: Running) -> None:
-    """Another name of an algorithm, or a further signature, makes no other device."""
+    """Another name of an algorithm, or a further key, makes no other device."""
     alice, bob = await server.person("alice"), await server.person("bob")
     device, other = await keyed(alice, 2), await keyed(bob)
     device.device["algorithms"].append("other")
+    device.device["keys"][f"other:{alice.device_id}"] = "further"
     del device.device["signatures"]
     device.device = device.signer.sign(device.device, alice.user_id)
     assert await device.upload() == 2
