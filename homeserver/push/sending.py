@@ -37,6 +37,7 @@ from storage.schema import INVITE, JOIN, PushCursorRow, PusherRow
 log = logging.getLogger(__name__)
 
 BADGE_SECONDS = 1.0
+MOST_LOWERED = 200
 _COUNT_OTHERWISE = frozenset({"m.ignored_user_list", "m.push_rules"})
 SAVE_SECONDS = 1.0
 _REPLAYED_AT_ONCE = 100
@@ -180,7 +181,9 @@ class PushSender:
         """An event may lower the badges of who has left, has spoken, or had what is redacted."""
         users = [member.user_nid for member in one.members if member.membership != JOIN]
         if one.redacted is not None:
-            users += self._audience.watchers(room_nid)
+            watchers = self._audience.watchers(room_nid)
+            # Many would all be counted anew: theirs fall with what they are told next.
+            users += watchers if len(watchers) <= MOST_LOWERED else ()
         elif (sender_nid := self._audience.user_nid(one.event.sender)) is not None:
             users.append(sender_nid)
         for user_nid in users:

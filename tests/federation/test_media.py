@@ -175,6 +175,11 @@ async def test_only_servers_get_our_files_and_only_ours(
     name = await upload(alice, b"content")
     target = f"/_matrix/federation/v1/media/download/{name.partition('/')[2]}"
     assert await second_part(await guest.request(a, "GET", target)) == b"content"
+    admin = (a.folder / "admin.token").read_text().strip()
+    for what, status in (("quarantine", 404), ("release", 200)):
+        path, body = f"/_homeserver/admin/v1/media/{what}", {"name": f"mxc://{name}"}
+        assert (await a.request("POST", path, token=admin, body=body)).status == 200
+        assert (await guest.request(a, "GET", target)).status == status
     missing = await guest.request(a, "GET", "/_matrix/federation/v1/media/download/nothing")
     assert (missing.status, missing.body["errcode"]) == (404, "M_NOT_FOUND")
     url = f"https://127.0.0.1:{a.federation_port}{target}"

@@ -122,6 +122,11 @@ async def test_files_and_their_smaller_forms_are_kept_there_alone(
     assert (got.status, got.body) == (200, BIG)
     part = await download(alice, name, Range="bytes=5242870-5242890")
     assert (part.status, part.body) == (206, BIG[5_242_870:5_242_891])
+    beyond = await download(alice, name, Range="bytes=6000000-")
+    assert (beyond.status, beyond.headers["Content-Range"]) == (416, "bytes */6000000")
+    known = await download(alice, name, If_None_Match=got.headers["ETag"])
+    assert (known.status, known.body) == (304, b"")
+    assert "Gr%C3%BC%C3%9Fe.tar" in got.headers["Content-Disposition"]
     assert await upload(alice, BIG) != name
     shown = await upload(alice, picture(500, 500), "image/png")
     assert opened(await thumbnail(alice, shown, 32, 32, method="crop")).size == (32, 32)
