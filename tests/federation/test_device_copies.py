@@ -311,6 +311,18 @@ async def test_a_room_shared_anew_makes_it_stale(there: There) -> None:
     assert len(elsewhere.asked) == 2
 
 
+async def test_another_shared_room_makes_it_stale(there: There) -> None:
+    """What its server has not told, or told somebody else, is asked for."""
+    alice, elsewhere = there
+    user = await elsewhere.user()
+    await devices(alice, user)
+    elsewhere.update(user, "A")
+    another = await alice.create_room(preset="public_chat")
+    await elsewhere.guest.join(elsewhere.server, another, user)
+    assert await devices(alice, user) == {"FIRST", "A"}
+    assert len(elsewhere.asked) == 2
+
+
 async def test_a_restart_makes_all_stale(there: There) -> None:
     alice, elsewhere = there
     user = await elsewhere.user()
