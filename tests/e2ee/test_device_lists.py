@@ -35,6 +35,21 @@ async def test_a_new_device_wakes_those_who_share_a_room(server: Running) -> Non
     assert changed(await carol.sync()) == set()
 
 
+async def test_a_device_that_ends_is_told_like_one_that_comes(server: Running) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.join(await alice.create_room(preset="public_chat"))
+    await keyed(alice)
+    second = Person(server, alice.user_id, await second_device(alice, "TWO"), "TWO")
+    await keyed(second)
+    for person in (alice, bob):
+        await person.sync()
+    assert set((await query(bob, alice))["device_keys"][alice.user_id]) == {alice.device_id, "TWO"}
+    await second.ok("POST", "/logout")
+    for person in (alice, bob):
+        assert changed(await person.sync()) == {alice.user_id}
+    assert set((await query(bob, alice))["device_keys"][alice.user_id]) == {alice.device_id}
+
+
 async def test_who_comes_is_changed_and_who_goes_is_left(server: Running) -> None:
     alice, bob = await server.person("alice"), await server.person("bob")
     room = await alice.create_room(preset="public_chat")
