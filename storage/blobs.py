@@ -6,19 +6,19 @@ for it gets it only then; no call holds the event loop; no more than `PIECE` byt
 memory. Which files there should be is not known here.
 """
 
-import asyncio
 import errno
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from storage.keeping import Keeper, New, written
+from storage.threads import Threads
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ class Disk:
         self._durable = durable
         self._keep_free = keep_free
         self._keeper = Keeper(folder, durable=durable, keep_free=keep_free)
-        self._threads = ThreadPoolExecutor(THREADS, "media")
+        self._threads = Threads(THREADS, "media")
 
     async def open(self) -> None:
         """Make the folders, and remove what an earlier run has left half-written."""
@@ -233,13 +233,13 @@ class Disk:
         return None
 
     async def close(self) -> None:
-        self._threads.shutdown()
+        await self._threads.close()
         await self._keeper.close()
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Call something that touches the disk, off the loop; raises NoSpace when it is full."""
         with _space():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+            return await self._threads.run(partial(call, *args))
 
     def write(self, path: Path, pieces: list[bytes]) -> None:
         """Append to a draft; blocks."""

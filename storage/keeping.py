@@ -15,15 +15,13 @@ import logging
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-T = TypeVar("T")
+from storage.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +60,12 @@ class Keeper:
         self._is_naming = False
         self._settled: set[str] = set()
         self._settling: asyncio.TimerHandle | None = None
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
-        self._jobs = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="media-keeper", daemon=True)
+        self._thread = Threads(1, "media-keeper")
         self._syncers = ThreadPoolExecutor(SYNCERS, "media-sync")
 
     async def open(self) -> None:
         """Make the folders, and remove what an earlier run has left half-written."""
-        self._thread.start()
-        await self._do(self._prepare)
+        await self._thread.run(self._prepare)
 
     def path(self, name: str) -> str:
         """Where the file of a hash (in hexadecimal) lies."""
@@ -94,11 +89,11 @@ class Keeper:
     async def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
         self._settled.discard(name)
-        await self._do(lambda: self._delete(name))
+        await self._thread.run(lambda: self._delete(name))
 
     async def unsettled(self) -> list[str]:
         """What an earlier run did not settle."""
-        return await self._do(
+        return await self._thread.run(
             lambda: [name for name in os.listdir(self._drafts) if _NAME.fullmatch(name)]
         )
 
@@ -109,20 +104,14 @@ class Keeper:
     async def close(self) -> None:
         """Do what was begun, and end the thread."""
         await self.flush()
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._thread.close()
         self._syncers.shutdown()
-
-    def _do(self, job: Callable[[], T]) -> "asyncio.Future[T]":
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put((job, done))
-        return done
 
     def _name_waiting(self) -> None:
         waiting, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
         self._is_naming = True
         news = [new for new, _ in waiting]
-        named = self._do(lambda: self._name(news))
+        named = self._thread.run(lambda: self._name(news))
 
         def tell(_: object) -> None:
             self._is_naming = False
@@ -145,19 +134,9 @@ class Keeper:
             self._settling.cancel()
             self._settling = None
         names, self._settled = self._settled, set()
-        return self._do(lambda: self._settle(names))
+        return self._thread.run(lambda: self._settle(names))
 
     # In the thread.
-
-    def _work(self) -> None:
-        while (task := self._jobs.get()) is not None:
-            job, done = task
-            try:
-                result, failed = job(), None
-            except Exception as error:  # belongs to the caller, whatever it is
-                result, failed = None, error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
-                done.get_loop().call_soon_threadsafe(_tell, done, result, failed)
 
     def _prepare(self) -> None:
         os.makedirs(self._drafts, mode=0o700, exist_ok=True)
@@ -303,12 +282,3 @@ def _synced(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _tell(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
