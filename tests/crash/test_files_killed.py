@@ -109,13 +109,21 @@ async def take_back(server: OurServer, kills: int) -> None:
                 number = next(numbers)
                 try:
                     url = f"{server.url}/_matrix/media/v3/upload"
-                    uri = (await ask("POST", url, data=b"%d" % number))["content_uri"]
+                    # Half can't be read, and may be of any file without a type from just before.
+                    unseen = number % 4 >= 2
+                    kind = "application/octet-stream" if unseen else "image/png"
+                    file = aiohttp.BytesPayload(b"%d" % number, content_type=kind)
+                    uri = (await ask("POST", url, data=file))["content_uri"]
                     content = {"msgtype": "m.image", "body": "", "url": uri}
-                    url = f"{room}/send/m.room.message/{number}"
+                    if unseen:
+                        content = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "A" * 600}
+                    type_ = "m.room.encrypted" if unseen else "m.room.message"
+                    url = f"{room}/send/{type_}/{number}"
                     event_id = (await ask("PUT", url, json=content))["event_id"]
                     if number % 2:
                         await ask("PUT", f"{room}/redact/{event_id}/{number}", json={})
-                        gone.add(uri)
+                        if not unseen:
+                            gone.add(uri)
                     else:
                         kept.add(uri)
                     more.set()
