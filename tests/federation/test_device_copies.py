@@ -415,6 +415,30 @@ async def test_the_last_shared_room_takes_the_copy_along(there: There) -> None:
     await until(dropped)
 
 
+async def test_in_a_room_that_this_server_comes_into_all_are_stale(made: House) -> None:
+    """Whoever is in it, also who was known from another room."""
+    number = next(_count)
+    alice = await made.servers[A].person(f"alice{number}")
+    bob = await made.servers[B].person(f"bob{number}")
+    device = Device(bob)
+    await device.upload(device_keys=device.keys)
+    shared = await alice.create_room(preset="public_chat")
+    await bob.ok("POST", f"/join/{shared}?server_name={A}", body={})
+
+    def is_stale() -> bool:
+        said = made.servers[A].cli("e2ee", "status", bob.user_id, "--json")
+        return bool(json.loads(said.stdout)["stale"])
+
+    async def fresh() -> bool:
+        return await devices(alice, bob.user_id) == {bob.device_id} and not is_stale()
+
+    await until(fresh)
+    theirs = await bob.create_room(preset="public_chat")
+    await alice.ok("POST", f"/join/{theirs}?server_name={B}", body={})
+    assert is_stale()
+    await until(fresh)
+
+
 async def test_two_of_our_servers_keep_each_others_lists(made: House) -> None:
     number = next(_count)
     alice = await made.servers[A].person(f"alice{number}")

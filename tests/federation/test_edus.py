@@ -1,5 +1,6 @@
-"""EDUs that can't be handled: what may be handled later must come again, what never can is over."""
+"""EDUs are answered for when they are committed; what can't be handled now must come again."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -8,10 +9,18 @@ import pytest
 from federation.edus import Edus, Taken
 from homeserver.errors import MatrixError
 from homeserver.matrix.canonical import JsonObject
+from homeserver.runtime.clock import FakeClock
 from homeserver.streams.commit import CommitQueue
-from storage.changes import DatabaseGone
+from storage.changes import DatabaseGone, Insert
+from storage.engine import Database
+from storage.schema import MessageIdRow
+from storage.to_device import known_messages
 
 ORIGIN = "a.example"
+
+
+class NoMetrics:
+    def committed(self, items: int, seconds: float) -> None: ...
 
 
 def edus(error: Exception, handled: list[JsonObject]) -> Edus:
@@ -54,3 +63,24 @@ async def test_what_never_can_be_handled_holds_up_nothing(error: Exception) -> N
     handled: list[JsonObject] = []
     await edus(error, handled).take(ORIGIN, BOTH)
     assert handled == [{"n": 1}]
+
+
+async def test_what_an_edu_brings_is_committed_before_it_is_answered_for(
+    database: Database,
+) -> None:
+    """spec: server-server-api#send-to-device-messaging"""
+    commits = CommitQueue(database, FakeClock(), NoMetrics(), lambda pos: None, lambda pos: None)
+    made = Edus(commits)
+
+    async def works(origin: str, content: JsonObject) -> Sequence[Taken]:
+        return [Taken([Insert(MessageIdRow(origin, str(content["n"]), 0))])]
+
+    made.handle("test.works", works)
+    taking = asyncio.create_task(made.take(ORIGIN, BOTH))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not taking.done(), "nobody writes yet"
+    commits.start()
+    await taking
+    assert await known_messages(database, ORIGIN, ["1"]) == {"1"}
+    await commits.close()
