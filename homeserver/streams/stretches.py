@@ -13,7 +13,7 @@ from typing import NamedTuple
 from homeserver.rooms.actor import Room
 from homeserver.rooms.readable import Reader, Readers
 from homeserver.rooms.state import RoomState
-from homeserver.rooms.timeline import Timeline
+from homeserver.rooms.timeline import OLDEST, Timeline
 from homeserver.rooms.views import EventView
 from homeserver.streams.asker import MOST_EVENTS, Asker
 from homeserver.streams.news import KeyChange, News
@@ -21,6 +21,7 @@ from homeserver.streams.numbers import Names
 from storage.schema import NOTIFIES
 
 _PAGES = 5
+_CREATE = "m.room.create"
 _REDACTION = "m.room.redaction"
 
 
@@ -52,14 +53,17 @@ class Stretches:
     async def latest(
         self, asker: Asker, room: Room, reader: Reader, after: int, until: int
     ) -> Stretch:
+        """The last events after a position, cut short also where earlier ones are elsewhere."""
         limit = asker.limit
         shown: list[EventView] = []
         told = _ToldKeys()
         pos = until
+        first: EventView | None = None
         for _ in range(_PAGES):
             page = await self._timeline.before(room.nid, room.rules, pos, limit + 1, after)
             await reader.ready(page)
             for view in page:
+                first = view
                 pos = (view.pos or 0) - 1
                 if not asker.shows(view, room.room_id) or not reader.sees(view):
                     told.hide(view)
@@ -70,7 +74,9 @@ class Stretches:
                 told.show(view)
             if len(page) <= limit:
                 shown.reverse()
-                return Stretch(shown, limited=False, start=pos)
+                # What came before our first join of a room of others' is to be had by paging back.
+                elsewhere = after == OLDEST and first is not None and first.type != _CREATE
+                return Stretch(shown, limited=elsewhere, start=pos)
         shown.reverse()
         return Stretch(shown, limited=True, start=pos)
 

@@ -157,9 +157,9 @@ class JsPerson(Person):
     async def go_online(self) -> None:
         await self._do("goOnline")
 
-    async def create_encrypted_room(self, name: str) -> str:
-        """A private room whose history is for who was there."""
-        room_id: str = await self._do("createEncryptedRoom", name=name)
+    async def create_encrypted_room(self, name: str, *, history: str = "joined") -> str:
+        """A private room; `history` is who may see what was said before they came."""
+        room_id: str = await self._do("createEncryptedRoom", name=name, history=history)
         return room_id
 
     async def set_up(self) -> str:

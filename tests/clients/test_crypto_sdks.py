@@ -94,6 +94,31 @@ async def test_verification(programs: Programs) -> None:
         await until(trusted, 60)
 
 
+@pytest.mark.parametrize("server", ["a.example", "b.example"])
+async def test_who_is_invited_reads_what_was_said_before(
+    made: House, programs: Programs, server: str
+) -> None:
+    """Its keys come as a file that is encrypted, named by a message to the device.
+
+    spec: client-server-api#sharing-keys-between-users
+    """
+    alice = await programs.device("alice", "a.example")
+    await alice.set_up()
+    bob = await programs.device("bob", server)
+    await bob.set_up()
+    room_id = await alice.create_encrypted_room("Secrets", history="shared")
+    await sees(alice, room_id, 1)
+    said = [f"{number}" for number in range(3)]
+    for text in said:
+        await alice.say(room_id, text)
+    await alice.invite(room_id, bob.user_id)
+    await bob.until(room_id, lambda view: view.membership == "invite")
+    await bob.join(room_id)
+    await sees(bob, room_id, 2)
+    await bob.page_back(room_id)
+    await reads(bob, room_id, *said)
+
+
 async def test_what_is_said_while_no_device_is_there(programs: Programs, people: People) -> None:
     """A dehydrated device takes the keys, which the next device finds in it."""
     alice = await programs.device("alice", "a.example")

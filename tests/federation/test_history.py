@@ -70,6 +70,32 @@ async def test_all_of_it_comes_in_order_and_ends_at_the_start(made: House, versi
     assert gone["content"] == {}
 
 
+async def test_a_room_that_was_entered_says_that_there_is_more(made: House) -> None:
+    """Programs that knew of the room by an invite page back only where a timeline is cut short."""
+    alice, bob = await person(made, "a.example"), await person(made, "b.example")
+    for who in (bob, alice):
+        await who.sync()
+    room = await alice.create_room(preset="private_chat")
+    said = await alice.say(room, "before bob came")
+    assert await entered(alice, room) is False, "its own server has all of it"
+    await alice.ok("POST", at(room, "invite"), body={"user_id": bob.user_id})
+    while room not in (await bob.sync(timeout=10_000)).get("rooms", {}).get("invite", {}):
+        pass
+    await bob.ok("POST", f"/join/{room}?via=a.example", body={})
+    for since in (bob.since, None):
+        bob.since = since
+        assert await entered(bob, room) is True
+    assert said in [one["event_id"] for one in await whole(bob, room)]
+
+
+async def entered(person: Person, room: str) -> bool:
+    """Whether the timeline with which the person is told of a room is cut short."""
+    while True:
+        joined = (await person.sync(timeout=10_000)).get("rooms", {}).get("join", {})
+        if room in joined:
+            return bool(joined[room]["timeline"]["limited"])
+
+
 @pytest.mark.parametrize("visibility", ["joined", "invited"])
 async def test_what_was_not_for_newcomers_stays_hidden(made: House, visibility: str) -> None:
     alice, bob = await person(made, "a.example"), await person(made, "b.example")

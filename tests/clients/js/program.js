@@ -204,14 +204,14 @@ const commands = {
     async createRoom({ name }) {
         return (await client.createRoom({ name, preset: "private_chat" })).room_id;
     },
-    async createEncryptedRoom({ name }) {
+    async createEncryptedRoom({ name, history }) {
         const state = (type, content) => ({ type, state_key: "", content });
         const room = await client.createRoom({
             name,
             preset: "private_chat",
             initial_state: [
                 state("m.room.encryption", { algorithm: "m.megolm.v1.aes-sha2" }),
-                state("m.room.history_visibility", { history_visibility: "joined" }),
+                state("m.room.history_visibility", { history_visibility: history }),
             ],
         });
         return room.room_id;
