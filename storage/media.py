@@ -198,7 +198,7 @@ async def shunned(db: Database, limit: int) -> list[tuple[str, str]]:
     """Names (server, media id) of other servers' files that are hidden, and were not fetched."""
     rows = await db.scan(
         "SELECT server, media_id FROM media WHERE hash IS NULL AND uploader_nid IS NULL"
-        " AND flags & ? <> 0 ORDER BY server, media_id LIMIT ?",
+        " AND server > '' AND flags & ? <> 0 ORDER BY server, media_id LIMIT ?",
         MEDIA_QUARANTINED,
         limit,
     )

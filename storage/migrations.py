@@ -231,7 +231,14 @@ def _third(dialect: Dialect) -> list[str]:
 
 
 def _fourth(dialect: Dialect) -> list[str]:
-    return [*_tables(_NEW_IN_4, dialect), *(_TO_DEVICE_IN_4 if dialect == "sqlite" else ())]
+    return [
+        *_tables(_NEW_IN_4, dialect),
+        *(_TO_DEVICE_IN_4 if dialect == "sqlite" else ()),
+        (
+            "CREATE INDEX IF NOT EXISTS media_by_server_media_id ON media (server, media_id)"
+            " WHERE hash IS NULL AND uploader_nid IS NULL"
+        ),
+    ]
 
 
 STEPS: Final[dict[int, Callable[[Dialect], list[str]]]] = {2: _second, 3: _third, 4: _fourth}

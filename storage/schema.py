@@ -1357,6 +1357,7 @@ MEDIA_OF_SERVICE = 4
         Index(("uploader_nid", "created_ts"), where="uploader_nid IS NOT NULL"),
         Index(("used_ts",), where="used_ts IS NOT NULL"),
         Index(("expires_ts",), where="expires_ts IS NOT NULL"),
+        Index(("server", "media_id"), where="hash IS NULL AND uploader_nid IS NULL"),
     ],
 )
 class MediaRow(NamedTuple):

@@ -34,13 +34,22 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
+_GIVEN_OUT: set[int] = set()
+
+
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on at this moment.
 
-    It is below those that systems give away by themselves: nobody gets it while its server is down.
+    It is below those that systems give away by themselves, and each process of tests gives out its
+    own share of these, none twice: nobody gets it while its server is down.
     """
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.randrange(10_000 + own, 32_000, count)
+        if port in _GIVEN_OUT:
+            continue
+        _GIVEN_OUT.add(port)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

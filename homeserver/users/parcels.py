@@ -42,6 +42,7 @@ class Parcels:
         self._sorted = 0  # up to here none is there any more
         self._sorting = pos  # up to here messages may stand in inboxes
         self._under_way: asyncio.Future[int] | None = None
+        self._arrived = asyncio.Event()
         self._bytes = 0
         self._fetched: dict[int, int] = {}
         self._grown: dict[int, int] = {}
@@ -60,6 +61,7 @@ class Parcels:
         """A parcel of this many bytes was committed."""
         self._last = max(self._last, pos)
         self._bytes += size
+        self._arrived.set()
 
     def fetched(self, device_nids: Collection[int], first: int, until: int) -> list[Change]:
         """Devices have their messages up to a position, of which the first stands at `first`.
@@ -86,8 +88,11 @@ class Parcels:
         return found
 
     async def run(self) -> None:
-        """Sort now and then, until cancelled."""
+        """Sort now and then what has come, until cancelled."""
         while True:
+            if self._last <= self._sorted:
+                self._arrived.clear()
+                await self._arrived.wait()
             await self._clock.sleep(SORT_SECONDS)
             await self.sort()
 

@@ -106,7 +106,7 @@ def test_every_class_of_requests_is_used_and_logins_never_count_as_others() -> N
     from client_api import login
 
     declared = {endpoint.limit for endpoint in client_api.endpoints()}
-    inside = {"login_account", "initial_sync", "unknown_token"}
+    inside = {"login_account", "initial_sync", "push", "unknown_token"}
     of_servers = {"server_send", "server_join", "server_read", "server_read_heavy"}
     assert set(NAMES) == declared | inside | of_servers
     assert endpoint_of(login.login).limit == "login_address"
