@@ -40,7 +40,3 @@ class Cookies:
             return headers
         told = "; ".join(f"{name}={value}" for name, value in own.items())
         return {**(headers or {}), "Cookie": told}
-
-
-def _whose(place: Place) -> tuple[str, bool]:
-    return place.host, place.tls_name is not None
