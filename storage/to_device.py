@@ -19,6 +19,11 @@ class Parcel(NamedTuple):
     messages: Mapping[int, msgspec.Raw]
 
 
+class _Sent(msgspec.Struct):
+    sender: str
+
+
+_sent_by = msgspec.json.Decoder(_Sent).decode
 _unpack = msgspec.json.Decoder(tuple[list[int], list[msgspec.Raw]]).decode
 
 
@@ -118,13 +123,20 @@ def dropped(device_nids: Collection[int]) -> Change:
     return Do("DELETE FROM to_device WHERE device_nid IN (??)", (device_nids,))
 
 
-def cut(device_nid: int, keep: int) -> Change:
-    """Remove the oldest messages for a device, all but the last `keep`."""
-    return Do(
-        "DELETE FROM to_device WHERE device_nid = ? AND pos <= (SELECT pos FROM to_device"
-        " WHERE device_nid = ? ORDER BY pos DESC LIMIT 1 OFFSET ?)",
-        (device_nid, device_nid, keep),
+async def senders(db: Database, device_nid: int, after: int, limit: int) -> list[tuple[int, str]]:
+    """(position, sender) of the first messages for a device behind a position, in order."""
+    rows = await db.scan(
+        "SELECT pos, json FROM to_device WHERE device_nid = ? AND pos > ? ORDER BY pos LIMIT ?",
+        device_nid,
+        after,
+        limit,
     )
+    return [(pos, _sent_by(json).sender) for pos, json in rows]
+
+
+def removed(device_nid: int, positions: Collection[int]) -> Change:
+    """Remove some of the messages for a device."""
+    return Do("DELETE FROM to_device WHERE device_nid = ? AND pos IN (??)", (device_nid, positions))
 
 
 async def known_messages(db: Database, source: str, message_ids: Collection[str]) -> set[str]:

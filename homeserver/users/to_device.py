@@ -3,8 +3,9 @@
 Owns the inboxes. Invariants: a message is answered for once it is committed; it leaves its inbox
 only when the device presents a token that was given out behind it, or when the device ends; a
 device is told its messages in the order of their commits, at most `PAGE` at a time. An inbox is
-bounded: what is cut from a full one is cut from its old end, and an alarm says so. Messages that
-were sent twice with one transaction id are taken once.
+bounded, with fair shares for all who write to it: a full one loses the oldest messages of who has
+sent most, and an alarm says so; so nobody who floods it pushes out what others have sent. Messages
+that were sent twice with one transaction id are taken once.
 spec: client-server-api#send-to-device-messaging
 """
 
@@ -17,7 +18,7 @@ from typing import Protocol
 from homeserver.errors import MatrixError
 from homeserver.matrix import canonical
 from homeserver.matrix.canonical import JsonObject
-from homeserver.matrix.ids import is_user_id
+from homeserver.matrix.ids import is_user_id, server_of
 from homeserver.runtime.clock import Clock
 from homeserver.streams.commit import CommitQueue
 from homeserver.streams.numbers import Names
@@ -46,6 +47,8 @@ KEPT_MS = 7 * 86_400_000
 _TIDY_SECONDS = 60.0
 _FORGET_EVERY_MS = 3_600_000
 _MAX_CACHED = 50_000
+_READ_AT_ONCE = 2_000
+_REMOVED_AT_ONCE = 1_000
 ALL = "*"
 
 Messages = Mapping[str, Mapping[str, JsonObject]]
@@ -289,9 +292,32 @@ class Inboxes:
             MAX_INBOX,
         )
         if size > MAX_INBOX:
-            log.error("the %d oldest of them are removed", size - MAX_INBOX)
-            self.cut += size - MAX_INBOX
-            await self._commits.commit([store.cut(device_nid, MAX_INBOX)])
+            cut = await self._too_many(device_nid)
+            log.error("%d of them are removed, the oldest of who has sent most", len(cut))
+            self.cut += len(cut)
+            for start in range(0, len(cut), _REMOVED_AT_ONCE):
+                part = cut[start : start + _REMOVED_AT_ONCE]
+                await self._commits.commit([store.removed(device_nid, part)])
+
+    async def _too_many(self, device_nid: int) -> list[int]:
+        """The positions of what is more in an inbox than the shares of those who have sent it.
+
+        Each user of ours has a share, and each other server, which can have any number of users.
+        """
+        sent: dict[str, list[int]] = {}
+        after = 0
+        while page := await store.senders(self._database, device_nid, after, _READ_AT_ONCE):
+            for pos, sender in page:
+                by = sender if sender.endswith(self._suffix) else server_of(sender)
+                sent.setdefault(by, []).append(pos)
+            after = page[-1][0]
+        cut: list[int] = []
+        room = MAX_INBOX
+        for number, positions in enumerate(sorted(sent.values(), key=len)):
+            kept = min(len(positions), room // (len(sent) - number))
+            room -= kept
+            cut += positions[: len(positions) - kept]
+        return cut
 
     async def _inbox(self, device_nid: int) -> _Inbox:
         inbox = self._inboxes.get(device_nid)

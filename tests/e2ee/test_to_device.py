@@ -124,6 +124,26 @@ async def test_a_full_inbox_loses_its_oldest_with_an_alarm(
     assert texts(await bob.sync()) == [2, 3, 4, 5, 6]
 
 
+async def test_who_floods_an_inbox_pushes_out_nothing_of_others(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_device, "MAX_INBOX", 10)
+    monkeypatch.setattr(to_device, "_READ_AT_ONCE", 4)
+    monkeypatch.setattr(parcels, "_COUNT_EVERY", 1)
+    alice, bob, carol, mallory = [
+        await server.person(name) for name in ("alice", "bob", "carol", "mallory")
+    ]
+    for n in range(3):
+        await write(alice, bob, f"a{n}", f"t{n}", bob.device_id)
+    for n in range(20):
+        await write(mallory, bob, f"m{n}", f"t{n}", bob.device_id)
+    await write(carol, bob, "c", "t", bob.device_id)
+    await server.app.services.encryption.inboxes.tidy()
+    await server.restart()  # memory may still have them
+    kept = [f"m{n}" for n in range(14, 20)]
+    assert texts(await bob.sync()) == ["a0", "a1", "a2", *kept, "c"]
+
+
 async def test_what_another_server_sends_to_all_is_bounded_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
