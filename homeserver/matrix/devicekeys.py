@@ -18,7 +18,6 @@ MAX_KEY_BYTES = 16_384
 MAX_DEVICE_KEYS_BYTES = 65_536
 
 _SIGNED = "signed_curve25519"
-_SIGNATURE_LETTERS = 86
 USAGES = ("master", "self_signing", "user_signing")
 
 
@@ -85,14 +84,6 @@ def named_keys(keys: JsonObject) -> list[NamedKey]:
             raise Malformed(f"{name}: more than {MAX_KEY_BYTES} bytes")
         found.append(NamedKey(name, algorithm, key_id, key, json))
     return found
-
-
-def seems_signed(value: JsonObject, user_id: str, key_id: str) -> bool:
-    """Whether the object carries what can be a signature by this key of the user."""
-    signatures = value.get("signatures")
-    own = signatures.get(user_id) if isinstance(signatures, dict) else None
-    text = own.get(key_id) if isinstance(own, dict) else None
-    return isinstance(text, str) and len(text.rstrip("=")) == _SIGNATURE_LETTERS
 
 
 def is_signed(value: JsonObject, user_id: str, keys: Mapping[str, bytes]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from homeserver.matrix.canonical import JsonObject
-from homeserver.users.one_time_keys import VERIFIED
 from tests.e2ee.keyed import SIGNED, Keyed, Signer, keyed
 from tests.serving import Running
 
@@ -64,33 +63,19 @@ async def test_every_key_carries_a_signature_of_its_device(
     assert await refused(device, one_time_keys=keys) == bad
 
 
-@pytest.mark.parametrize("place", range(VERIFIED))
-async def test_of_few_keys_all_signatures_are_verified(server: Running, place: int) -> None:
+@pytest.mark.parametrize("number", [1, 50, 200])
+async def test_every_signature_is_verified(server: Running, number: int) -> None:
     device = await keyed(await server.person("alice"))
-    keys = device.keys(VERIFIED)
-    bad = [*keys][place]
-    keys[bad] = wrong(device)
-    assert await refused(device, one_time_keys=keys) == bad
+    for place in {0, number // 2, number - 1}:
+        keys = device.keys(number)
+        bad = [*keys][place]
+        keys[bad] = wrong(device)
+        assert await refused(device, one_time_keys=keys) == bad
 
 
-async def test_a_fallback_key_is_always_verified(server: Running) -> None:
+async def test_a_fallback_key_is_verified_too(server: Running) -> None:
     device = await keyed(await server.person("alice"))
     bad = f"{SIGNED}:FALLBACK"
     spare = {bad: wrong(device)}
     assert await refused(device, one_time_keys=device.keys(50), fallback_keys=spare) == bad
     assert await refused(device, fallback_keys=spare) == bad
-
-
-async def test_nobody_can_foresee_which_of_many_are_verified(server: Running) -> None:
-    """Not the first, nor the last: one wrong key of some is found sooner or later, in any place."""
-    device = await keyed(await server.person("alice"))
-    for place in range(VERIFIED + 1):
-        answers: set[int] = set()
-        for _ in range(100):  # a third of them is accepted
-            keys = device.keys(VERIFIED + 1)
-            keys[[*keys][place]] = wrong(device)
-            body = {"one_time_keys": keys}
-            answers.add((await device.person.raw("POST", "/keys/upload", body=body)).status)
-            if len(answers) > 1:
-                break
-        assert answers == {200, 400}
