@@ -44,5 +44,7 @@ async def test_what_was_acknowledged_outlives_a_kill(database_settings: Database
     for run, lines in enumerate((1, 150, 40)):
         said += acknowledged(database_settings, run, lines)
         database = await open_database(database_settings)
+        # From here on nothing is written that the killed process had sent.
+        await database.start_timeline()
         await prove(database, said)
         await database.close()
