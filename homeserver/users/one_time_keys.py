@@ -29,7 +29,7 @@ from storage.schema import FallbackKeyRow, OneTimeKeyRow
 MAX_KEYS = 1_000
 """Unclaimed keys of one algorithm that a device may have."""
 _MAX_CACHED = 50_000
-_VERIFIED_INLINE = 10
+_VERIFIED_INLINE = 60
 """More signatures are verified in a thread: each takes 50 µs, and others wait for the loop."""
 # A fallback key may be replaced just when it was claimed: then the new one is.
 _MOST_ROUNDS = 3
