@@ -254,14 +254,21 @@ class Pool:
         try:
             opened.setblocking(False)
             await loop.sock_connect(opened, where)
-            _, connection = await loop.create_connection(
-                lambda: Connection(self._lost),
+        except BaseException:
+            opened.close()
+            raise
+        connection = Connection(self._lost)
+        try:
+            await loop.create_connection(
+                lambda: connection,
                 sock=opened,
                 ssl=self._tls if place.tls_name is not None else None,
                 server_hostname=place.tls_name,
             )
         except BaseException:
-            opened.close()
+            # The socket is the transport's by now: closed here, the transport would go on with what
+            # is opened next under its number.
+            connection.abort()
             raise
         self._open.add(connection)
         self._closed.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import itertools
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -14,6 +15,7 @@ from homeserver.http import outbound_connection as of_connections
 from homeserver.http import outbound_pool as of_pools
 from homeserver.http.addresses import AddressRules
 from homeserver.http.outbound import Answer, ConnectFailed, Outbound, OutboundFailed, tls_context
+from homeserver.http.outbound_connection import Connection
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -623,6 +625,42 @@ class TestPool:
         for server in (good, bad):
             server.close()
             await server.wait_closed()
+
+    async def test_who_waits_no_longer_just_when_a_handshake_is_over_leaves_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not a socket whose number is another's while the old connection still listens to it."""
+        authority = trustme.CA()
+        context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+        authority.issue_cert("peer.example").configure_cert(context)
+        authority.configure_trust(trusting)
+        peer = Peer(says(OK))
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        outbound = Outbound(Book(["127.0.0.1"]), AddressRules(()), trusting, 30.0)
+        made = Connection.connection_made
+
+        def given_up(connection: Connection, transport: asyncio.BaseTransport) -> None:
+            made(connection, transport)
+            fetching.cancel()
+
+        monkeypatch.setattr(Connection, "connection_made", given_up)
+        fetching = asyncio.create_task(outbound.fetch("GET", f"https://peer.example:{port}/"))
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+        loop = asyncio.get_running_loop()
+        pairs = [socket.socketpair() for _ in range(4)]
+        for one, other in pairs:
+            for end in (one, other):
+                end.setblocking(False)
+            await loop.sock_sendall(one, b"there")
+            assert await loop.sock_recv(other, 5) == b"there"
+        await peer.until_ended(1)
+        for end in itertools.chain(*pairs):
+            end.close()
+        await outbound.close()
+        server.close()
+        await server.wait_closed()
 
     async def test_none_of_the_addresses_answers(self) -> None:
         async with asking(says(OK), addresses=["127.0.0.8", "127.0.0.9"]) as made:
