@@ -322,8 +322,9 @@ class Inboxes:
     async def _inbox(self, device_nid: int) -> _Inbox:
         inbox = self._inboxes.get(device_nid)
         if inbox is None:
-            await self._parcels.sort()
+            # What comes from here on is in nobody's memory, and perhaps not in the inbox either.
             changes = self._changes
+            await self._parcels.sort()
             span = await store.span(self._database, device_nid)
             inbox = _Inbox(*span) if span else _Inbox()
             if changes == self._changes:

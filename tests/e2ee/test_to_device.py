@@ -62,6 +62,26 @@ async def test_all_devices_are_reached_and_a_transaction_counts_once(server: Run
     assert texts(await other.sync()) == ["two"]
 
 
+async def test_what_comes_while_an_inbox_is_read_is_not_missed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = await server.person("alice"), await server.person("bob")
+    await bob.sync()
+    await server.restart()  # nothing of inboxes is in memory
+    sort, written = parcels.Parcels.sort, False
+
+    async def slow(of: parcels.Parcels) -> None:
+        nonlocal written
+        await sort(of)
+        if not written:
+            written = True
+            await write(alice, bob, "meanwhile", "t2")
+
+    monkeypatch.setattr(parcels.Parcels, "sort", slow)
+    told = texts(await bob.sync()) + texts(await bob.sync()) + texts(await bob.sync())
+    assert told == ["meanwhile"]
+
+
 async def test_a_message_to_all_is_not_multiplied_without_bound(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
