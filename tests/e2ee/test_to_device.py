@@ -68,18 +68,23 @@ async def test_what_comes_while_an_inbox_is_read_is_not_missed(
     alice, bob = await server.person("alice"), await server.person("bob")
     await bob.sync()
     await server.restart()  # nothing of inboxes is in memory
-    sort, written = parcels.Parcels.sort, False
+    sort, began, over = parcels.Parcels.sort, False, asyncio.Event()
 
     async def slow(of: parcels.Parcels) -> None:
-        nonlocal written
+        nonlocal began
         await sort(of)
-        if not written:
-            written = True
-            await write(alice, bob, "meanwhile", "t2")
+        if not began:
+            began = True
+            await write(alice, bob, "meanwhile", "t1")
+            over.set()
 
     monkeypatch.setattr(parcels.Parcels, "sort", slow)
-    told = texts(await bob.sync()) + texts(await bob.sync()) + texts(await bob.sync())
-    assert told == ["meanwhile"]
+    told = texts(await bob.sync()) + texts(await bob.sync())
+    await over.wait()
+    await write(alice, bob, "after", "t2")
+    while "after" not in told:
+        told += texts(await bob.sync(timeout=30_000))
+    assert told == ["meanwhile", "after"]
 
 
 async def test_a_message_to_all_is_not_multiplied_without_bound(
