@@ -36,10 +36,9 @@ class Thing(NamedTuple):
 def read(scripts: Iterable[str]) -> Thing:
     """The page itself among what its scripts describe: what has a headline, else a name."""
     things = list(islice(_things(scripts), _AT_MOST))
-    for names in (("headline",), ("name",)):
+    for name in ("headline", "name"):
         for thing in things:
-            title = next((text for name in names if (text := _text(thing.get(name)))), "")
-            if title:
+            if title := _text(thing.get(name)):
                 image = _image(thing.get("image")) or _image(thing.get("thumbnailUrl"))
                 return Thing(title, _text(thing.get("description")), image)
     return Thing()

@@ -198,10 +198,13 @@ class Remote:
 
     async def unshun(self, name: Mxc) -> bool:
         """Take that back; whether it was so."""
-        known = await store.media(self._database, name.server, [name.media_id])
-        await self._commits.commit([Delete(MediaRow, (name.server, name.media_id))])
+        async with self._room:
+            known = await store.media(self._database, name.server, [name.media_id])
+            if all(row.hash is not None for row in known.values()):
+                return False
+            await self._commits.commit([Delete(MediaRow, (name.server, name.media_id))])
         self._failed.pop(name, None)
-        return bool(known)
+        return True
 
     @property
     def kept(self) -> int:
